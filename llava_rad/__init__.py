@@ -1,0 +1,36 @@
+"""Findings text from chest X-rays: train, check and run radiology report models.
+
+The public names are imported on first use, so that ``import llava_rad`` stays fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load": "llava_rad.model",
+    "load_encoder": "llava_rad.encoders",
+    "load_radiograph": "llava_rad.images",
+    "Radiograph": "llava_rad.images",
+    "Report": "llava_rad.generation",
+    "generate_reports": "llava_rad.generation",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from llava_rad.encoders import load_encoder
+    from llava_rad.generation import Report, generate_reports
+    from llava_rad.images import Radiograph, load_radiograph
+    from llava_rad.model import load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'llava_rad' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
