@@ -1,0 +1,127 @@
+"""Turn a public data set into a manifest."""
+
+import difflib
+import inspect
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_rad.data import covid, nih
+from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.manifest import save_manifest
+from llava_rad.data.study import Study
+from llava_rad.errors import DataError
+
+# Each reads a data set's folder: read(root, log, **options) -> studies.
+ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
+    "covid": covid.read,
+    "nih": nih.read,
+}
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """The outcome of a conversion.
+
+    Attributes:
+        name: the adapter.
+        output: the manifest.
+        sha256: its hash.
+        studies: how many studies it holds.
+        images: how many images.
+        with_findings: how many studies have findings text.
+        splits: split name (``"none"`` without one) to the number of studies.
+        left_out: reason to the ids of rows that did not become a study.
+        noted: fact to the ids of studies that were kept although something is missing or odd.
+    """
+
+    name: str
+    output: str
+    sha256: str
+    studies: int
+    images: int
+    with_findings: int
+    splits: dict[str, int]
+    left_out: dict[str, list[str]]
+    noted: dict[str, list[str]]
+
+
+def convert(name: str, root: str | Path, output: str | Path, **options: Any) -> ConversionReport:
+    """Read a data set and write it as a manifest.
+
+    Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids.
+
+    Args:
+        name: one of :data:`ADAPTERS`.
+        root: the folder that the data set was unpacked into.
+        output: the manifest, ``.jsonl`` or ``.parquet``.
+        options: the adapter's own, see :func:`adapter_options`.
+
+    Raises:
+        DataError: the name or an option is unknown, the folder does not hold the data set, or no
+            study is left.
+    """
+    reader = _adapter(name)
+    known = adapter_options(name)
+    for option in options:
+        if option not in known:
+            raise DataError(
+                f"data set {name!r} has no option {option!r}",
+                remedy=_nearest(option, known) if known else "It takes none",
+                kind="unknown_option",
+            )
+    root = Path(root)
+    if not root.exists():
+        raise DataError("there is no such folder", where=root, kind="no_root")
+    log = ConversionLog()
+    studies = list(reader(root, log, **options))
+    if not studies:
+        reasons = ", ".join(f"{reason}: {len(ids)}" for reason, ids in log.left_out.items())
+        raise DataError(
+            f"no study is left ({reasons or 'the data set has no rows'})",
+            where=root,
+            remedy=f"Check that this is the folder of the data set {name!r}",
+            kind="no_study",
+        )
+    digest = save_manifest(studies, output)
+    report = ConversionReport(
+        name=name,
+        output=str(output),
+        sha256=digest,
+        studies=len(studies),
+        images=sum(len(study.images) for study in studies),
+        with_findings=sum(study.findings is not None for study in studies),
+        splits=dict(Counter(study.split or "none" for study in studies)),
+        left_out=log.left_out,
+        noted=log.noted,
+    )
+    text = json.dumps(asdict(report) | {"output": Path(output).name}, indent=1, ensure_ascii=False)
+    Path(f"{output}.report.json").write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def adapter_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of an adapter by name, with default and type."""
+    parameters = inspect.signature(_adapter(name)).parameters
+    return {
+        option: parameter
+        for option, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _adapter(name: str) -> Callable[..., Iterator[Study]]:
+    if name not in ADAPTERS:
+        raise DataError(
+            f"there is no data set {name!r}", remedy=_nearest(name, ADAPTERS), kind="unknown_name"
+        )
+    return ADAPTERS[name]
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    listed = ", ".join(known)
+    return f"Did you mean {near[0]!r}? Known: {listed}" if near else f"Known: {listed}"

@@ -1,0 +1,46 @@
+"""What data sets write for view, sex and age, in the words of a study."""
+
+import re
+
+from llava_rad.data.study import View
+
+# Years; older values in public data sets are typing errors or stand-ins for a hidden age.
+MAX_AGE = 115.0
+
+_FRONTAL = re.compile(
+    r"^(pa|ap|frontal|antero-?posterior|postero-?anterior)\b|\b(pa|ap)$", re.IGNORECASE
+)
+_LATERAL = re.compile(r"^(l|ll|rl|lat)$|\blateral\b", re.IGNORECASE)
+_DAYS_PER_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
+
+
+def parse_view(position: str | None) -> View:
+    """The view behind a data set's word for it, such as ``"AP Supine"`` or ``"LL"``.
+
+    A decubitus view (``"AP LLD"``) counts as frontal: the beam passes front to back. Oblique and
+    unnamed views are ``"unknown"``.
+    """
+    words = re.sub(r"[_\s]+", " ", position or "").strip()
+    if _LATERAL.search(words):
+        return "lateral"
+    if _FRONTAL.search(words):
+        return "frontal"
+    return "unknown"
+
+
+def parse_sex(text: str | None) -> str | None:
+    """``"M"`` or ``"F"``, or None for anything else."""
+    first = (text or "").strip()[:1].upper()
+    return first if first in ("M", "F") else None
+
+
+def parse_age(text: str | float | None) -> float | None:
+    """Years from ``"77"``, ``"54.0"``, ``"058Y"`` or ``"006M"``; None where it is not an age.
+
+    Ages above :data:`MAX_AGE` are None: NIH ChestX-ray14 has patients of 411 years.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([YMWD]?)\s*", str(text or "").upper())
+    if match is None:
+        return None
+    years = float(match[1]) * _DAYS_PER_UNIT[match[2] or "Y"] / _DAYS_PER_UNIT["Y"]
+    return round(years, 2) if years <= MAX_AGE else None

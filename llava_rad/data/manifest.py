@@ -1,0 +1,378 @@
+"""Manifests: lists of studies on disk, as JSON lines or Parquet.
+
+Both formats hold the same columns with the same types, so that either can be opened with
+``datasets.load_dataset("json" or "parquet", data_files=...)``. An absent text is stored as an
+empty string, because a column of nulls has no type; labels and extra facts are lists of
+``{"name", "value"}``, because objects whose keys differ from row to row have none either.
+A manifest written by hand may leave out what it does not know, use null for an absent value and
+give labels and extra facts as plain objects.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_rad.data.study import PriorStudy, Split, Study, StudyImage
+from llava_rad.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+FORMATS = (".jsonl", ".parquet")
+
+_TEXTS = (
+    "study_id",
+    "patient_id",
+    "split",
+    "indication",
+    "technique",
+    "comparison",
+    "findings",
+    "impression",
+    "sex",
+    "source",
+    "language",
+)
+
+
+def load_manifest(
+    path: str | Path, *, root: str | Path | None = None, split: Split | None = None
+) -> list[Study]:
+    """Read a manifest.
+
+    Args:
+        path: a ``.jsonl`` or ``.parquet`` file.
+        root: the folder that relative image paths start from; the manifest's own by default.
+        split: keep only this split. The checks still see the whole manifest.
+
+    Returns:
+        The studies in the file's order, image paths resolved.
+
+    Raises:
+        DataError: the file is absent, not a manifest, or one of its rows is wrong (the message
+            names file, line and reason); a study id comes twice; a patient or an image is in two
+            splits.
+    """
+    path = Path(path)
+    base = path.parent if root is None else Path(root)
+    studies = []
+    for line, row in _rows(path):
+        try:
+            studies.append(_study(row, base))
+        except DataError as error:
+            raise _at_line(error, path, line) from error
+    if not studies:
+        raise DataError("the manifest holds no study", where=path, kind="empty_manifest")
+    check_studies(studies, where=path)
+    if split is None:
+        return studies
+    chosen = [study for study in studies if study.split == split]
+    if not chosen:
+        there = sorted({study.split or "none" for study in studies})
+        raise DataError(
+            f"no study has split {split!r}",
+            where=path,
+            remedy=f"Choose one that is there: {', '.join(there)}",
+            kind="empty_split",
+        )
+    return chosen
+
+
+def save_manifest(
+    studies: Iterable[Study], path: str | Path, *, root: str | Path | None = None
+) -> str:
+    """Write studies as a manifest; an existing file is replaced only by a complete one.
+
+    Args:
+        studies: the studies, in the order they are to be written in.
+        path: a ``.jsonl`` or ``.parquet`` file; its folder is made if it is missing.
+        root: image paths are written relative to this folder; the manifest's own by default.
+
+    Returns:
+        The manifest's hash, as :func:`hash_manifest` gives it.
+
+    Raises:
+        DataError: the ending is unknown, or :func:`check_studies` refuses the studies.
+    """
+    path = Path(path)
+    _check_format(path)
+    studies = list(studies)
+    check_studies(studies, where=path)
+    base = path.parent if root is None else Path(root)
+    rows = [_row(study, base) for study in studies]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".jsonl":
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(_canonical(row) + "\n" for row in rows)
+        else:
+            _write_parquet(rows, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return _hash(rows)
+
+
+def hash_manifest(path: str | Path) -> str:
+    """The SHA-256 of a manifest's content, equal for JSON lines and Parquet of the same studies.
+
+    Image paths count as they are written in the file, so a folder that moves as a whole keeps
+    its hash. Defaults count as if they were written out.
+    """
+    path = Path(path)
+    rows = []
+    for line, row in _rows(path):
+        try:
+            rows.append(_row(_study(row, None), None))
+        except DataError as error:
+            raise _at_line(error, path, line) from error
+    return _hash(rows)
+
+
+def as_dataset(studies: Iterable[Study]) -> "datasets.Dataset":
+    """Studies as a ``datasets.Dataset`` with the columns and types of :func:`features`."""
+    import datasets
+
+    rows = [_row(study, None) for study in studies]
+    return datasets.Dataset.from_list(rows, features=features())
+
+
+def features() -> "datasets.Features":
+    """The columns of a manifest and their types, the same for every manifest."""
+    from datasets import Features, List, Value
+
+    text = Value("string")
+    images = List({name: text for name in _IMAGE_KEYS})
+    columns: dict[str, Any] = {name: text for name in _TEXTS}
+    columns["images"] = images
+    columns["prior"] = {"study_id": text, "images": images, "findings": text}
+    columns["labels"] = List({"name": text, "value": Value("float64")})
+    columns["age"] = Value("float64")
+    columns["extra"] = List({"name": text, "value": text})
+    return Features({name: columns[name] for name in _STUDY_KEYS})
+
+
+def check_studies(studies: Iterable[Study], *, where: object = None) -> None:
+    """Refuse a study id that comes twice, and a patient or an image that is in two splits.
+
+    Raises:
+        DataError: with ``kind`` ``"duplicate_study"``, ``"patient_overlap"`` or
+            ``"image_overlap"``; the message names the ids.
+    """
+    seen: set[str] = set()
+    patients: dict[str, set[str]] = {}
+    images: dict[str, set[str]] = {}
+    for study in studies:
+        if study.study_id in seen:
+            raise DataError(
+                f"study id {study.study_id!r} comes twice",
+                where=where,
+                remedy="Give each study one row with all its images",
+                kind="duplicate_study",
+            )
+        seen.add(study.study_id)
+        split = study.split or "no split"
+        patients.setdefault(study.patient_id, set()).add(split)
+        for image in study.images:
+            images.setdefault(image.path, set()).add(split)
+    _refuse_overlap(patients, "patient", where)
+    _refuse_overlap(images, "image", where)
+
+
+def _refuse_overlap(splits_of: dict[str, set[str]], what: str, where: object) -> None:
+    overlap = {name: splits for name, splits in splits_of.items() if len(splits) > 1}
+    if overlap:
+        examples = "; ".join(
+            f"{name} in {' and '.join(sorted(splits))}"
+            for name, splits in list(overlap.items())[:5]
+        )
+        raise DataError(
+            f"{len(overlap)} {what}(s) are in more than one split ({examples})",
+            where=where,
+            remedy="Split by patient, so that nothing of a test patient is seen in training",
+            kind=f"{what}_overlap",
+        )
+
+
+_STUDY_KEYS = tuple(f.name for f in fields(Study))
+_PRIOR_KEYS = tuple(f.name for f in fields(PriorStudy))
+_IMAGE_KEYS = tuple(f.name for f in fields(StudyImage))
+
+
+def _check_format(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise DataError(
+            f"a manifest cannot end in {path.suffix!r}",
+            where=path,
+            remedy=f"Name it with {' or '.join(FORMATS)}",
+            kind="unknown_format",
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line or row number from 1, decoded row)."""
+    _check_format(path)
+    if not path.is_file():
+        raise DataError(
+            "there is no such manifest",
+            where=path,
+            remedy="Make it with `llava-rad data NAME ROOT -o FILE`",
+            kind="no_manifest",
+        )
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    with path.open("rb") as file:
+        for line, content in enumerate(file, start=1):
+            if not content.strip():
+                continue
+            try:
+                row = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise DataError(
+                    f"not a JSON object in UTF-8 ({error})", where=f"{path}:{line}", kind="bad_row"
+                ) from error
+            yield line, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            line = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, row
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"not a Parquet file ({error})", where=path, kind="bad_file") from error
+
+
+def _study(row: Any, base: Path | None) -> Study:
+    _check_keys(row, _STUDY_KEYS, "a row")
+    values = {name: value for name, value in row.items() if value is not None and value != ""}
+    for name in ("study_id", "patient_id"):
+        if name not in values:
+            raise DataError(f"{name!r} is missing", kind="missing_key")
+    values["images"] = _images(values.get("images", ()), base)
+    prior = values.pop("prior", None)
+    if prior is not None:
+        _check_keys(prior, _PRIOR_KEYS, "a prior")
+        # Parquet readers give a struct of nulls for a prior that is not there.
+        if prior.get("study_id"):
+            values["prior"] = PriorStudy(
+                prior["study_id"],
+                _images(prior.get("images") or (), base),
+                prior.get("findings"),
+            )
+    values["labels"] = _pairs(values.get("labels", ()), "labels")
+    values["extra"] = _pairs(values.get("extra", ()), "extra")
+    return Study(**values)
+
+
+def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
+    if not isinstance(images, list | tuple):
+        raise DataError(f"images is {images!r}", remedy="Give a list of images", kind="bad_row")
+    found = []
+    for image in images:
+        _check_keys(image, _IMAGE_KEYS, "an image")
+        values = {name: value for name, value in image.items() if value}
+        for name in ("path", "lung_mask"):
+            if name in values and base is not None:
+                values[name] = os.path.normpath(base / values[name])
+        found.append(StudyImage(**{"path": "", **values}))
+    return tuple(found)
+
+
+def _pairs(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{name} is {value!r}", remedy="Give an object", kind="bad_row")
+    pairs: dict[str, Any] = {}
+    for pair in value:
+        _check_keys(pair, ("name", "value"), f"an entry of {name}")
+        if not isinstance(pair.get("name"), str):
+            raise DataError(f"an entry of {name} has no name", kind="bad_row")
+        pairs[pair["name"]] = pair.get("value")
+    return pairs
+
+
+def _check_keys(row: Any, known: tuple[str, ...], what: str) -> None:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{what} is {row!r}", remedy="Give an object", kind="bad_row")
+    for key in row:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            remedy = f"Did you mean {near[0]!r}" if near else f"Known keys: {', '.join(known)}"
+            raise DataError(f"{what} has an unknown key {key!r}", remedy=remedy, kind="unknown_key")
+
+
+def _at_line(error: DataError, path: Path, line: int) -> DataError:
+    what = f"{error.where}: {error.what}" if error.where else error.what
+    return DataError(what, where=f"{path}:{line}", remedy=error.remedy, kind=error.kind)
+
+
+def _row(study: Study, base: Path | None) -> dict[str, Any]:
+    """One study as the columns of :func:`features`; image paths relative to ``base``."""
+    row: dict[str, Any] = {name: getattr(study, name) or "" for name in _TEXTS}
+    row["images"] = _image_rows(study.images, base)
+    row["prior"] = None
+    if study.prior is not None:
+        row["prior"] = {
+            "study_id": study.prior.study_id,
+            "images": _image_rows(study.prior.images, base),
+            "findings": study.prior.findings or "",
+        }
+    row["labels"] = [{"name": name, "value": value} for name, value in study.labels.items()]
+    row["age"] = study.age
+    row["extra"] = [{"name": name, "value": value} for name, value in study.extra.items()]
+    return {name: row[name] for name in _STUDY_KEYS}
+
+
+def _image_rows(images: tuple[StudyImage, ...], base: Path | None) -> list[dict[str, str]]:
+    return [
+        {
+            "path": _relative(image.path, base),
+            "view": image.view,
+            "view_position": image.view_position or "",
+            "lung_mask": _relative(image.lung_mask, base),
+        }
+        for image in images
+    ]
+
+
+def _relative(path: str | None, base: Path | None) -> str:
+    if path is None or base is None:
+        return path or ""
+    try:
+        return Path(os.path.relpath(path, base)).as_posix()
+    except ValueError:  # on another Windows drive
+        return str(Path(path).absolute())
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist(rows, schema=features().arrow_schema)
+    pyarrow.parquet.write_table(table, path)
+
+
+def _canonical(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def _hash(rows: list[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(_canonical(row).encode("utf-8") + b"\n")
+    return digest.hexdigest()

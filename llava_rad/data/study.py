@@ -1,0 +1,161 @@
+"""One study: what a patient's images, their context and the report about them are called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from llava_rad.errors import DataError
+
+View = Literal["frontal", "lateral", "unknown"]
+Split = Literal["train", "validation", "test"]
+
+VIEWS: tuple[str, ...] = get_args(View)
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class StudyImage:
+    """One image of a study.
+
+    Attributes:
+        path: the file, absolute or relative to the working folder. In a manifest it is relative
+            to the manifest's folder; :func:`llava_rad.data.load_manifest` resolves it.
+        view: the view as a report generator needs it.
+        view_position: the data set's own word for it, such as ``"PA"`` or ``"AP SUPINE"``.
+        lung_mask: a file of the image's size whose pixels are not 0 inside the lungs, or None;
+            resolved like ``path``.
+    """
+
+    path: str
+    view: View = "unknown"
+    view_position: str | None = None
+    lung_mask: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise DataError("an image has no path", kind="no_image_path")
+        if self.view not in VIEWS:
+            raise DataError(
+                f"view is {self.view!r}",
+                where=self.path,
+                remedy=f"Use one of {', '.join(VIEWS)}",
+                kind="bad_view",
+            )
+        object.__setattr__(self, "view_position", _text(self.view_position, "view_position"))
+        object.__setattr__(self, "lung_mask", _text(self.lung_mask, "lung_mask"))
+
+
+@dataclass(frozen=True)
+class PriorStudy:
+    """The study of the same patient that came right before, chosen by date.
+
+    Attributes:
+        study_id: its id.
+        images: its images.
+        findings: its findings text, or None.
+    """
+
+    study_id: str
+    images: tuple[StudyImage, ...] = ()
+    findings: str | None = None
+
+    def __post_init__(self) -> None:
+        _required(self.study_id, "the prior's study_id")
+        object.__setattr__(self, "images", tuple(self.images))
+        object.__setattr__(self, "findings", _text(self.findings, "the prior's findings"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study of one patient. A text that is absent is None, never an empty string.
+
+    Attributes:
+        study_id: unique within a manifest.
+        patient_id: names the patient; no patient may be in two splits.
+        split: the official split of the data set, or None where there is none.
+        images: the study's images; frontal views come first where the data set knows them.
+        indication: why the study was made.
+        technique: how it was made.
+        comparison: what the radiologist compared it with.
+        prior: the patient's study before this one, or None.
+        findings: what is seen.
+        impression: the radiologist's conclusion.
+        labels: label name to 1.0 (present), 0.0 (absent), -1.0 (uncertain) or None (not stated).
+        sex: ``"M"``, ``"F"`` or None.
+        age: years, or None.
+        source: the data set it comes from, and how its text was made where it is no report.
+        language: ISO 639-1 code of the texts.
+        extra: further facts by name, each a text (dates, MeSH terms, licences ...).
+    """
+
+    study_id: str
+    patient_id: str
+    split: Split | None = None
+    images: tuple[StudyImage, ...] = ()
+    indication: str | None = None
+    technique: str | None = None
+    comparison: str | None = None
+    prior: PriorStudy | None = None
+    findings: str | None = None
+    impression: str | None = None
+    labels: Mapping[str, float | None] = field(default_factory=dict)
+    sex: str | None = None
+    age: float | None = None
+    source: str | None = None
+    language: str = "en"
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _required(self.study_id, "study_id")
+        _required(self.patient_id, "patient_id", self.study_id)
+        if self.split is not None and self.split not in SPLITS:
+            raise DataError(
+                f"split is {self.split!r}",
+                where=self.study_id,
+                remedy=f"Use one of {', '.join(SPLITS)}, or leave it out",
+                kind="bad_split",
+            )
+        object.__setattr__(self, "images", tuple(self.images))
+        for name in ("indication", "technique", "comparison", "findings", "impression"):
+            object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
+        for name in ("sex", "source"):
+            object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
+        if self.sex not in (None, "M", "F"):
+            raise DataError(
+                f"sex is {self.sex!r}",
+                where=self.study_id,
+                remedy="Use M, F, or leave it out",
+                kind="bad_sex",
+            )
+        if self.age is not None:
+            object.__setattr__(self, "age", _number(self.age, "age", self.study_id))
+        labels = {
+            name: None if value is None else _number(value, f"label {name!r}", self.study_id)
+            for name, value in self.labels.items()
+        }
+        object.__setattr__(self, "labels", labels)
+        for name, value in self.extra.items():
+            if not isinstance(value, str):
+                raise DataError(
+                    f"extra {name!r} is {value!r}", where=self.study_id, remedy="Give it as a text"
+                )
+        object.__setattr__(self, "extra", dict(self.extra))
+
+
+def _required(value: object, name: str, where: str | None = None) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a text")
+
+
+def _text(value: object, name: str, where: str | None = None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a text")
+    return value.strip() or None
+
+
+def _number(value: object, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a number")
+    return float(value)
