@@ -1,0 +1,145 @@
+"""The one door: a file in, a radiograph or an ImageError out."""
+
+import os
+import stat
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from llava_rad.errors import ConfigError, ImageError
+from llava_rad.images.dicom import looks_like_dicom, read_dicom
+from llava_rad.images.radiograph import Radiograph, Rendering
+from llava_rad.images.raster import looks_like_raster, read_raster
+
+_MAX_BYTES = 2**30
+_DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
+
+
+def load_radiograph(
+    source: str | Path | bytes | BinaryIO,
+    *,
+    rendering: Rendering = "minmax",
+    name: str | None = None,
+) -> Radiograph:
+    """Read one X-ray image as an 8-bit radiograph, bones bright.
+
+    What a file is, is decided by its content and not by its name: DICOM (with or without
+    preamble; uncompressed, RLE, JPEG, JPEG-LS, JPEG 2000), PNG, JPEG, TIFF, BMP, GIF, WebP,
+    JPEG 2000 and PGM.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file object, read from where it stands.
+        rendering: ``"minmax"`` maps the smallest valid value to 0 and the largest to 255, which
+            is what RAD-DINO's training images went through; ``"voi"`` applies the file's VOI LUT
+            or first window as a viewer does, and falls back to min-max with a warning.
+        name: stands for the source in messages and in ``Radiograph.source``; by default the path.
+
+    Returns:
+        The radiograph with the facts and warnings of how it was read.
+
+    Raises:
+        ImageError: for every input that gives no picture. ``kind`` is one of ``not_found``,
+            ``not_a_file``, ``unreadable``, ``empty_file``, ``too_large``, ``not_dicom``,
+            ``unknown_format``, ``no_pixel_data``, ``multi_frame``, ``truncated_image``,
+            ``broken_image``, ``unsupported_encoding``, ``constant_image``, ``not_finite``.
+        ConfigError: if there is no such rendering.
+    """
+    if rendering not in ("minmax", "voi"):
+        raise ConfigError(
+            f"there is no rendering {rendering!r}", where="rendering", remedy="Use minmax or voi"
+        )
+    label = name or _label(source)
+    try:
+        return _read(_content(source), rendering, label)
+    except ImageError as error:
+        raise ImageError(
+            error.what, where=label, remedy=error.remedy, kind=error.kind
+        ) from error.__cause__
+    except MemoryError as error:
+        raise ImageError(
+            "the picture does not fit into memory",
+            where=label,
+            remedy="Scale it down before loading",
+            kind="too_large",
+        ) from error
+    except Exception as error:
+        # pydicom, its plugins and Pillow raise nearly every kind of exception for damaged input.
+        raise ImageError(
+            f"the file is damaged or not supported ({type(error).__name__}: {error})",
+            where=label,
+            remedy="Copy or export the file again",
+            kind="broken_image",
+        ) from error
+
+
+def _label(source: object) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "") or f"<{type(source).__name__}>")
+
+
+def _content(source: str | Path | bytes | BinaryIO) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        data = _file_content(Path(source))
+    elif hasattr(source, "read"):
+        data = source.read(_MAX_BYTES + 1)
+    else:
+        data = None
+    if not isinstance(data, bytes):
+        raise ImageError(
+            "it is neither a path, nor bytes, nor a binary file object",
+            remedy='Open files with mode "rb"',
+            kind="unreadable",
+        )
+    if not data:
+        raise ImageError(
+            "the file is empty", remedy="Copy or download the file again", kind="empty_file"
+        )
+    if len(data) > _MAX_BYTES:
+        raise ImageError(
+            f"the file is larger than {_MAX_BYTES} bytes",
+            remedy="Pass the file of a single radiograph",
+            kind="too_large",
+        )
+    return data
+
+
+def _file_content(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(
+                "this is a folder" if path.is_dir() else "this is not a regular file",
+                remedy="Pass the path of an image file",
+                kind="not_a_file",
+            )
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ImageError(
+            "there is no such file", remedy="Check the path", kind="not_found"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"the file cannot be read ({error})",
+            remedy="Check the path and its permissions",
+            kind="unreadable",
+        ) from error
+
+
+def _read(data: bytes, rendering: Rendering, label: str) -> Radiograph:
+    if looks_like_dicom(data):
+        return read_dicom(data, rendering=rendering, source=label)
+    if looks_like_raster(data):
+        return read_raster(data, rendering=rendering, source=label)
+    if PurePath(label).suffix.lower() in _DICOM_SUFFIXES:
+        raise ImageError(
+            "the content is not DICOM",
+            remedy="Pass a DICOM, PNG, JPEG or TIFF file",
+            kind="not_dicom",
+        )
+    raise ImageError(
+        "the content is no known image format",
+        remedy="Pass a DICOM, PNG, JPEG or TIFF file",
+        kind="unknown_format",
+    )
