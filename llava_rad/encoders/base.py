@@ -1,0 +1,158 @@
+"""The one interface behind which every image encoder stands."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from llava_rad.encoders.preprocessing import Preprocessing
+from llava_rad.encoders.weights import LoadReport
+from llava_rad.errors import ConfigError, ModelError
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder sees in a batch of images.
+
+    Attributes:
+        cls: one vector an image, [batch, dim].
+        patches: one vector a patch, row by row from the upper left, [batch, tokens, dim].
+    """
+
+    cls: Tensor
+    patches: Tensor
+
+
+class ImageEncoder(nn.Module, ABC):
+    """A frozen image encoder: ``pixel_values`` in, one CLS vector and the patch tokens out.
+
+    Parameters do not require gradients and the module stays in evaluation mode whatever its
+    parents do, so an encoder inside a training model cannot drift. To fine-tune one, call
+    ``requires_grad_(True)`` on it.
+
+    With ``layer=None`` tokens are those after the encoder's final LayerNorm. A negative ``layer``
+    takes the output of that block instead, counted from the end (-1 the last, -2 the one before
+    it), which no norm has touched. Register tokens are never returned.
+
+    Attributes:
+        name: what it was loaded as.
+        preprocessing: makes its input; always saved with the weights.
+        layer: see above.
+        dim: length of each token.
+        patch_size: side of a patch in pixels.
+        load_report: which tensors came from where; None for a model made in memory.
+    """
+
+    dim: int
+    patch_size: int
+    depth: int
+
+    def __init__(self, name: str, preprocessing: Preprocessing, *, layer: int | None = None):
+        super().__init__()
+        self.name = name
+        self.preprocessing = preprocessing
+        self.layer = layer
+        self.load_report: LoadReport | None = None
+
+    def _freeze(self, *, dim: int, patch_size: int, depth: int) -> None:
+        """Called last by each family's constructor."""
+        self.dim, self.patch_size, self.depth = dim, patch_size, depth
+        if self.layer is not None and not -depth <= self.layer <= -1:
+            raise ConfigError(
+                f"layer {self.layer} does not exist in an encoder of {depth} blocks",
+                where=self.name,
+                remedy=f"Use -1 to -{depth}, or None for the output after the final norm",
+            )
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that ``preprocessing`` makes."""
+        return self.preprocessing.image_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens of one image of ``image_size``."""
+        rows, columns = self.grid(self.image_size, self.image_size)
+        return rows * columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the tokens."""
+        return next(self.parameters()).dtype
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid for an image of this size in pixels.
+
+        Raises:
+            ModelError: a side is not a positive multiple of the patch size.
+        """
+        for side in (height, width):
+            if side < self.patch_size or side % self.patch_size:
+                raise ModelError(
+                    f"an image of {height} x {width} pixels does not divide into patches of "
+                    f"{self.patch_size}",
+                    where=self.name,
+                    remedy=f"Use sides that are multiples of {self.patch_size}",
+                )
+        return height // self.patch_size, width // self.patch_size
+
+    def encode(self, pixel_values: Tensor) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            pixel_values: made by ``preprocessing``, [batch, 3, height, width]. Other sizes than
+                ``image_size`` are encoded with an interpolated position table.
+
+        Raises:
+            ModelError: the shape does not fit.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ModelError(
+                f"expected pixel_values [batch, 3, height, width], got {list(pixel_values.shape)}",
+                where=self.name,
+                remedy="Make them with the encoder's preprocessing and stack them",
+            )
+        self.grid(pixel_values.shape[-2], pixel_values.shape[-1])
+        return self._encode(pixel_values.to(self.dtype))
+
+    def forward(self, pixel_values: Tensor) -> EncoderOutput:
+        """Same as :meth:`encode`."""
+        return self.encode(pixel_values)
+
+    @abstractmethod
+    def _encode(self, pixel_values: Tensor) -> EncoderOutput:
+        """The family's forward pass on checked input of the weights' dtype."""
+
+    @abstractmethod
+    def _save_weights(self, folder: Path) -> None:
+        """Write configuration and ``model.safetensors`` in the family's usual layout."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that :func:`llava_rad.encoders.load_encoder` reads back unchanged."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_weights(folder)
+        self.preprocessing.write(folder)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its tokens depend on: weights, their dtype, layer, preprocessing."""
+        digest = hashlib.sha256()
+        settings = {**self.preprocessing.to_dict(), "layer": self.layer, **self._settings()}
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for key, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _settings(self) -> dict[str, object]:
+        """Settings of the family that change its tokens without changing its weights."""
+        return {}
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        """Stay in evaluation mode."""
+        return super().train(False)

@@ -1,0 +1,127 @@
+"""Loading transformers models with every key accounted for and no chatter."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from llava_rad.encoders.weights import LoadReport, matching
+from llava_rad.errors import WeightsError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], where: object) -> Any:
+    """Make a configuration from the content of a ``config.json``.
+
+    Raises:
+        WeightsError: a value is of the wrong type or out of range.
+    """
+    try:
+        return config_class.from_dict(dict(values))
+    except Exception as error:  # transformers' validation raises many kinds
+        reason = re.sub(r"\s+", " ", str(error))
+        raise WeightsError(
+            f"the configuration is not valid ({reason})",
+            where=where,
+            remedy="Restore the config.json that belongs to the weights",
+            kind="bad_config",
+        ) from error
+
+
+def load_model(
+    model_class: type[PreTrainedModel],
+    folder: Path,
+    config: PreTrainedConfig,
+    *,
+    dtype: torch.dtype,
+    ignore: Sequence[str] = (),
+) -> tuple[Any, LoadReport]:
+    """Load a transformers model from a folder; nothing may be newly initialised.
+
+    Args:
+        model_class: its own tower class, not an ``AutoModel``.
+        folder: holds ``model.safetensors`` or a PyTorch file, sharded or not.
+        config: of the model.
+        dtype: of the weights in memory.
+        ignore: patterns of keys that the file may hold besides the model's own.
+
+    Raises:
+        WeightsError: no weights, damaged ones, or keys that do not fit.
+    """
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise WeightsError(
+            "there are no weights in the folder",
+            where=folder,
+            remedy=f"Put one of {', '.join(WEIGHT_FILES)} there; a download may be incomplete",
+            kind="no_weights",
+        )
+    try:
+        with _quiet():
+            result: Any = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                weights_only=True,
+                # A mismatch then comes back in the report instead of as transformers' own error.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # safetensors, pickle, OS and transformers errors
+        raise WeightsError(
+            f"the weights cannot be read ({error})",
+            where=folder,
+            remedy="Download or save them again; PyTorch files must hold tensors only",
+            kind="damaged_weights",
+        ) from error
+
+    model, info = result
+    foreign = sorted(info["unexpected_keys"])
+    mismatched = {key: (stored, own) for key, stored, own in info["mismatched_keys"]}
+    missing = sorted(set(info["missing_keys"]) - set(mismatched))
+    ignored = matching(foreign, ignore)
+    report = LoadReport(
+        source=str(folder),
+        loaded=tuple(sorted(set(model.state_dict()) - set(missing) - set(mismatched))),
+        ignored=ignored,
+        missing=tuple(missing),
+        unexpected=tuple(key for key in foreign if key not in set(ignored)),
+        mismatched=tuple(
+            f"{key} {list(stored)} against {list(own)}" for key, (stored, own) in mismatched.items()
+        ),
+    )
+    return model, report.require_complete()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back transformers' load report and progress bar; ours says the same."""
+    level = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def save_model(model: PreTrainedModel, folder: Path, *, layer: int | None) -> None:
+    """Write ``config.json`` and ``model.safetensors``, with the chosen layer in the former."""
+    model.config.feature_layer = layer
+    with _quiet():
+        model.save_pretrained(folder)

@@ -1,0 +1,397 @@
+"""From an 8-bit radiograph to the encoder's input tensor, the same way in every program.
+
+Training, evaluation, the command line and the server all call :class:`Preprocessing`. It is saved
+with the weights as ``preprocessor_config.json``, readable by transformers' image processors, with
+two keys of our own beside theirs: ``geometry`` and ``rendering``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from llava_rad.errors import ConfigError, ImageError, WeightsError
+
+if TYPE_CHECKING:
+    from llava_rad.images import Radiograph
+
+Geometry = Literal["shorter_side_center_crop", "pad_square", "resize"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropRounding = Literal["floor", "half_even"]
+
+FILE_NAME = "preprocessor_config.json"
+
+_PIL_FILTERS: dict[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_RENDERINGS = ("minmax", "voi")
+
+# Which of transformers' image processors does the same arithmetic.
+_HF_PROCESSORS: dict[str, str] = {
+    "shorter_side_center_crop": "BitImageProcessor",
+    "pad_square": "LlavaImageProcessor",
+    "resize": "ViTImageProcessor",
+}
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a radiograph becomes ``pixel_values``: resize, crop or pad, normalise, three channels.
+
+    The resize runs once, on the single gray channel, in 8 bits with Pillow (antialiased), which is
+    bit for bit what transformers' Pillow processors do on three equal channels.
+
+    Attributes:
+        image_size: side of the square output in pixels.
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        geometry: ``shorter_side_center_crop`` resizes the shorter side and cuts the overhanging
+            ends of the longer one; ``pad_square`` pads to a square with the mean gray, as LLaVA 1.5
+            does, and keeps everything; ``resize`` squeezes to a square.
+        interpolation: filter of the resize.
+        rendering: the 8-bit rendering of :func:`llava_rad.images.load_radiograph` that the encoder
+            was trained with.
+        shorter_side: length of the shorter side before the crop; ``image_size`` unless told, and
+            only of use with ``shorter_side_center_crop``.
+        crop_rounding: where an odd overhang is cut: ``floor`` as transformers does, ``half_even``
+            as torchvision and so open_clip and timm do.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    geometry: Geometry = "shorter_side_center_crop"
+    interpolation: Interpolation = "bicubic"
+    rendering: str = "minmax"
+    shorter_side: int | None = None
+    crop_rounding: CropRounding = "floor"
+
+    def __post_init__(self) -> None:
+        _allowed("geometry", self.geometry, get_args(Geometry))
+        _allowed("interpolation", self.interpolation, get_args(Interpolation))
+        _allowed("rendering", self.rendering, _RENDERINGS)
+        _allowed("crop_rounding", self.crop_rounding, get_args(CropRounding))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _three(name, getattr(self, name)))
+        if min(self.std) <= 0:
+            raise ConfigError(f"std is {self.std}", where="preprocessing", remedy="Use values > 0")
+        if self.image_size < 1:
+            raise ConfigError(f"image_size is {self.image_size}", where="preprocessing")
+        if self.geometry != "shorter_side_center_crop":
+            object.__setattr__(self, "shorter_side", None)
+        elif self.shorter_side is None:
+            object.__setattr__(self, "shorter_side", self.image_size)
+        elif self.shorter_side < self.image_size:
+            raise ConfigError(
+                f"shorter_side {self.shorter_side} is below image_size {self.image_size}: "
+                "the crop would reach outside the image",
+                where="preprocessing",
+                remedy="Raise shorter_side or lower image_size",
+            )
+
+    def __call__(self, image: Union["Radiograph", np.ndarray]) -> torch.Tensor:
+        """Make the encoder's input.
+
+        Args:
+            image: a radiograph, or its pixels as uint8 [height, width].
+
+        Returns:
+            float32 [3, image_size, image_size].
+
+        Raises:
+            ConfigError: the radiograph was rendered another way than the encoder was trained with.
+            ImageError: the pixels are not 8-bit grayscale.
+        """
+        if isinstance(image, np.ndarray):
+            pixels = image
+        else:
+            pixels = image.pixels
+            if image.rendering != self.rendering:
+                raise ConfigError(
+                    f"the radiograph was rendered with '{image.rendering}', "
+                    f"the encoder was trained with '{self.rendering}'",
+                    where=image.source,
+                    remedy=f"Use load_radiograph(..., rendering='{self.rendering}')",
+                    kind="other_rendering",
+                )
+        if pixels.dtype != np.uint8 or pixels.ndim != 2 or 0 in pixels.shape:
+            raise ImageError(
+                f"expected uint8 pixels [height, width], got {pixels.dtype} {list(pixels.shape)}",
+                remedy="Read the file with llava_rad.images.load_radiograph",
+                kind="not_grayscale_8bit",
+            )
+        square = self._to_square(Image.fromarray(pixels))  # uint8 [image_size, image_size]
+        return torch.from_numpy(self._normalised_levels()[:, square])
+
+    def _to_square(self, image: Image.Image) -> np.ndarray:
+        size, resample = self.image_size, _PIL_FILTERS[self.interpolation]
+        width, height = image.size
+        if self.geometry == "pad_square" and width != height:
+            side = max(width, height)
+            padded = Image.new("L", (side, side), int(self.mean[0] * 255))
+            padded.paste(image, ((side - width) // 2, (side - height) // 2))
+            image = padded
+        if self.geometry != "shorter_side_center_crop":
+            return np.asarray(image.resize((size, size), resample))
+
+        target = self.shorter_side or size
+        # Integer arithmetic would round otherwise than the processors this has to equal.
+        long = int(target * max(width, height) / min(width, height))
+        resized = (target, long) if width <= height else (long, target)
+        pixels = np.asarray(image.resize(resized, resample))
+        top, left = (self._crop_start(length - size) for length in pixels.shape)
+        return pixels[top : top + size, left : left + size]
+
+    def _crop_start(self, overhang: int) -> int:
+        return overhang // 2 if self.crop_rounding == "floor" else round(overhang / 2)
+
+    def _normalised_levels(self) -> np.ndarray:
+        """Each of the 256 gray levels after scaling and normalising: float32 [3, 256]."""
+        levels = (np.arange(256) * (1 / 255)).astype(np.float32)
+        mean = np.array(self.mean, np.float32)[:, None]
+        std = np.array(self.std, np.float32)[:, None]
+        return (levels[None] - mean) / std
+
+    def with_image_size(self, image_size: int) -> "Preprocessing":
+        """The same preprocessing at another output size, the crop keeping its share."""
+        if image_size == self.image_size:
+            return self
+        shorter_side = self.shorter_side
+        if shorter_side is not None:
+            shorter_side = round(shorter_side * image_size / self.image_size)
+        return replace(self, image_size=image_size, shorter_side=shorter_side)
+
+    def require_same(self, other: "Preprocessing", *, where: object = None) -> None:
+        """Refuse an encoder input made another way than the model was trained with.
+
+        Raises:
+            ConfigError: naming each field that differs, with both values.
+        """
+        differing = [
+            f"{field.name} {getattr(self, field.name)!r} against {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+        if differing:
+            raise ConfigError(
+                "the image preprocessing differs from the saved one: " + "; ".join(differing),
+                where=where,
+                remedy="Use the preprocessing saved with the weights, or train again with the "
+                "other one",
+                kind="other_preprocessing",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``preprocessor_config.json``, readable by transformers."""
+        square = {"height": self.image_size, "width": self.image_size}
+        crop = self.geometry != "resize"
+        config: dict[str, Any] = {
+            "image_processor_type": _HF_PROCESSORS[self.geometry],
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": self.shorter_side or self.image_size} if crop else square,
+            "resample": int(_PIL_FILTERS[self.interpolation]),
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "geometry": self.geometry,
+            "rendering": self.rendering,
+        }
+        if crop:
+            config |= {"do_center_crop": True, "crop_size": square}
+        if self.geometry == "pad_square":
+            config["do_pad"] = True
+        if self.crop_rounding != "floor":
+            config["crop_rounding"] = self.crop_rounding
+        return config
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any], *, where: object = None) -> "Preprocessing":
+        """Read the keys of ``preprocessor_config.json``, ours or one published with a model.
+
+        Configurations of transformers' CLIP, SigLIP, BiT, ViT and LLaVA processors are understood.
+        A file without our ``rendering`` key is taken as ``minmax``, the project's default.
+
+        Raises:
+            ConfigError: a setting is missing or asks for something this class does not do.
+        """
+        reader = _ProcessorReader(config, where)
+        shape = reader.shape()
+        saved_geometry = config.get("geometry", shape["geometry"])
+        if saved_geometry != shape["geometry"]:
+            raise ConfigError(
+                f"geometry is '{saved_geometry}' but the other keys say '{shape['geometry']}'",
+                where=where,
+                remedy="Restore the file as it was saved",
+            )
+        mean, std = reader.mean_and_std()
+        return cls(
+            **shape,
+            mean=mean,
+            std=std,
+            interpolation=reader.interpolation(),
+            rendering=config.get("rendering", "minmax"),
+            crop_rounding=config.get("crop_rounding", "floor"),
+        )
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``preprocessor_config.json`` into a folder that exists; returns its path."""
+        path = Path(folder) / FILE_NAME
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Preprocessing":
+        """Read the preprocessing saved in a folder of weights.
+
+        Raises:
+            WeightsError: the folder has none. Nothing is assumed in its place.
+            ConfigError: it has one that cannot be followed.
+        """
+        folder = Path(folder)
+        for name in (FILE_NAME, "processor_config.json"):
+            path = folder / name
+            if not path.is_file():
+                continue
+            config = _read_json(path)
+            # transformers 5 nests the image processor of a multimodal processor.
+            config = config.get("image_processor", config)
+            if "image_mean" in config or "size" in config or "max_num_patches" in config:
+                return cls.from_dict(config, where=path)
+        raise WeightsError(
+            f"there is no {FILE_NAME}, so how to prepare images for these weights is unknown",
+            where=folder,
+            remedy=f"Copy {FILE_NAME} from the model's repository into the folder, or pass "
+            "preprocessing=Preprocessing(...)",
+            kind="no_preprocessing",
+        )
+
+
+class _ProcessorReader:
+    """Translates the many spellings of transformers' processor files."""
+
+    def __init__(self, config: Mapping[str, Any], where: object) -> None:
+        self.config = config
+        self.where = where
+        for switch in ("do_resize", "do_rescale"):
+            if config.get(switch, True) is not True:
+                raise self._refuse(f"{switch} is {config[switch]!r}")
+        factor = config.get("rescale_factor", 1 / 255)
+        if abs(factor * 255 - 1) > 1e-6:
+            raise self._refuse(f"rescale_factor is {factor}, not 1/255")
+
+    def shape(self) -> dict[str, Any]:
+        """``geometry``, ``image_size`` and, where it matters, ``shorter_side``."""
+        config = self.config
+        if "max_num_patches" in config:  # SigLIP 2 NaFlex: any grid of at most so many patches
+            grid = int(config["max_num_patches"] ** 0.5)
+            return {"geometry": "resize", "image_size": grid * config.get("patch_size", 16)}
+
+        size, crops = config.get("size"), bool(config.get("do_center_crop", False))
+        if isinstance(size, int):
+            size = {"shortest_edge": size} if crops else {"height": size, "width": size}
+        if not isinstance(size, Mapping):
+            raise self._refuse(f"size is {size!r}")
+        if "shortest_edge" in size:
+            if not crops:
+                raise self._refuse("do_center_crop is off, which gives images of many shapes")
+            shorter, crop = int(size["shortest_edge"]), self._side("crop_size")
+            if config.get("do_pad", False):
+                if crop != shorter:
+                    raise self._refuse(f"do_pad with size {shorter} and crop_size {crop}")
+                return {"geometry": "pad_square", "image_size": crop}
+            return {
+                "geometry": "shorter_side_center_crop",
+                "image_size": crop,
+                "shorter_side": shorter,
+            }
+        side = self._side("size")
+        if crops and self._side("crop_size") != side:
+            raise self._refuse(f"a square resize to {side} with another crop_size")
+        return {"geometry": "resize", "image_size": side}
+
+    def mean_and_std(self) -> tuple[Any, Any]:
+        if self.config.get("do_normalize", True) is not True:
+            return 0.0, 1.0
+        missing = [key for key in ("image_mean", "image_std") if self.config.get(key) is None]
+        if missing:
+            raise self._refuse(f"{' and '.join(missing)} missing")
+        return self.config["image_mean"], self.config["image_std"]
+
+    def interpolation(self) -> Interpolation:
+        resample = self.config.get("resample")
+        for name in get_args(Interpolation):
+            if resample == int(_PIL_FILTERS[name]):
+                return name
+        raise self._refuse(f"resample is {resample!r}")
+
+    def _side(self, key: str) -> int:
+        value = self.config.get(key)
+        if isinstance(value, int):
+            return value
+        if (
+            isinstance(value, Mapping)
+            and value.get("height") == value.get("width")
+            and isinstance(value.get("height"), int)
+        ):
+            return value["height"]
+        raise self._refuse(f"{key} is {value!r}, not a square")
+
+    def _refuse(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"this image preprocessing is not supported: {what}",
+            where=self.where,
+            remedy="Pass preprocessing=Preprocessing(...) with what the weights were trained with",
+            kind="unsupported_preprocessing",
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
+        ) from error
+
+
+def _allowed(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(
+            f"{name} is {value!r}", where="preprocessing", remedy=f"Use one of {', '.join(allowed)}"
+        )
+
+
+def _three(name: str, value: object) -> tuple[float, float, float]:
+    if isinstance(value, int | float):
+        value = (value,) * 3
+    values = tuple(float(item) for item in value) if isinstance(value, Sequence) else ()
+    if len(values) == 1:
+        values = values * 3
+    if len(values) != 3:
+        raise ConfigError(
+            f"{name} is {value!r}", where="preprocessing", remedy="Give one value or three"
+        )
+    return values[0], values[1], values[2]
+
+
+RAD_DINO = Preprocessing(image_size=518, mean=(0.5307,) * 3, std=(0.2583,) * 3)
+"""What RAD-DINO's published processor does."""
+
+DINOV2 = Preprocessing(image_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD, shorter_side=256)
+"""What the processors published with DINOv2's weights do."""

@@ -1,0 +1,221 @@
+"""From a name, a folder, a file or a hub id to a loaded encoder."""
+
+import importlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from llava_rad.encoders.base import ImageEncoder
+from llava_rad.encoders.preprocessing import Preprocessing
+from llava_rad.encoders.request import LoadRequest
+from llava_rad.errors import ConfigError, WeightsError
+
+
+@dataclass(frozen=True)
+class RegisteredEncoder:
+    """A public encoder under a short name.
+
+    Attributes:
+        hub_id: repository on the Hugging Face hub.
+        about: one line for listings.
+        layer: block its tokens come from where that is not the output after the final norm.
+        open_clip_files: names of the open_clip configuration and checkpoint, where the repository
+            holds other things besides.
+    """
+
+    hub_id: str
+    about: str
+    layer: int | None = None
+    open_clip_files: tuple[str, str] | None = None
+
+
+ENCODERS: dict[str, RegisteredEncoder] = {
+    "rad-dino": RegisteredEncoder("microsoft/rad-dino", "ViT-B/14, 518 px, DINOv2 on chest X-rays"),
+    "rad-dino-maira-2": RegisteredEncoder(
+        "microsoft/rad-dino-maira-2", "ViT-B/14, 518 px, the encoder of MAIRA-2"
+    ),
+    "dinov2-small": RegisteredEncoder("facebook/dinov2-small", "ViT-S/14, natural images"),
+    "dinov2-base": RegisteredEncoder("facebook/dinov2-base", "ViT-B/14, natural images"),
+    "dinov2-large": RegisteredEncoder("facebook/dinov2-large", "ViT-L/14, natural images"),
+    "dinov2-small-registers": RegisteredEncoder(
+        "facebook/dinov2-with-registers-small", "ViT-S/14, 4 registers, natural images"
+    ),
+    "dinov2-base-registers": RegisteredEncoder(
+        "facebook/dinov2-with-registers-base", "ViT-B/14, 4 registers, natural images"
+    ),
+    "dinov2-large-registers": RegisteredEncoder(
+        "facebook/dinov2-with-registers-large", "ViT-L/14, 4 registers, natural images"
+    ),
+    "clip-base": RegisteredEncoder("openai/clip-vit-base-patch16", "CLIP ViT-B/16, 224 px"),
+    "clip-large": RegisteredEncoder(
+        "openai/clip-vit-large-patch14-336", "CLIP ViT-L/14, 336 px, the tower of LLaVA 1.5"
+    ),
+    "siglip-base": RegisteredEncoder("google/siglip-base-patch16-224", "SigLIP ViT-B/16, 224 px"),
+    "siglip2-base": RegisteredEncoder(
+        "google/siglip2-base-patch16-224", "SigLIP 2 ViT-B/16, 224 px"
+    ),
+    "biomedclip": RegisteredEncoder(
+        "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        "ViT-B/16, 224 px, CLIP on figures of biomedical papers",
+    ),
+    "biomedclip-cxr": RegisteredEncoder(
+        "microsoft/llava-rad",
+        "the tower of LLaVA-Rad, 518 px, CLIP on chest X-rays, tokens of the last but one block",
+        layer=-2,
+        open_clip_files=("biomedclipcxr_518.json", "biomedclipcxr_518_checkpoint.pt"),
+    ),
+}
+
+# config.json's model_type -> the module of this package whose load() reads such a folder.
+_FAMILIES = {
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "dinov2",
+    "clip": "clip",
+    "clip_vision_model": "clip",
+    "siglip": "siglip",
+    "siglip_vision_model": "siglip",
+    "siglip2": "siglip2",
+    "siglip2_vision_model": "siglip2",
+}
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+# Repositories often hold the same weights twice; PyTorch files are fetched only without the first.
+_HUB_FILES = ["*.json", "model*.safetensors", "open_clip_model*.safetensors"]
+_HUB_PYTORCH_FILES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin"]
+
+
+def load_encoder(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    layer: int | None = None,
+    image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ImageEncoder:
+    """Load a frozen image encoder together with its preprocessing.
+
+    Args:
+        name_or_path: one of, tried in this order:
+
+            - a name of :data:`ENCODERS`, such as ``"rad-dino"``;
+            - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
+              wrote, or a transformers, timm or open_clip model;
+            - a weight file in the layout of the original DINOv2 repository, with a
+              ``preprocessor_config.json`` beside it or ``preprocessing`` given;
+            - a hub id, ``"owner/name"``.
+        revision: branch, tag or commit of a hub repository.
+        dtype: of the weights, ``"float32"`` unless told whatever the file holds.
+        device: where to put it; the CPU unless told.
+        layer: see :class:`ImageEncoder`; None keeps what was saved or registered.
+        image_size: side of the input in pixels, where it shall differ from the published one.
+        preprocessing: instead of the one saved with the weights.
+
+    Raises:
+        WeightsError: not found, not downloadable, or not fitting; the remedy says what to do.
+        ConfigError: an argument cannot be followed.
+    """
+    name = str(name_or_path)
+    entry = ENCODERS.get(name)
+    path = Path(name_or_path).expanduser()
+    if revision is not None and entry is None and path.exists():
+        raise ConfigError(
+            f"revision '{revision}' was given for a local path",
+            where=name,
+            remedy="Leave revision out: only hub repositories have revisions",
+        )
+    request = LoadRequest(
+        folder=path,
+        name=name,
+        dtype=_parse_dtype(dtype),
+        layer=layer if layer is not None else entry.layer if entry else None,
+        image_size=image_size,
+        preprocessing=preprocessing,
+    )
+    if entry:
+        encoder = _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
+    elif path.is_dir():
+        encoder = _load_folder(request)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        encoder = _load_folder(replace(request, folder=_download(name, revision)))
+    else:
+        raise WeightsError(
+            "there is no such encoder, folder or file",
+            where=name,
+            remedy="Use a path that exists, a hub id 'owner/name', or one of "
+            + ", ".join(ENCODERS),
+            kind="no_such_encoder",
+        )
+    return encoder.to(device) if device is not None else encoder
+
+
+def _load_folder(request: LoadRequest) -> ImageEncoder:
+    path = request.folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(
+            "there is no config.json in the folder",
+            where=request.folder,
+            remedy="Name the folder that holds the encoder itself, weights and configuration",
+            kind="no_config",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(
+            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
+        ) from error
+    family = _FAMILIES.get(config.get("model_type"))
+    if family is None:
+        raise WeightsError(
+            f"model_type {config.get('model_type')!r} is not a supported image encoder",
+            where=path,
+            remedy=f"Use one of {', '.join(_FAMILIES)}",
+            kind="unsupported_family",
+        )
+    module = importlib.import_module(f"llava_rad.encoders.{family}")
+    return module.load(replace(request, config=config))
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    """The folder of a hub repository in the local cache, fetched if it is not there yet."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        for patterns in (_HUB_FILES, _HUB_FILES + _HUB_PYTORCH_FILES):
+            folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+            if any(path.match(p) for path in folder.iterdir() for p in patterns[1:]):
+                break
+    except Exception as error:  # connection, HTTP, id, revision and disk errors of many classes
+        raise WeightsError(
+            f"the encoder is not on this machine and cannot be downloaded ({_first_line(error)})",
+            where=hub_id,
+            remedy=f"With a connection, run `hf download {hub_id}`; or run "
+            f"`hf download {hub_id} --local-dir FOLDER` elsewhere, copy FOLDER here and name it "
+            "instead",
+            kind="not_downloaded",
+        ) from error
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None:
+        return torch.float32
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}", remedy=f"Use one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
