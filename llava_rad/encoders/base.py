@@ -50,6 +50,10 @@ class ImageEncoder(nn.Module, ABC):
     patch_size: int
     depth: int
 
+    # Whether pixels that do not fill a patch, at the right and lower edge, are left out; else an
+    # image with such pixels is refused.
+    cuts_partial_patches = False
+
     def __init__(self, name: str, preprocessing: Preprocessing, *, layer: int | None = None):
         super().__init__()
         self.name = name
@@ -89,10 +93,12 @@ class ImageEncoder(nn.Module, ABC):
         """Rows and columns of the patch grid for an image of this size in pixels.
 
         Raises:
-            ModelError: a side is not a positive multiple of the patch size.
+            ModelError: a side holds no patch, or is not a multiple of the patch size where the
+                family needs that.
         """
         for side in (height, width):
-            if side < self.patch_size or side % self.patch_size:
+            partial = side % self.patch_size and not self.cuts_partial_patches
+            if side < self.patch_size or partial:
                 raise ModelError(
                     f"an image of {height} x {width} pixels does not divide into patches of "
                     f"{self.patch_size}",

@@ -61,10 +61,11 @@ class Dinov2Encoder(ImageEncoder):
         super().__init__(name, preprocessing, layer=layer)
         config: Any = model.config
         native = _NATIVE_INTERPOLATION[config.model_type]
-        chosen = position_interpolation or getattr(config, "position_interpolation", native)
-        check_position_interpolation(chosen)
+        chosen = check_position_interpolation(
+            position_interpolation or getattr(config, "position_interpolation", native)
+        )
         config.position_interpolation = chosen
-        self.position_interpolation: PositionInterpolation = chosen
+        self.position_interpolation = chosen
         if chosen != native:
             embeddings: Any = model.embeddings
             embeddings.interpolate_pos_encoding = functools.partial(

@@ -120,6 +120,11 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def tower_of(model: PreTrainedModel) -> Any:
+    """The module with the norms and blocks, which older versions nest as ``vision_model``."""
+    return getattr(model, "vision_model", model)
+
+
 def save_model(model: PreTrainedModel, folder: Path, *, layer: int | None) -> None:
     """Write ``config.json`` and ``model.safetensors``, with the chosen layer in the former."""
     model.config.feature_layer = layer

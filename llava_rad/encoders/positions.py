@@ -24,13 +24,15 @@ PositionInterpolation = Literal["size", "size_antialias", "scale_offset"]
 _SCALE_OFFSET = 0.1
 
 
-def check_position_interpolation(value: str) -> None:
-    """Raise :class:`ConfigError` unless the name is one of the three."""
-    if value not in get_args(PositionInterpolation):
-        raise ConfigError(
-            f"position_interpolation is {value!r}",
-            remedy=f"Use one of {', '.join(get_args(PositionInterpolation))}",
-        )
+def check_position_interpolation(value: object) -> PositionInterpolation:
+    """Return the value, or raise :class:`ConfigError` if it is not one of the three names."""
+    for name in get_args(PositionInterpolation):
+        if value == name:
+            return name
+    raise ConfigError(
+        f"position_interpolation is {value!r}",
+        remedy=f"Use one of {', '.join(get_args(PositionInterpolation))}",
+    )
 
 
 def table_side(positions: int) -> int:

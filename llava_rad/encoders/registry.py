@@ -77,9 +77,11 @@ _FAMILIES = {
     "clip_vision_model": "clip",
     "siglip": "siglip",
     "siglip_vision_model": "siglip",
-    "siglip2": "siglip2",
-    "siglip2_vision_model": "siglip2",
+    "siglip2": "siglip",
+    "siglip2_vision_model": "siglip",
 }
+
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 _DTYPES = {
     "float32": torch.float32,
@@ -142,9 +144,11 @@ def load_encoder(
         preprocessing=preprocessing,
     )
     if entry:
-        encoder = _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
+        encoder = _load_registered(entry, request, revision)
     elif path.is_dir():
         encoder = _load_folder(request)
+    elif path.is_file():
+        encoder = _load_repo_file(request)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         encoder = _load_folder(replace(request, folder=_download(name, revision)))
     else:
@@ -158,11 +162,48 @@ def load_encoder(
     return encoder.to(device) if device is not None else encoder
 
 
+def _load_registered(
+    entry: RegisteredEncoder, request: LoadRequest, revision: str | None
+) -> ImageEncoder:
+    if entry.open_clip_files is None:
+        return _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
+    from llava_rad.encoders.open_clip_vit import load_open_clip
+
+    folder = _download(entry.hub_id, revision, files=entry.open_clip_files)
+    config, weights = entry.open_clip_files
+    return load_open_clip(
+        folder / config,
+        folder / weights,
+        preprocessing=request.preprocessing,
+        name=request.name,
+        dtype=request.dtype,
+        layer=request.layer,
+        image_size=request.image_size,
+    )
+
+
+def _load_repo_file(request: LoadRequest) -> ImageEncoder:
+    from llava_rad.encoders.dinov2_repo import load_repo_encoder
+
+    return load_repo_encoder(
+        request.folder,
+        preprocessing=request.preprocessing,
+        name=request.name,
+        dtype=request.dtype,
+        layer=request.layer,
+        image_size=request.image_size,
+    )
+
+
 def _load_folder(request: LoadRequest) -> ImageEncoder:
+    if (request.folder / _OPEN_CLIP_CONFIG).is_file():
+        from llava_rad.encoders import open_clip_vit
+
+        return open_clip_vit.load(request)
     path = request.folder / "config.json"
     if not path.is_file():
         raise WeightsError(
-            "there is no config.json in the folder",
+            f"there is no config.json or {_OPEN_CLIP_CONFIG} in the folder",
             where=request.folder,
             remedy="Name the folder that holds the encoder itself, weights and configuration",
             kind="no_config",
@@ -174,26 +215,29 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
             f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
         ) from error
     family = _FAMILIES.get(config.get("model_type"))
+    if family is None and "architecture" in config:
+        family = "timm_vit"
     if family is None:
         raise WeightsError(
             f"model_type {config.get('model_type')!r} is not a supported image encoder",
             where=path,
-            remedy=f"Use one of {', '.join(_FAMILIES)}",
+            remedy=f"Use one of {', '.join(_FAMILIES)}, a timm ViT or an open_clip model",
             kind="unsupported_family",
         )
     module = importlib.import_module(f"llava_rad.encoders.{family}")
     return module.load(replace(request, config=config))
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, files: tuple[str, ...] = ()) -> Path:
     """The folder of a hub repository in the local cache, fetched if it is not there yet."""
     from huggingface_hub import snapshot_download
 
+    wanted = list(files) or _HUB_FILES
     try:
-        for patterns in (_HUB_FILES, _HUB_FILES + _HUB_PYTORCH_FILES):
-            folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-            if any(path.match(p) for path in folder.iterdir() for p in patterns[1:]):
-                break
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+        weights = [path for pattern in wanted[1:] for path in folder.glob(pattern)]
+        if not weights:
+            snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_PYTORCH_FILES)
     except Exception as error:  # connection, HTTP, id, revision and disk errors of many classes
         raise WeightsError(
             f"the encoder is not on this machine and cannot be downloaded ({_first_line(error)})",

@@ -1,0 +1,359 @@
+"""Weights in the original DINOv2 repository's layout, both ways.
+
+The repository names its keys ``blocks.0.attn.qkv.weight``, with ``blocks.0.0.`` where a training
+run was sharded in chunks and ``teacher.backbone.`` in front in a training checkpoint. Everything
+is accounted for: a key that neither belongs to the encoder nor is known to be something else stops
+the load.
+"""
+
+import functools
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+)
+
+from llava_rad.encoders.dinov2 import Dinov2, Dinov2Encoder
+from llava_rad.encoders.positions import (
+    PositionInterpolation,
+    check_position_interpolation,
+    interpolate_positions,
+    table_side,
+)
+from llava_rad.encoders.preprocessing import Preprocessing
+from llava_rad.encoders.weights import LoadReport, load_into, matching, read_state_dict
+from llava_rad.errors import WeightsError
+
+_POSITIONS = "embeddings.position_embeddings"
+_HEADS = ("dino_head.*", "ibot_head.*")
+_WRAPPERS = ("teacher", "model", "state_dict")
+_PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+")
+_BLOCK = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.(.+)$")  # the index after a chunk counts from 0 too
+_LAYER = re.compile(r"^encoder\.layer\.(\d+)\.(.+)$")
+
+# repository name -> transformers name
+_OUTSIDE_BLOCKS = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "register_tokens": "embeddings.register_tokens",
+    "pos_embed": _POSITIONS,
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_INSIDE_BLOCKS = {
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    **{
+        f"{ours}.{kind}": f"{theirs}.{kind}"
+        for ours, theirs in {
+            "norm1": "norm1",
+            "norm2": "norm2",
+            "mlp.fc1": "mlp.fc1",
+            "mlp.fc2": "mlp.fc2",
+            "mlp.w12": "mlp.weights_in",
+            "mlp.w3": "mlp.weights_out",
+        }.items()
+        for kind in ("weight", "bias")
+    },
+}
+# transformers' attention: the names in its files, and those of the module in newer versions.
+_ATTENTION_IN_FILES = (
+    "attention.attention.query",
+    "attention.attention.key",
+    "attention.attention.value",
+    "attention.output.dense",
+)
+_ATTENTION_IN_MODULE = (
+    "attention.q_proj",
+    "attention.k_proj",
+    "attention.v_proj",
+    "attention.o_proj",
+)
+
+
+def repo_to_transformers(
+    state_dict: Mapping[str, Any], *, where: object = None
+) -> dict[str, Tensor]:
+    """Rename the repository's keys to those of ``Dinov2Model(...).state_dict()``.
+
+    Args:
+        state_dict: of the backbone, chunked or not, with or without ``module.``, ``teacher.`` and
+            ``backbone.`` in front, or a training checkpoint that holds it under ``teacher``,
+            ``model`` or ``state_dict``. Of a teacher and a student the teacher is taken; the
+            projection heads are left out.
+        where: named in errors.
+
+    Returns:
+        Keys as the installed transformers names them in memory; tensors are not copied, except
+        that ``qkv`` becomes three views.
+
+    Raises:
+        WeightsError: a key is neither the encoder's nor known to be left out.
+    """
+    backbone, _ = _backbone_of(state_dict, where)
+    query, key, value, output = _attention_names()
+    renamed: dict[str, Tensor] = {}
+    strange = []
+    for name, tensor in backbone.items():
+        block = _BLOCK.match(name)
+        if name in _OUTSIDE_BLOCKS:
+            renamed[_OUTSIDE_BLOCKS[name]] = tensor
+        elif block is None:
+            strange.append(name)
+        else:
+            layer, inner = f"encoder.layer.{block[1]}", block[2]
+            kind = inner.rpartition(".")[2]
+            if inner in _INSIDE_BLOCKS:
+                renamed[f"{layer}.{_INSIDE_BLOCKS[inner]}"] = tensor
+            elif inner in ("attn.qkv.weight", "attn.qkv.bias"):
+                for part, piece in zip((query, key, value), tensor.chunk(3), strict=True):
+                    renamed[f"{layer}.{part}.{kind}"] = piece
+            elif inner in ("attn.proj.weight", "attn.proj.bias"):
+                renamed[f"{layer}.{output}.{kind}"] = tensor
+            else:
+                strange.append(name)
+    if strange:
+        raise _strange_keys(strange, "the DINOv2 repository's layout", where)
+    return renamed
+
+
+def transformers_to_repo(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename transformers' DINOv2 keys to the original repository's, unchunked.
+
+    Args:
+        state_dict: of a ``Dinov2Model`` or ``Dinov2WithRegistersModel``, from memory or from its
+            ``model.safetensors``, whose names differ.
+
+    Raises:
+        WeightsError: a key is not of such a model, or a projection has no counterpart.
+    """
+    outside = {theirs: ours for ours, theirs in _OUTSIDE_BLOCKS.items()}
+    inside = {theirs: ours for ours, theirs in _INSIDE_BLOCKS.items()}
+    projections = {
+        name: "qkv"[place] if place < 3 else "proj"
+        for names in (_ATTENTION_IN_FILES, _ATTENTION_IN_MODULE)
+        for place, name in enumerate(names)
+    }
+    renamed: dict[str, Tensor] = {}
+    thirds: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for name, tensor in state_dict.items():
+        layer = _LAYER.match(name)
+        module, _, kind = layer[2].rpartition(".") if layer else ("", "", "")
+        if name in outside:
+            renamed[outside[name]] = tensor
+        elif layer and layer[2] in inside:
+            renamed[f"blocks.{layer[1]}.{inside[layer[2]]}"] = tensor
+        elif layer and projections.get(module) == "proj":
+            renamed[f"blocks.{layer[1]}.attn.proj.{kind}"] = tensor
+        elif layer and module in projections:
+            third = thirds.setdefault(f"blocks.{layer[1]}.attn.qkv.{kind}", {})
+            third[projections[module]] = tensor
+        else:
+            strange.append(name)
+    for name, third in thirds.items():
+        if set(third) == set("qkv"):
+            renamed[name] = torch.cat([third["q"], third["k"], third["v"]])
+        else:
+            strange.append(name)
+    if strange:
+        raise _strange_keys(strange, "transformers' DINOv2 layout", None)
+    return renamed
+
+
+def load_repo_weights(
+    model: Dinov2,
+    state_dict: Mapping[str, Any],
+    *,
+    source: object = "state dict",
+) -> LoadReport:
+    """Fill a transformers model from weights in the repository's layout.
+
+    A position table of another grid is resized (bicubic, to the exact size) with a warning that
+    names both grids; nothing else may differ.
+
+    Args:
+        model: a ``Dinov2Model`` or ``Dinov2WithRegistersModel`` of the same architecture.
+        state_dict: see :func:`repo_to_transformers`.
+        source: named in the report and in errors.
+
+    Raises:
+        WeightsError: a key is missing, unexpected or of another shape.
+    """
+    _, left_out = _backbone_of(state_dict, source)
+    renamed = repo_to_transformers(state_dict, where=source)
+    table = renamed.get(_POSITIONS)
+    own_table = model.state_dict()[_POSITIONS]
+    if table is not None and table.ndim == 3 and table.shape[1] != own_table.shape[1]:
+        stored, wanted = table_side(table.shape[1] - 1), table_side(own_table.shape[1] - 1)
+        warnings.warn(
+            f"{source}: the position table of {stored} x {stored} patches is resized to "
+            f"{wanted} x {wanted}",
+            stacklevel=2,
+        )
+        renamed[_POSITIONS] = interpolate_positions(table, (wanted, wanted))
+    return load_into(model, {**renamed, **left_out}, source=source, ignore=tuple(left_out))
+
+
+def load_repo_encoder(
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    num_heads: int | None = None,
+    position_interpolation: PositionInterpolation = "scale_offset",
+    name: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    layer: int | None = None,
+    image_size: int | None = None,
+) -> Dinov2Encoder:
+    """Load a weight file in the repository's layout; the architecture follows from its shapes.
+
+    Args:
+        path: a ``.pth``, ``.pt`` or ``.safetensors`` file.
+        preprocessing: how its images were prepared; None reads ``preprocessor_config.json`` beside
+            the file.
+        num_heads: of attention, which no shape tells; dim / 64 unless told, as in all published
+            DINOv2 models.
+        position_interpolation: ``scale_offset`` is what the repository's code does as it comes.
+            The models with registers that its authors published were trained and evaluated with
+            ``size_antialias``.
+        name: given to the encoder; the path unless told.
+        dtype: of the weights in memory.
+        layer: see :class:`llava_rad.encoders.ImageEncoder`.
+        image_size: side of the input, where it shall differ from the preprocessing's.
+
+    Raises:
+        WeightsError: the file cannot be read, or a key is missing, unexpected or of another shape.
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    config = repo_config(state, num_heads=num_heads, where=path)
+    check_position_interpolation(position_interpolation)
+    chosen = preprocessing or Preprocessing.read(path.parent)
+    model: Any
+    if isinstance(config, Dinov2WithRegistersConfig):
+        model = Dinov2WithRegistersModel(config)
+    else:
+        model = Dinov2Model(config)
+    report = load_repo_weights(model, state, source=path)
+    encoder = Dinov2Encoder(
+        model.to(dtype),
+        chosen.with_image_size(image_size or chosen.image_size),
+        name=name or str(path),
+        layer=layer,
+        position_interpolation=position_interpolation,
+    )
+    encoder.load_report = report
+    return encoder
+
+
+def repo_config(
+    state_dict: Mapping[str, Any], *, num_heads: int | None = None, where: object = None
+) -> Dinov2Config | Dinov2WithRegistersConfig:
+    """Read transformers' configuration off the shapes of weights in the repository's layout.
+
+    Args:
+        state_dict: see :func:`repo_to_transformers`.
+        num_heads: of attention; dim / 64 unless told.
+        where: named in errors.
+
+    Raises:
+        WeightsError: a tensor that tells a size is missing, or the number of heads is needed.
+    """
+    backbone, _ = _backbone_of(state_dict, where)
+    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight")
+    missing = [key for key in needed if key not in backbone]
+    if missing:
+        raise WeightsError(
+            f"not a DINOv2 backbone: {', '.join(missing)} missing",
+            where=where,
+            remedy="Name a file with the backbone's weights, in the layout of the DINOv2 "
+            "repository, or a transformers folder",
+            kind="keys_do_not_fit",
+        )
+    dim = backbone["cls_token"].shape[-1]
+    patch_size = backbone["patch_embed.proj.weight"].shape[-1]
+    if num_heads is None and dim % 64:
+        raise WeightsError(
+            f"the number of attention heads of {dim} dimensions is not known",
+            where=where,
+            remedy="Pass num_heads to load_repo_encoder",
+            kind="heads_unknown",
+        )
+    blocks = {int(match[1]) for key in backbone if (match := _BLOCK.match(key))}
+    gated = any(".mlp.w12." in key for key in backbone)
+    widths = [t.shape[0] for key, t in backbone.items() if key.endswith("mlp.fc1.weight")]
+    options: dict[str, Any] = {
+        "hidden_size": dim,
+        "num_hidden_layers": len(blocks),
+        "num_attention_heads": num_heads or dim // 64,
+        "mlp_ratio": widths[0] // dim if widths else 4,
+        "use_swiglu_ffn": gated,
+        "patch_size": patch_size,
+        "num_channels": backbone["patch_embed.proj.weight"].shape[1],
+        "image_size": table_side(backbone["pos_embed"].shape[1] - 1) * patch_size,
+        "qkv_bias": any(key.endswith("attn.qkv.bias") for key in backbone),
+    }
+    if "register_tokens" in backbone:
+        registers = backbone["register_tokens"].shape[1]
+        return Dinov2WithRegistersConfig(**options, num_register_tokens=registers)
+    return Dinov2Config(**options, use_mask_token="mask_token" in backbone)
+
+
+def _backbone_of(
+    state: Mapping[str, Any], where: object
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Unwrap a checkpoint: the backbone under plain keys, and what is knowingly left out."""
+    for wrapper in _WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    plain = {_PREFIXES.sub("", key): value for key, value in state.items()}
+    left_out: dict[str, Tensor] = {}
+    for prefix, others in (("teacher.", ("student.*",)), ("backbone.", _HEADS)):
+        if any(key.startswith(prefix) for key in plain):
+            rest = {key: value for key, value in plain.items() if not key.startswith(prefix)}
+            left_out |= {key: rest[key] for key in matching(list(rest), others)}
+            plain = {
+                key.removeprefix(prefix): value
+                for key, value in plain.items()
+                if key not in left_out
+            }
+    if len({_BLOCK.sub(r"blocks.\1.\2", key) for key in plain}) < len(plain):
+        raise WeightsError(
+            "two keys name the same tensor of a block",
+            where=where,
+            remedy="Use a state dict that is either chunked (blocks.0.0.) or not (blocks.0.)",
+            kind="keys_do_not_fit",
+        )
+    return plain, left_out
+
+
+def _strange_keys(keys: list[str], layout: str, where: object) -> WeightsError:
+    shown = ", ".join(keys[:8])
+    return WeightsError(
+        f"{len(keys)} keys are not known in {layout}: {shown}",
+        where=where,
+        remedy="Use the state dict of a DINOv2 vision transformer",
+        kind="keys_do_not_fit",
+    )
+
+
+@functools.cache
+def _attention_names() -> tuple[str, ...]:
+    """Names of query, key, value and output in the installed transformers' module."""
+    with torch.device("meta"):
+        model = Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    own = model.state_dict()
+    newer = f"encoder.layer.0.{_ATTENTION_IN_MODULE[0]}.weight" in own
+    return _ATTENTION_IN_MODULE if newer else _ATTENTION_IN_FILES
