@@ -1,9 +1,5 @@
 """DICOM files as radiographs."""
 
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -11,9 +7,11 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom import uid as uids
 
 from llava_rad.errors import ImageError
 from llava_rad.images.dicom_pixels import is_lossy, read_stored
+from llava_rad.images.integrity import check_deflated
 from llava_rad.images.lookup_table import LookupTable, read_table
 from llava_rad.images.photometric import Curve, Levels, Window, levels_of, render
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
@@ -22,9 +20,8 @@ from llava_rad.images.views import view_of
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _PROJECTION_MODALITIES = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC")
+_CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "TORAX")
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, the Y of DICOM's YBR
-
-_quiet_lock = threading.Lock()
 
 
 def looks_like_dicom(data: bytes) -> bool:
@@ -50,61 +47,64 @@ def read_dicom(data: bytes, *, rendering: Rendering, source: str) -> Radiograph:
         ImageError: see ``load_radiograph``.
     """
     notes = Notes({"file_format": "DICOM"})
-    with _quiet_pydicom():
-        dataset = pydicom.dcmread(BytesIO(data), force=True)
-        if not len(dataset) and not dataset.file_meta:
+    _check_deflated(data)
+    dataset = pydicom.dcmread(BytesIO(data), force=True)
+    if not len(dataset):
+        # pydicom drops everything when the file ends inside an element of undefined length.
+        if dataset.file_meta:
             raise ImageError(
-                "the content is not DICOM",
-                remedy="Pass a DICOM, PNG, JPEG or TIFF file",
-                kind="not_dicom",
+                "nothing can be read after the meta header, the file is cut off or damaged",
+                remedy="Copy or download the file again",
+                kind="truncated_image",
             )
-        stored = read_stored(dataset, notes)
-        photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
-        notes.facts.update(
-            photometric_interpretation=photometric,
-            bits_allocated=int(dataset.get("BitsAllocated") or 0),
-            bits_stored=int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 0),
-            lossy=is_lossy(dataset),
+        raise ImageError(
+            "the content is not DICOM",
+            remedy="Pass a DICOM, PNG, JPEG or TIFF file",
+            kind="not_dicom",
         )
-        if photometric in _MONOCHROME:
-            pixels = _monochrome(dataset, stored, rendering, photometric == "MONOCHROME1", notes)
-        elif photometric == "PALETTE COLOR":
-            pixels = _palette(dataset, stored, rendering, notes)
-        elif photometric in _COLOR and stored.ndim == 3:
-            pixels = _color(dataset, stored, rendering, notes)
-        else:
-            raise ImageError(
-                f"Photometric Interpretation is {photometric or 'missing'!r} with "
-                f"{1 if stored.ndim == 2 else stored.shape[2]} samples a pixel, so it is not "
-                "known which values are bright",
-                remedy="Set Photometric Interpretation (0028,0004) in the file",
-                kind="unsupported_encoding",
-            )
-        position, view = _view(dataset, notes)
-        _warn_of_unfit_objects(dataset, view, notes)
-        return Radiograph(
-            pixels=pixels,
-            rendering=rendering,
-            view=view,
-            view_position=position,
-            laterality=_text(dataset, "ImageLaterality") or _text(dataset, "Laterality"),
-            pixel_spacing=_pixel_spacing(dataset, notes),
-            photometric=notes.facts,
-            warnings=tuple(notes.warnings),
-            source=source,
+    stored = read_stored(dataset, notes)
+    photometric = (_text(dataset, "PhotometricInterpretation") or "").upper()
+    notes.facts.update(
+        photometric_interpretation=photometric,
+        bits_allocated=int(dataset.get("BitsAllocated") or 0),
+        bits_stored=int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 0),
+        lossy=is_lossy(dataset),
+    )
+    if photometric in _MONOCHROME and stored.ndim == 2:
+        pixels = _monochrome(dataset, stored, rendering, photometric == "MONOCHROME1", notes)
+    elif photometric == "PALETTE COLOR" and stored.ndim == 2:
+        pixels = _palette(dataset, stored, rendering, notes)
+    elif photometric in _COLOR and stored.ndim == 3:
+        pixels = _color(dataset, stored, rendering, notes)
+    else:
+        samples = 1 if stored.ndim == 2 else stored.shape[2]
+        raise ImageError(
+            f"Photometric Interpretation is {photometric or 'missing'} with {samples} samples a "
+            "pixel, so it is not known which values are bright",
+            remedy="Correct Photometric Interpretation (0028,0004) in the file",
+            kind="unsupported_encoding",
         )
+    position, view = _view(dataset, notes)
+    _warn_of_unfit_objects(dataset, view, notes)
+    return Radiograph(
+        pixels=pixels,
+        rendering=rendering,
+        view=view,
+        view_position=position,
+        laterality=_text(dataset, "ImageLaterality") or _text(dataset, "Laterality"),
+        pixel_spacing=_pixel_spacing(dataset, notes),
+        photometric=notes.facts,
+        warnings=tuple(notes.warnings),
+        source=source,
+    )
 
 
-@contextmanager
-def _quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's many remarks about headers from the user.
-
-    What matters for the picture is checked here and becomes a warning of the radiograph. Python's
-    warning filters are global, so readers in several threads take turns.
-    """
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _check_deflated(data: bytes) -> None:
+    """Check a deflated data set before pydicom inflates it whole."""
+    if uids.DeflatedExplicitVRLittleEndian.encode() in data[:2048] and data[128:132] == b"DICM":
+        # Preamble, prefix, then the 12 bytes of the element that gives the meta group's length.
+        start = 144 + int.from_bytes(data[140:144], "little")
+        check_deflated(data[start:])
 
 
 # ---- monochrome ----------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def _palette(
 def _color(
     dataset: Dataset, stored: NDArray[Any], rendering: Rendering, notes: Notes
 ) -> NDArray[np.uint8]:
-    luma = np.rint(stored[..., :3] @ _LUMA.astype(np.float32)).astype(stored.dtype)
+    luma = np.rint(stored[..., :3] @ _LUMA).astype(stored.dtype)
     levels = levels_of(luma)
     white = 2 ** int(dataset.BitsStored) - 1
     return _full_range(levels, levels.values, white, rendering, notes)
@@ -382,6 +382,9 @@ def _warn_of_unfit_objects(dataset: Dataset, view: str, notes: Notes) -> None:
     modality = _text(dataset, "Modality")
     if modality and modality.upper() not in _PROJECTION_MODALITIES:
         notes.warn("modality", f"Modality is {modality}, not projection radiography")
+    part = _text(dataset, "BodyPartExamined")
+    if part and not any(word in part.upper() for word in _CHEST_WORDS):
+        notes.warn("body_part", f"Body Part Examined is {part}, not the chest")
     if (_text(dataset, "PresentationIntentType") or "").upper() == "FOR PROCESSING":
         notes.warn("for_processing", "detector data that were not processed for display")
     orientation = dataset.get("PatientOrientation")

@@ -73,7 +73,8 @@ def read_stored(dataset: Dataset, notes: Notes) -> NDArray[np.generic]:
             kind="unsupported_encoding",
         )
     # pydicom drops the bits above Bits Stored silently; they are judged by the caller.
-    pixels, _ = decoder.as_array(dataset, index=0, correct_unused_bits=False)
+    options: dict[str, Any] = {"correct_unused_bits": False}
+    pixels, _ = decoder.as_array(dataset, index=0, **options)
     return pixels
 
 
@@ -88,7 +89,7 @@ def _pixel_element(dataset: Dataset) -> str:
         if keyword in dataset and dataset[keyword].value:
             return keyword
     _check_cut_header(dataset)
-    sop_class = dataset.get("SOPClassUID")
+    sop_class = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
     kind = getattr(sop_class, "name", "") or "unknown SOP class"
     raise ImageError(
         f"the DICOM file ({kind}) holds no pixel data",

@@ -10,6 +10,7 @@ import struct
 import zlib
 
 from llava_rad.errors import ImageError
+from llava_rad.images.limits import MAX_BYTES, too_large
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _J2K_START = b"\xff\x4f\xff\x51"
@@ -88,30 +89,28 @@ def jpeg2000_size(stream: bytes) -> tuple[int, int]:
     right, lower, left, upper = struct.unpack_from(">4I", stream, start + 8)
     size = (lower - upper, right - left)
     position = start + 2
-    while position + 4 <= len(stream):
-        marker, length = struct.unpack_from(">HH", stream, position)
-        if marker == 0xFFD9:
+    while True:
+        if stream[position : position + 2] == b"\xff\xd9":
             return size
-        if marker == 0xFF90:  # start of a tile part: marker, Lsot, Isot, Psot
-            if position + 12 > len(stream):
-                raise _truncated()
-            (part,) = struct.unpack_from(">I", stream, position + 6)
-            if part == 0:  # the last part: up to the end marker
-                if stream.rstrip(b"\0").endswith(b"\xff\xd9"):
-                    return size
-                raise _truncated()
-            position += part
-            if part < 14 or position > len(stream):
-                raise _truncated()
-        elif marker < 0xFF00:
-            if not stream[position:].strip(b"\0"):  # padding in place of an end marker
-                return size
+        if position <= len(stream) and not stream[position:].strip(b"\0"):
+            return size  # whole, but for its end marker
+        if position + 12 > len(stream):
+            raise _truncated()
+        marker, length = struct.unpack_from(">HH", stream, position)
+        if marker < 0xFF00:
             raise _broken("the JPEG 2000 stream is damaged")
-        else:
+        if marker != 0xFF90:
             position += 2 + length
-    if stream[position:].rstrip(b"\0") in (b"", b"\xff\xd9") and position <= len(stream):
-        return size
-    raise _truncated()
+            continue
+        # A tile part: marker, Lsot, Isot, Psot (ISO 15444-1 A.4.2).
+        (part,) = struct.unpack_from(">I", stream, position + 6)
+        if part == 0:  # the last one reaches up to the end marker
+            if stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+                return size
+            raise _truncated()
+        if part < 14:
+            raise _broken("the JPEG 2000 stream is damaged")
+        position += part
 
 
 def check_png(stream: bytes) -> None:
@@ -136,3 +135,22 @@ def check_png(stream: bytes) -> None:
         if name == b"IEND":
             return
         position = end
+
+
+def check_deflated(stream: bytes) -> None:
+    """Check that a raw deflate stream is whole and does not inflate without bounds.
+
+    Raises:
+        ImageError: ``truncated_image``, ``broken_image`` or ``too_large``.
+    """
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while not inflater.eof:
+            part = inflater.decompress(stream, 2**24)
+            stream, size = inflater.unconsumed_tail, size + len(part)
+            if size > MAX_BYTES:
+                raise too_large(f"the deflated data hold more than {MAX_BYTES} bytes")
+            if not part and not stream:
+                raise _truncated()
+    except zlib.error as error:
+        raise _broken(f"the deflated data are damaged: {error}") from error

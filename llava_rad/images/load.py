@@ -7,10 +7,11 @@ from typing import BinaryIO
 
 from llava_rad.errors import ConfigError, ImageError
 from llava_rad.images.dicom import looks_like_dicom, read_dicom
+from llava_rad.images.limits import MAX_BYTES, too_large
+from llava_rad.images.quiet import quiet_libraries
 from llava_rad.images.radiograph import Radiograph, Rendering
 from llava_rad.images.raster import looks_like_raster, read_raster
 
-_MAX_BYTES = 2**30
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 
 
@@ -49,18 +50,17 @@ def load_radiograph(
         )
     label = name or _label(source)
     try:
-        return _read(_content(source), rendering, label)
+        data = _content(source)
+        with quiet_libraries():
+            return _read(data, rendering, label)
     except ImageError as error:
         raise ImageError(
             error.what, where=label, remedy=error.remedy, kind=error.kind
         ) from error.__cause__
     except MemoryError as error:
-        raise ImageError(
-            "the picture does not fit into memory",
-            where=label,
-            remedy="Scale it down before loading",
-            kind="too_large",
-        ) from error
+        failure = too_large("the picture does not fit into memory")
+        failure.where = label
+        raise failure from error
     except Exception as error:
         # pydicom, its plugins and Pillow raise nearly every kind of exception for damaged input.
         raise ImageError(
@@ -80,33 +80,32 @@ def _label(source: object) -> str:
 def _content(source: str | Path | bytes | BinaryIO) -> bytes:
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-    elif isinstance(source, str | os.PathLike):
-        data = _file_content(Path(source))
-    elif hasattr(source, "read"):
-        data = source.read(_MAX_BYTES + 1)
     else:
-        data = None
-    if not isinstance(data, bytes):
-        raise ImageError(
-            "it is neither a path, nor bytes, nor a binary file object",
-            remedy='Open files with mode "rb"',
-            kind="unreadable",
-        )
+        try:
+            data = _read_all(source)
+        except FileNotFoundError as error:
+            raise ImageError(
+                "there is no such file", remedy="Check the path", kind="not_found"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ImageError(
+                f"the file cannot be read ({error})",
+                remedy="Check the path, its permissions and the disk",
+                kind="unreadable",
+            ) from error
     if not data:
         raise ImageError(
             "the file is empty", remedy="Copy or download the file again", kind="empty_file"
         )
-    if len(data) > _MAX_BYTES:
-        raise ImageError(
-            f"the file is larger than {_MAX_BYTES} bytes",
-            remedy="Pass the file of a single radiograph",
-            kind="too_large",
-        )
+    if len(data) > MAX_BYTES:
+        raise too_large(f"the file is larger than {MAX_BYTES} bytes")
     return data
 
 
-def _file_content(path: Path) -> bytes:
-    try:
+def _read_all(source: str | Path | BinaryIO) -> bytes:
+    """Read a path or file object, but not much more than the limit."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(
                 "this is a folder" if path.is_dir() else "this is not a regular file",
@@ -114,17 +113,15 @@ def _file_content(path: Path) -> bytes:
                 kind="not_a_file",
             )
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1)
-    except FileNotFoundError as error:
+            return file.read(MAX_BYTES + 1)
+    data = source.read(MAX_BYTES + 1) if hasattr(source, "read") else None
+    if not isinstance(data, bytes):
         raise ImageError(
-            "there is no such file", remedy="Check the path", kind="not_found"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"the file cannot be read ({error})",
-            remedy="Check the path and its permissions",
+            "this is neither a path, nor bytes, nor a binary file object",
+            remedy='Open files with mode "rb"',
             kind="unreadable",
-        ) from error
+        )
+    return data
 
 
 def _read(data: bytes, rendering: Rendering, label: str) -> Radiograph:

@@ -8,29 +8,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.errors import ImageError
-from llava_rad.images.integrity import check_png, jpeg_size
-from llava_rad.images.limits import check_size
+from llava_rad.images.integrity import check_png, jpeg2000_size, jpeg_size
+from llava_rad.images.limits import check_size, too_large
 from llava_rad.images.photometric import levels_of, render
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+_JPEG2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 _STARTS = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",
-    b"II*\x00",
-    b"MM\x00*",
-    b"II+\x00",
-    b"MM\x00+",
+    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # TIFF, BigTIFF
     b"BM",
     b"GIF8",
     b"RIFF",
-    b"\x00\x00\x00\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-    b"P5",
-    b"P2",
+    *_JPEG2000,
+    *(b"P2", b"P5", b"P6"),  # PGM, PPM
 )
 _ORIENTATION = 0x0112
-_TIFF_PHOTOMETRIC = 262
+# TIFF 6.0 tags
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_LOSSY = {"JPEG": True, "MPO": True, "WEBP": None, "JPEG2000": None}  # None: not known
 
 
 def looks_like_raster(data: bytes) -> bool:
@@ -54,6 +52,8 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         check_png(data)
     elif data.startswith(b"\xff\xd8"):
         check_size(*jpeg_size(data))
+    elif data.startswith(_JPEG2000):
+        check_size(*jpeg2000_size(data))
     with _open(data) as image:
         check_size(image.height, image.width)
         if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
@@ -63,22 +63,26 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
                 kind="multi_frame",
             )
         orientation = _orientation(image, notes)
-        white_is_zero = _is_white_is_zero(image)
+        tags = dict(getattr(image, "tag_v2", {}))
+        # Pillow turns white-is-zero TIFF pictures of up to 8 bits and leaves deeper ones.
+        inverted = tags.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
+        notes.facts.update(
+            file_format=image.format, mode=image.mode, lossy=_LOSSY.get(str(image.format), False)
+        )
         _load(image)
         gray, bits = _gray(image, notes)
-        if image.format == "TIFF" and orientation != 1:
-            # Pillow has turned TIFF pictures already while loading.
-            turned = image.getexif().get(_ORIENTATION) is None
-        else:
-            turned = False
-        notes.facts.update(
-            file_format=image.format,
-            mode=image.mode,
-            bits_stored=bits,
-            lossy=image.format in ("JPEG", "MPO"),
-        )
-    if not turned:
+    if image.format != "TIFF":  # Pillow turns those itself while loading
         gray = _oriented(gray, orientation)
+    if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
+        gray = gray.view(np.uint32)  # Pillow has signed 32-bit pictures only
+    stored_bits = data[24] if image.format == "PNG" else max(tags.get(_BITS_PER_SAMPLE, (8,)))
+    if bits == 8 < stored_bits:
+        notes.warn(
+            "depth",
+            f"of {stored_bits} bits a sample the upper 8 were read; {stored_bits} bits are kept "
+            "for gray without alpha only",
+        )
+    notes.facts["bits_stored"] = bits
 
     levels = levels_of(gray)
     curve, name = None, "none"
@@ -94,7 +98,7 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         padding=np.zeros(levels.values.shape, bool),
         curve=curve,
         curve_name=name,
-        inverted=white_is_zero,
+        inverted=inverted,
         notes=notes,
     )
     return Radiograph(
@@ -113,12 +117,8 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"the picture is too large: {error}",
-            remedy="Scale it down before loading",
-            kind="too_large",
-        ) from error
+    except Image.DecompressionBombError as error:
+        raise too_large(str(error)) from error
 
 
 def _load(image: Image.Image) -> None:
@@ -163,30 +163,21 @@ def _oriented(gray: NDArray[Any], orientation: int) -> NDArray[Any]:
     return gray
 
 
-def _is_white_is_zero(image: Image.Image) -> bool:
-    """Return whether small values are white and Pillow does not say so.
-
-    Pillow turns WhiteIsZero TIFF pictures of up to 8 bits and leaves deeper ones as they are.
-    """
-    tags = getattr(image, "tag_v2", {})
-    return tags.get(_TIFF_PHOTOMETRIC) == 0 and image.mode.startswith(("I", "F"))
-
-
 def _gray(image: Image.Image, notes: Notes) -> tuple[NDArray[Any], int]:
     """Return one gray channel and its bits."""
     mode = image.mode
     if mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16), 16
+        gray = np.asarray(image).astype(np.uint16)
+        if "transparency" in image.info:  # one value that is see-through
+            gray[gray == image.info["transparency"]] = 0
+        return gray, 16
     if mode in ("I", "F"):
         return np.asarray(image), 32
-    if mode == "1":
-        return np.asarray(image.convert("L")), 1
     if "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        rgba = np.asarray(image.convert("RGBA"))
-        gray = np.asarray(image.convert("RGBA").convert("RGB").convert("L")).astype(np.uint16)
-        return ((gray * rgba[..., 3] + 127) // 255).astype(np.uint8), 8
-    if mode != "L":
-        notes.facts["color"] = mode
-        image = image if mode in ("RGB", "CMYK", "YCbCr") else image.convert("RGB")
-        image = image.convert("RGB").convert("L")
-    return np.asarray(image), 8
+        rgba = image.convert("RGBA")
+        gray = np.asarray(rgba.convert("RGB").convert("L")).astype(np.uint16)
+        return ((gray * np.asarray(rgba)[..., 3] + 127) // 255).astype(np.uint8), 8
+    if mode in ("1", "L"):
+        return np.asarray(image.convert("L")), 1 if mode == "1" else 8
+    notes.facts["color"] = mode
+    return np.asarray(image.convert("RGB").convert("L")), 8
