@@ -17,7 +17,15 @@ _PUBLIC = {
     "generate_reports": "llava_rad.generation",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Radiograph",
+    "Report",
+    "__version__",
+    "generate_reports",
+    "load",
+    "load_encoder",
+    "load_radiograph",
+]
 
 if TYPE_CHECKING:
     from llava_rad.encoders import load_encoder

@@ -1,0 +1,177 @@
+"""Write reports: batched decoding of requests into text."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from llava_rad.errors import ConfigError
+from llava_rad.model import ReportModel, ReportRequest
+
+#: Said once with every report, in text, JSON and on the page.
+DISCLAIMER = "Demonstration for research; not for clinical use."
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How text is decoded.
+
+    Attributes:
+        max_new_tokens: longest report, in tokens.
+        num_beams: 1 is greedy (or sampling), more is beam search.
+        temperature: 0 is deterministic; above, tokens are drawn.
+        top_p: with sampling, the smallest set of tokens with this probability.
+        repetition_penalty: 1 is none.
+        seed: of the draws.
+    """
+
+    max_new_tokens: int = 256
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, ok, say in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("num_beams", self.num_beams >= 1, "1 or more"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 up to 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+        ):
+            if not ok:
+                raise ConfigError(
+                    f"cannot be {getattr(self, name)}", where=name, remedy=f"Use {say}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A generated report.
+
+    Attributes:
+        findings: the text.
+        model: name of the model that wrote it.
+        tokens: how many tokens it took, the end token not counted.
+        truncated: the text reached ``max_new_tokens`` before its end.
+        repetitive: it goes on repeating a phrase; do not trust it.
+        study_id: of the study it belongs to, if that was given.
+        images: paths of the study's images, if they were given.
+        warnings: what was noticed on the way, each ``kind: text``.
+        disclaimer: one line that goes wherever the text goes.
+    """
+
+    findings: str
+    model: str
+    tokens: int
+    truncated: bool
+    repetitive: bool
+    study_id: str | None = None
+    images: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    disclaimer: str = field(default=DISCLAIMER)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        values = asdict(self)
+        values["images"] = list(self.images)
+        values["warnings"] = list(self.warnings)
+        return values
+
+
+@torch.inference_mode()
+def generate_reports(
+    model: ReportModel,
+    requests: Sequence[ReportRequest],
+    settings: GenerationSettings | None = None,
+    *,
+    patches: Tensor | None = None,
+) -> list[Report]:
+    """Write one report per request, all in one batch.
+
+    Prompts are padded on the left, so that each row goes on from its own last token; each row
+    stops by itself, and its text does not depend on the other rows.
+
+    Args:
+        model: loaded with :func:`llava_rad.load`.
+        requests: what is known of each study.
+        settings: default: greedy, 256 tokens.
+        patches: patch tokens of all images in order, if they were encoded before.
+
+    Raises:
+        ModelError: a request cannot be put to this model.
+    """
+    if not requests:
+        return []
+    settings = settings or GenerationSettings()
+    processor = model.processor
+    batch = processor.pad([processor.encode(r) for r in requests], side="left")
+    if patches is None:
+        patches = model.encode_images(processor.pixel_values(requests))
+    embeds = model.embed(batch["input_ids"].to(model.device), patches.to(model.device))
+
+    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    ends = sorted({processor.end_id, processor.tokenizer.eos_token_id} - {None})
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "num_beams": settings.num_beams,
+        "do_sample": settings.temperature > 0,
+        "repetition_penalty": settings.repetition_penalty,
+        "eos_token_id": ends,
+        "pad_token_id": processor.tokenizer.pad_token_id,
+        "bos_token_id": processor.tokenizer.bos_token_id,
+        "use_cache": True,
+    }
+    if settings.temperature > 0:
+        options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    stops = list(processor.template.stop_texts)
+    if stops:
+        options |= {"stop_strings": stops, "tokenizer": processor.tokenizer}
+
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(settings.seed)
+        rows = llm.generate(
+            inputs_embeds=embeds,
+            attention_mask=batch["attention_mask"].to(model.device),
+            **options,
+        )
+    return [_report(model, row.tolist(), ends, settings) for row in rows]
+
+
+def _report(
+    model: ReportModel, ids: list[int], ends: list[int], settings: GenerationSettings
+) -> Report:
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
+    used = len(ids) if end is None else end
+    raw = model.processor.tokenizer.decode(ids[:used], skip_special_tokens=True)
+    stopped = end is not None or any(s in raw for s in model.processor.template.stop_texts)
+    text = model.processor.decode(ids)
+    return Report(
+        findings=text,
+        model=model.config.name,
+        tokens=used,
+        truncated=not stopped and used >= settings.max_new_tokens,
+        repetitive=is_repetitive(text),
+    )
+
+
+def is_repetitive(text: str, *, times: int = 4) -> bool:
+    """Whether some phrase of up to 20 words stands ``times`` times in a row."""
+    words = re.findall(r"\w+", text.lower())
+    for size in range(1, 21):
+        run = 0
+        for i in range(size, len(words)):
+            run = run + 1 if words[i] == words[i - size] else 0
+            if run >= size * (times - 1):
+                return True
+    return False

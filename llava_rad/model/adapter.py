@@ -1,0 +1,86 @@
+"""The adapter: patch tokens of the encoder in, embeddings for the LLM out."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava_rad.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Shape of the adapter.
+
+    Attributes:
+        layers: number of linear layers, 1 to 4, with GELU between them. 1 is a plain linear map
+            (LLaVA), 2 is LLaVA 1.5 and RAD-DINO's report model, 4 is MAIRA.
+        hidden: width between the layers; None means the width of the LLM.
+        pool: side of the squares of patches averaged before the layers; 1 keeps every patch,
+            2 leaves a quarter of them.
+    """
+
+    layers: int = 2
+    hidden: int | None = None
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.layers <= 4:
+            raise ConfigError(f"{self.layers} layers", where="adapter.layers", remedy="Use 1 to 4")
+        if self.pool < 1:
+            raise ConfigError(f"pool {self.pool}", where="adapter.pool", remedy="Use 1 or more")
+        if self.hidden is not None and self.hidden < 1:
+            raise ConfigError(
+                f"width {self.hidden}", where="adapter.hidden", remedy="Use 1 or more, or null"
+            )
+
+    def tokens(self, grid: tuple[int, int]) -> int:
+        """Embeddings made from one image whose patches lie on ``grid`` (rows, columns)."""
+        return -(-grid[0] // self.pool) * -(-grid[1] // self.pool)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class Adapter(nn.Module):
+    """An MLP with GELU over each (optionally pooled) patch token.
+
+    Args:
+        config: layers and pooling.
+        encoder_dim: width of the patch tokens.
+        llm_dim: width of the LLM's input embeddings.
+    """
+
+    def __init__(self, config: AdapterConfig, encoder_dim: int, llm_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden or llm_dim
+        widths = [encoder_dim, *[hidden] * (config.layers - 1), llm_dim]
+        parts: list[nn.Module] = []
+        for i in range(config.layers):
+            if i:
+                parts.append(nn.GELU())
+            parts.append(nn.Linear(widths[i], widths[i + 1]))
+        self.layers = nn.Sequential(*parts)
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Map patch tokens to LLM embeddings.
+
+        Args:
+            patches: [images, rows * columns, encoder_dim], row by row.
+            grid: (rows, columns) of the patches.
+
+        Returns:
+            [images, tokens, llm_dim] with ``config.tokens(grid)`` tokens. A grid that ``pool``
+            does not divide keeps its border: the last squares average the patches they have.
+        """
+        if self.config.pool > 1:
+            n, _, d = patches.shape
+            square = patches.transpose(1, 2).reshape(n, d, *grid)
+            square = torch.nn.functional.avg_pool2d(
+                square, self.config.pool, ceil_mode=True, count_include_pad=False
+            )
+            patches = square.flatten(2).transpose(1, 2)
+        return self.layers(patches.to(next(self.parameters()).dtype))

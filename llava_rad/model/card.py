@@ -1,0 +1,37 @@
+"""The model card: the README of a saved model."""
+
+import json
+
+from llava_rad.model.configuration import ReportModelConfig
+
+NOT_FOR_CARE = "For research and demonstration only; not for clinical use."
+
+
+def model_card(config: ReportModelConfig) -> str:
+    """Markdown that says what the model is made of and how to run it."""
+    encoder = "in this folder" if config.encoder.id == "encoder" else f"`{config.encoder.id}`"
+    llm = {
+        "base": "as published",
+        "lora": "with the LoRA in this folder",
+        "full": "all weights in this folder",
+    }[config.llm_weights]
+    lines = [
+        f"# {config.name}",
+        "",
+        f"Findings text from chest X-rays. {NOT_FOR_CARE}",
+        "",
+        "| part | what |",
+        "|---|---|",
+        f"| encoder | {encoder}, {config.encoder.dim} dims, fingerprint "
+        f"`{config.encoder.fingerprint[:16]}` |",
+        f"| adapter | {config.adapter.layers} layers, pooling {config.adapter.pool} |",
+        f"| LLM | `{config.llm.id}`, revision `{(config.llm.revision or 'none')[:16]}`, {llm} |",
+        "",
+        "```",
+        "llava-rad report IMAGE --model THIS_FOLDER",
+        "```",
+    ]
+    if config.training:
+        facts = json.dumps(dict(config.training), indent=2, ensure_ascii=False, default=str)
+        lines += ["", "## Training", "", "```json", facts, "```"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,100 @@
+"""What a saved report model is made of: the contents of its ``config.json``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_rad.errors import WeightsError
+from llava_rad.model.adapter import AdapterConfig
+from llava_rad.model.llm import LLMReference
+
+FILE = "config.json"
+MODEL_TYPE = "llava_rad"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """The encoder a report model was trained with.
+
+    Attributes:
+        id: registry name, hub id, or ``encoder`` for the copy inside the model's folder.
+        revision: commit on the hub, if it comes from there.
+        fingerprint: hash of its weights and preprocessing.
+        dim: width of its patch tokens.
+    """
+
+    id: str
+    revision: str | None
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class ReportModelConfig:
+    """Everything that says what a report model is, without its weights.
+
+    Attributes:
+        name: shown in every report it writes.
+        encoder: which encoder gives the patch tokens.
+        adapter: shape of the adapter.
+        llm: the base LLM.
+        llm_weights: ``base`` (as it is), ``lora`` (with the LoRA in the folder) or ``full`` (all
+            weights are in the folder).
+        training: facts of the training run for the card, such as manifest hashes.
+    """
+
+    name: str
+    encoder: EncoderReference
+    adapter: AdapterConfig
+    llm: LLMReference
+    llm_weights: str = "base"
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json``."""
+        values = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(self)}
+        (folder / FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ReportModelConfig":
+        """Read ``config.json``.
+
+        Raises:
+            WeightsError: it is missing, damaged, or of another kind of model.
+        """
+        file = folder / FILE
+        try:
+            values = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"not the folder of a report model ({error})",
+                where=file,
+                remedy="Give a folder that ReportModel.save_pretrained wrote",
+                kind="no_config",
+            ) from error
+        if values.pop("model_type", None) != MODEL_TYPE or values.pop("format", None) != FORMAT:
+            raise WeightsError(
+                "this config.json is not of a llava-rad report model",
+                where=file,
+                remedy="Convert other checkpoints first with: llava-rad convert",
+                kind="foreign_config",
+            )
+        try:
+            return cls(
+                **{
+                    **values,
+                    "encoder": EncoderReference(**values["encoder"]),
+                    "adapter": AdapterConfig(**values["adapter"]),
+                    "llm": LLMReference(**values["llm"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise WeightsError(
+                f"a key is missing or unknown ({error})",
+                where=file,
+                remedy="Use the llava-rad version that wrote it, or a newer one",
+                kind="damaged_config",
+            ) from error

@@ -1,0 +1,230 @@
+"""From a request (and its report, in training) to the tensors the model takes.
+
+This is the one place where an image's placeholder becomes a run of image tokens.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from llava_rad.encoders import Preprocessing
+from llava_rad.errors import ModelError, WeightsError
+from llava_rad.model.llm import with_pad_token
+from llava_rad.model.prompt import PromptTemplate, ReportRequest, adds_bos
+
+#: Takes the place of each image token in ``input_ids``; LLaVA's number for it.
+IMAGE_TOKEN = -200
+#: Marks positions without a target in ``labels``, as torch's cross-entropy expects.
+IGNORE = -100
+
+FILE = "processor.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tokenised request.
+
+    Attributes:
+        input_ids: prompt, image tokens as ``IMAGE_TOKEN``, and the report if there was one.
+        labels: the report's tokens and its end where they stand, ``IGNORE`` elsewhere.
+        truncated: report tokens that the length limit cut off.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: int = 0
+
+
+class ReportProcessor:
+    """Tokenizer, prompt and preprocessing of one report model, saved and loaded together.
+
+    Args:
+        tokenizer: of the LLM; its vocabulary is not changed.
+        template: wording of the prompt.
+        preprocessing: of the encoder.
+        tokens_per_image: embeddings that encoder and adapter make of one image.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: PromptTemplate,
+        preprocessing: Preprocessing,
+        tokens_per_image: int,
+    ) -> None:
+        self.tokenizer = with_pad_token(tokenizer)
+        self.template = template
+        self.preprocessing = preprocessing
+        self.tokens_per_image = tokens_per_image
+        self.start_ids = [self.tokenizer.bos_token_id] if adds_bos(self.tokenizer) else []
+        self.end_id = self._end_id()
+
+    def _end_id(self) -> int:
+        if self.template.stop is None:
+            return self.tokenizer.eos_token_id
+        found = self.tokenizer.convert_tokens_to_ids(self.template.stop)
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise ModelError(
+                f"the template's stop '{self.template.stop}' is not a token of the LLM",
+                remedy="Use one of its special tokens, or none for its EOS",
+                kind="unknown_stop",
+            )
+        return found
+
+    def encode(
+        self,
+        request: ReportRequest,
+        report: str | None = None,
+        *,
+        max_length: int | None = None,
+    ) -> Sample:
+        """Tokenise a request, with its report in training.
+
+        Args:
+            request: images and context.
+            report: the text to learn; the prompt ends before it where it is None.
+            max_length: longest ``input_ids``; what is over is cut from the report's end, never
+                from the prompt or the images.
+
+        Raises:
+            ModelError: no token is left to learn, or prompt and report share a token.
+        """
+        parts = self.template.parts(request, special_tokens=self.tokenizer.all_special_tokens)
+        ids = list(self.start_ids)
+        for part in parts[:-1]:
+            ids += self._tokens(part) + [IMAGE_TOKEN] * self.tokens_per_image
+        last = self._tokens(parts[-1])
+        if report is None:
+            return Sample(ids + last, [IGNORE] * (len(ids) + len(last)))
+
+        text = " ".join(report.split())
+        if not text:
+            raise ModelError(
+                "the report is empty: there is no token to learn",
+                remedy="Leave studies without findings out",
+                kind="no_target",
+            )
+        # The tokenizer sees prompt and report joined, as at training time of the LLM; its own
+        # offsets say where the report begins.
+        joined = parts[-1] + self.template.separator + text
+        encoded = self.tokenizer(
+            joined, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        start = next(
+            (i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(parts[-1])),
+            len(encoded["input_ids"]),
+        )
+        if encoded["input_ids"][:start] != last:
+            raise ModelError(
+                "the prompt's last token and the report's first one are merged by the tokenizer",
+                remedy="Let the template's separator keep them apart, for instance with a newline",
+                kind="merged_boundary",
+            )
+        target = [*encoded["input_ids"][start:], self.end_id]
+        ids += last
+        kept = len(target) if max_length is None else min(len(target), max_length - len(ids))
+        if kept < 1:
+            raise ModelError(
+                f"the prompt alone takes {len(ids)} of {max_length} tokens",
+                remedy="Raise max_length, pool the patch tokens, or give less context",
+                kind="no_target",
+            )
+        labels = [IGNORE] * len(ids) + target[:kept]
+        return Sample(ids + target[:kept], labels, truncated=len(target) - kept)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def pixel_values(self, requests: Sequence[ReportRequest]) -> Tensor:
+        """Encoder inputs of all images, request by request: [images, 3, height, width].
+
+        Raises:
+            ModelError: a request comes without its pictures.
+        """
+        images = [image for request in requests for image in request.images]
+        inputs = []
+        for number, image in enumerate(images, 1):
+            if image.radiograph is None:
+                raise ModelError(
+                    f"image {number} of the batch has no picture",
+                    remedy="Give radiographs, or patch tokens made from them",
+                    kind="no_picture",
+                )
+            inputs.append(self.preprocessing(image.radiograph))
+        return torch.stack(inputs)
+
+    def pad(self, samples: Sequence[Sample], side: str) -> dict[str, Tensor]:
+        """Stack samples of different length.
+
+        Args:
+            samples: from :meth:`encode`.
+            side: ``"right"`` to train, ``"left"`` to generate.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels``, each [batch, length].
+        """
+        length = max(len(s.input_ids) for s in samples)
+        shape = (len(samples), length)
+        ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORE, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            n = len(sample.input_ids)
+            place = slice(length - n, length) if side == "left" else slice(0, n)
+            ids[row, place] = torch.tensor(sample.input_ids)
+            labels[row, place] = torch.tensor(sample.labels)
+            mask[row, place] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, cut at the end token and at the template's stop texts."""
+        ids = list(ids)
+        ends = {self.end_id, self.tokenizer.eos_token_id}
+        end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        for stop in self.template.stop_texts:
+            text = text.split(stop)[0]
+        return text.strip()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``processor.json`` and ``tokenizer/`` into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        values = {
+            "template": self.template.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "tokens_per_image": self.tokens_per_image,
+        }
+        (folder / FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ReportProcessor":
+        """Inverse of :meth:`save_pretrained`.
+
+        Raises:
+            WeightsError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        try:
+            values = json.loads((folder / FILE).read_text())
+            tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+            return cls(
+                tokenizer,
+                PromptTemplate.from_dict(values["template"]),
+                Preprocessing.from_dict(values["preprocessing"]),
+                values["tokens_per_image"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"the processor cannot be loaded ({error})",
+                where=folder,
+                remedy="Copy the whole model folder again",
+                kind="damaged_processor",
+            ) from error

@@ -1,0 +1,230 @@
+"""What the LLM is asked: images named by a word each, optional context, one instruction."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from llava_rad.errors import ConfigError, ModelError
+from llava_rad.images import Radiograph
+
+Role = Literal["current_frontal", "current_lateral", "prior_frontal"]
+ROLES: tuple[Role, ...] = ("current_frontal", "current_lateral", "prior_frontal")
+FIELDS = ("indication", "technique", "comparison", "prior_report")
+
+# Stands in a template for one image.
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True)
+class RequestImage:
+    """One image of a request: what it is to the study, and its picture.
+
+    The picture may be left out where the encoder's patch tokens are given instead.
+    """
+
+    role: Role
+    radiograph: Radiograph | None = None
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What is known when a report is asked for: images and optional text.
+
+    Attributes:
+        images: in the order in which the prompt shows them.
+        indication: why the study was made.
+        technique: how it was made.
+        comparison: what it was compared with.
+        prior_report: findings of the earlier study.
+    """
+
+    images: tuple[RequestImage, ...]
+    indication: str | None = None
+    technique: str | None = None
+    comparison: str | None = None
+    prior_report: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """The wording around images and context; it is saved with the model.
+
+    Attributes:
+        before: text before the user's turn, special tokens of the chat format included.
+        after: text between the user's turn and the report.
+        separator: text between ``after`` and the report's first word.
+        stop: the special token that ends a report; None means the tokenizer's EOS.
+        stop_texts: texts at which a report is cut, such as the word that opens a next turn.
+        image_lines: for each accepted role, its line; ``<image>`` marks the picture.
+        field_lines: for each accepted field, its line; ``{text}`` marks the words.
+        instruction: the last line of the user's turn.
+        instruction_with_indication: takes the place of ``instruction`` where an indication is
+            given, with ``{text}`` for it; the indication then has no line of its own.
+    """
+
+    before: str = ""
+    after: str = "\n"
+    separator: str = ""
+    stop: str | None = None
+    stop_texts: tuple[str, ...] = ()
+    image_lines: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "current_frontal": f"Frontal image: {IMAGE}",
+            "current_lateral": f"Lateral image: {IMAGE}",
+            "prior_frontal": f"Prior frontal image: {IMAGE}",
+        }
+    )
+    field_lines: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "indication": "Indication: {text}",
+            "technique": "Technique: {text}",
+            "comparison": "Comparison: {text}",
+            "prior_report": "Prior report: {text}",
+        }
+    )
+    instruction: str = "Describe the findings of this chest X-ray."
+    instruction_with_indication: str | None = None
+
+    def __post_init__(self) -> None:
+        for role, line in self.image_lines.items():
+            if role not in ROLES:
+                raise ConfigError(
+                    f"unknown image role '{role}'",
+                    where="prompt.image_lines",
+                    remedy=f"Known: {', '.join(ROLES)}",
+                )
+            if line.count(IMAGE) != 1:
+                raise ConfigError(
+                    f"the line for '{role}' holds {line.count(IMAGE)} of {IMAGE}",
+                    where="prompt.image_lines",
+                    remedy="Put it there exactly once",
+                )
+        for name in self.field_lines:
+            if name not in FIELDS:
+                raise ConfigError(
+                    f"unknown field '{name}'",
+                    where="prompt.field_lines",
+                    remedy=f"Known: {', '.join(FIELDS)}",
+                )
+
+    def parts(self, request: ReportRequest, *, special_tokens: Iterable[str] = ()) -> list[str]:
+        """The prompt's text cut at each image: one more part than images.
+
+        Args:
+            request: images and context; context that is None or blank has no line.
+            special_tokens: strings that must not come in through the context; they are taken out.
+
+        Raises:
+            ModelError: no image, or an image in a role that the model was not trained with.
+        """
+        if not request.images:
+            raise ModelError("a request needs at least one image", kind="no_image")
+        banned = sorted({IMAGE, *special_tokens}, key=len, reverse=True)
+        lines = []
+        for number, image in enumerate(request.images, 1):
+            if image.role not in self.image_lines:
+                raise ModelError(
+                    f"image {number} is a {image.role.replace('_', ' ')}, which this model was "
+                    f"not trained with",
+                    remedy=f"It takes: {', '.join(r.replace('_', ' ') for r in self.image_lines)}",
+                    kind="image_role",
+                )
+            lines.append(self.image_lines[image.role].split(IMAGE))
+
+        context = {name: _clean(getattr(request, name), banned) for name in FIELDS}
+        text = []
+        for name in ("prior_report", "indication", "technique", "comparison"):
+            replaced = name == "indication" and self.instruction_with_indication is not None
+            if context[name] and name in self.field_lines and not replaced:
+                text.append(self.field_lines[name].replace("{text}", context[name]))
+        if context["indication"] and self.instruction_with_indication is not None:
+            text.append(self.instruction_with_indication.replace("{text}", context["indication"]))
+        else:
+            text.append(self.instruction)
+
+        parts = [self.before]
+        for start, end in lines:
+            parts[-1] += start
+            parts.append(end + "\n")
+        parts[-1] += "\n".join(text) + self.after
+        return parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        values = asdict(self)
+        values["stop_texts"] = list(self.stop_texts)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PromptTemplate":
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{**values, "stop_texts": tuple(values.get("stop_texts", ()))})
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, **changes: Any) -> "PromptTemplate":
+        """The template that fits an LLM: its own chat format, or a plain one if it has none.
+
+        Args:
+            tokenizer: of the LLM.
+            changes: fields that differ from what the tokenizer says.
+        """
+        values: dict[str, Any] = {}
+        if getattr(tokenizer, "chat_template", None):
+            mark = "USERS-TURN"
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+            )
+            before, after = text.split(mark)
+            bos = tokenizer.bos_token
+            # The tokenizer puts its BOS itself; a template that writes it too would double it.
+            if bos and before.startswith(bos) and adds_bos(tokenizer):
+                before = before[len(bos) :]
+            values = {"before": before, "after": after, "stop": _turn_end(tokenizer, mark)}
+        return cls(**{**values, **changes})
+
+
+#: The conversation format of Vicuna v1 in LLaVA and LLaVA-Rad, whose tokenizer has no template.
+VICUNA_V1: dict[str, Any] = {
+    "before": (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
+    ),
+    "after": " ASSISTANT:",
+    "separator": " ",
+    "stop_texts": ("USER:",),
+}
+
+#: How LLaVA-Rad words its request: one unnamed image, with and without an indication.
+LLAVA_RAD: dict[str, Any] = {
+    **VICUNA_V1,
+    "image_lines": {"current_frontal": IMAGE},
+    "field_lines": {},
+    "instruction": "Provide a description of the findings in the radiology image.",
+    "instruction_with_indication": (
+        "Provide a description of the findings in the radiology image given the following "
+        "indication: {text}"
+    ),
+}
+
+
+def _clean(text: str | None, banned: Iterable[str]) -> str:
+    words = text or ""
+    for token in banned:
+        words = words.replace(token, " ")
+    return " ".join(words.split())
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer opens a text with its BOS token by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _turn_end(tokenizer: Any, mark: str) -> str | None:
+    """The special token that the chat format puts right after an assistant's turn."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}], tokenize=False
+    )
+    rest = text.split(mark)[-1].lstrip()
+    found = [t for t in tokenizer.all_special_tokens if rest.startswith(t)]
+    return max(found, key=len) if found else None

@@ -1,0 +1,459 @@
+"""The report model: frozen encoder, adapter, LLM."""
+
+import copy
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from llava_rad.encoders import ImageEncoder, load_encoder
+from llava_rad.errors import ModelError, WeightsError
+from llava_rad.model.adapter import Adapter, AdapterConfig
+from llava_rad.model.card import model_card
+from llava_rad.model.configuration import EncoderReference, ReportModelConfig
+from llava_rad.model.llm import LLMReference, Quantization, load_llm, untie_if_different
+from llava_rad.model.lora import (
+    LoraSettings,
+    attach_lora,
+    load_lora,
+    merge_lora,
+    report_difference,
+    save_lora,
+)
+from llava_rad.model.processor import IGNORE, IMAGE_TOKEN, ReportProcessor
+from llava_rad.model.prompt import PromptTemplate
+from llava_rad.model.tensors import cast, read_tensors, write_tensors
+
+ADAPTER_FILE = "adapter.safetensors"
+CARD_FILE = "README.md"
+
+
+@dataclass
+class ReportModelOutput:
+    """What a forward pass gives.
+
+    Attributes:
+        loss: mean cross-entropy over the report's tokens; None without labels.
+        target_tokens: how many tokens the mean is over.
+        logits: [batch, kept positions, vocabulary]; with labels, only the positions at which some
+            row has a target are kept.
+    """
+
+    loss: Tensor | None
+    target_tokens: int
+    logits: Tensor
+
+
+class ReportModel(nn.Module):
+    """Encoder, adapter and LLM, with the processor that feeds them.
+
+    Build one with :meth:`build`, or load one with :meth:`from_pretrained`.
+
+    Args:
+        config: what the parts are.
+        encoder: frozen; never wrapped, quantised or trained.
+        adapter: patch tokens to LLM embeddings.
+        llm: a causal LM of transformers, whole, with its own head; with LoRA it is a PeftModel.
+        processor: tokenizer, prompt, preprocessing.
+    """
+
+    def __init__(
+        self,
+        config: ReportModelConfig,
+        encoder: ImageEncoder,
+        adapter: Adapter,
+        llm: Any,
+        processor: ReportProcessor,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.adapter = adapter
+        self.llm = llm
+        self.processor = processor
+        self.grid = image_grid(encoder)
+        #: Hash of the folder it was loaded from; None for a model made in memory.
+        self.folder_hash: str | None = None
+        if processor.tokens_per_image != adapter.config.tokens(self.grid):
+            raise ModelError(
+                f"the processor expects {processor.tokens_per_image} tokens an image, encoder and "
+                f"adapter give {adapter.config.tokens(self.grid)}",
+                remedy="Use the encoder and adapter that the processor was saved with",
+                kind="tokens_per_image",
+            )
+        processor.preprocessing.require_same(encoder.preprocessing, where=config.name)
+
+    @classmethod
+    def build(
+        cls,
+        encoder: ImageEncoder,
+        llm: Any,
+        reference: LLMReference,
+        tokenizer: Any,
+        *,
+        name: str = "untrained",
+        adapter: AdapterConfig | None = None,
+        template: PromptTemplate | None = None,
+        lora: LoraSettings | None = None,
+        encoder_revision: str | None = None,
+        seed: int = 0,
+    ) -> "ReportModel":
+        """Put a new model together; the adapter starts random, the LoRA as no change.
+
+        Args:
+            encoder: from :func:`llava_rad.load_encoder`.
+            llm: from :func:`llava_rad.model.load_llm`.
+            reference: what ``load_llm`` said of it.
+            tokenizer: of the LLM.
+            name: shown in reports and on the card.
+            adapter: its shape; default: 2 layers, no pooling.
+            template: wording of the prompt; default: the LLM's own chat format.
+            lora: attach a LoRA to the LLM.
+            encoder_revision: commit on the hub, if the encoder comes from there.
+            seed: of the adapter's initial weights.
+        """
+        shape = adapter or AdapterConfig()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = Adapter(shape, encoder.dim, reference.hidden_size)
+        layers.to(next(llm.parameters()).device)
+        if lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                llm = attach_lora(llm, lora)
+        else:
+            llm.requires_grad_(False)
+        config = ReportModelConfig(
+            name=name,
+            encoder=EncoderReference(
+                encoder.name, encoder_revision, encoder.fingerprint(), encoder.dim
+            ),
+            adapter=shape,
+            llm=reference,
+            llm_weights="lora" if lora is not None else "base",
+        )
+        processor = ReportProcessor(
+            tokenizer,
+            template or PromptTemplate.for_tokenizer(tokenizer),
+            encoder.preprocessing,
+            shape.tokens(image_grid(encoder)),
+        )
+        return cls(config, encoder, layers, llm, processor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter lies; inputs go there."""
+        return self.adapter.layers[0].weight.device  # type: ignore[return-value]
+
+    def image_tokens(self, patches: Tensor) -> Tensor:
+        """LLM embeddings of images.
+
+        Args:
+            patches: patch tokens of the encoder, [images, rows * columns, encoder_dim].
+
+        Returns:
+            [images, tokens, llm_dim]
+        """
+        return self.adapter(patches, self.grid)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Patch tokens [images, rows * columns, encoder_dim] of ``pixel_values``."""
+        with torch.no_grad():
+            parameter = next(self.encoder.parameters())
+            return self.encoder.encode(pixel_values.to(parameter.device, parameter.dtype)).patches
+
+    def embed(self, input_ids: Tensor, patches: Tensor) -> Tensor:
+        """Input embeddings with each image's tokens in place of its run of ``IMAGE_TOKEN``.
+
+        Args:
+            input_ids: [batch, length].
+            patches: [images, rows * columns, encoder_dim], in the order of the runs.
+
+        Returns:
+            [batch, length, llm_dim]
+
+        Raises:
+            ModelError: the runs do not match the images.
+        """
+        slots = input_ids == IMAGE_TOKEN
+        table = self.llm.get_input_embeddings()
+        embeds = table(input_ids.masked_fill(slots, 0))
+        images = self.image_tokens(patches)
+        if int(slots.sum()) != images.shape[0] * images.shape[1]:
+            raise _mismatch(slots, images.shape[0], images.shape[1])
+        return embeds.masked_scatter(
+            slots.unsqueeze(-1), images.to(embeds.dtype).reshape(-1, images.shape[-1])
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patches: Tensor | None = None,
+    ) -> ReportModelOutput:
+        """One pass over prompt and report.
+
+        Args:
+            input_ids: [batch, length] from the processor.
+            attention_mask: [batch, length], 1 where a token is.
+            labels: [batch, length], ``IGNORE`` where nothing is to be learnt.
+            pixel_values: [images, 3, height, width]; or
+            patches: [images, rows * columns, encoder_dim], encoded before.
+
+        Raises:
+            ModelError: no target at all, or images and image tokens do not match.
+        """
+        if patches is None:
+            if pixel_values is None:
+                raise ModelError("a batch needs pixel_values or patches", kind="no_picture")
+            patches = self.encode_images(pixel_values)
+        inputs = {
+            "inputs_embeds": self.embed(input_ids, patches),
+            "attention_mask": attention_mask,
+            "use_cache": False,
+        }
+        if labels is None:
+            return ReportModelOutput(None, 0, self.llm(**inputs).logits)
+
+        targets = labels[:, 1:]
+        # The vocabulary projection is computed only where some row has a target.
+        kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
+        if kept.numel() == 0:
+            raise ModelError(
+                "no token of this batch is a target: the loss would be zero or undefined",
+                remedy="Leave studies without findings out, or raise max_length",
+                kind="no_target",
+            )
+        logits = self.llm(**inputs, logits_to_keep=kept).logits
+        wanted = targets[:, kept]
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE
+        )
+        return ReportModelOutput(loss, int((wanted != IGNORE).sum()), logits)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters with a gradient, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def merge(self) -> "ReportModel":
+        """Add the LoRA to the LLM's weights in place; faster to run, and saved whole."""
+        if isinstance(self.llm, PeftModel):
+            self.llm = merge_lora(self.llm)
+            self.config = replace(self.config, llm_weights="full")
+        return self
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        training: Mapping[str, Any] | None = None,
+        card: str | None = None,
+        encoder_inside: bool | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Path:
+        """Write all that is not the base LLM into one folder, whole or not at all.
+
+        Args:
+            folder: to write; one that is there is replaced.
+            name: a new name for the model.
+            training: facts of the training run, kept in the config and shown on the card.
+            card: text of the card; default: made from the config.
+            encoder_inside: copy the encoder's weights; default: unless they come from the hub.
+            dtype: of the saved adapter, LoRA and encoder; default: as they are in memory.
+
+        Raises:
+            WeightsError: a tensor is empty, or the disk refuses.
+        """
+        folder = Path(folder)
+        inside = encoder_inside
+        if inside is None:
+            inside = self.config.encoder.revision is None
+        reference = self.config.encoder
+        encoder = self.encoder
+        if inside:
+            reference = replace(reference, id="encoder", revision=None)
+            if dtype is not None:
+                encoder = copy.deepcopy(encoder).to(dtype)
+                # Encoders are loaded in float32, whatever their file holds.
+                loaded = copy.deepcopy(encoder).float()
+                reference = replace(reference, fingerprint=loaded.fingerprint())
+        config = replace(
+            self.config,
+            name=name or self.config.name,
+            encoder=reference,
+            training=dict(training if training is not None else self.config.training),
+        )
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.saving")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            config.save(temporary)
+            self.processor.save_pretrained(temporary)
+            write_tensors(cast(self.adapter.state_dict(), dtype), temporary / ADAPTER_FILE)
+            if config.llm_weights == "lora":
+                save_lora(self.llm, temporary / "lora", dtype)
+            elif config.llm_weights == "full":
+                untie_if_different(self.llm)
+                self.llm.save_pretrained(temporary / "llm")
+            if inside:
+                encoder.save_pretrained(temporary / "encoder")
+            (temporary / CARD_FILE).write_text(card or model_card(config))
+            _swap(temporary, folder)
+        except OSError as error:
+            raise WeightsError(
+                f"cannot save ({error})", where=folder, remedy="Check the disk's space and rights"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        quantize: Quantization | None = None,
+        base_llm: str | None = None,
+        trainable: bool = False,
+    ) -> "ReportModel":
+        """Load a model from the folder that :meth:`save_pretrained` wrote.
+
+        Args:
+            folder: the model's folder.
+            dtype: of the LLM, the adapter and the encoder; a trainable adapter and LoRA stay
+                float32.
+            device: where to put it; None leaves it on the CPU.
+            quantize: ``"4bit"`` or ``"8bit"`` for the LLM; adapter and encoder never are.
+            base_llm: another place of the same base LLM, such as a local copy.
+            trainable: keep the LoRA trainable, to train on.
+
+        Raises:
+            WeightsError: a file or tensor is missing, damaged or too many.
+            ModelError: the base LLM is not the one it was trained on.
+        """
+        folder = Path(folder)
+        config = ReportModelConfig.load(folder)
+        encoder = load_encoder(
+            str(folder / "encoder") if config.encoder.id == "encoder" else config.encoder.id,
+            revision=config.encoder.revision,
+        )
+        if encoder.fingerprint() != config.encoder.fingerprint:
+            raise WeightsError(
+                "the encoder's weights or preprocessing differ from those the model was trained "
+                "with",
+                where=config.encoder.id,
+                remedy="Give the model's own encoder",
+                kind="wrong_encoder",
+            )
+        encoder.to(device=device, dtype=dtype)
+
+        source = base_llm or config.llm.id
+        if config.llm_weights == "full":
+            source = str(folder / "llm")
+        llm, found = load_llm(
+            source,
+            revision=None if base_llm or source.startswith("package:") else config.llm.revision,
+            dtype=dtype,
+            device=device,
+            quantize=quantize,
+        )
+        if config.llm_weights != "full":
+            config.llm.check(llm)
+            if source.startswith("package:") and found.revision != config.llm.revision:
+                raise ModelError(
+                    "the package holds other weights than the model was trained on",
+                    where=source,
+                    remedy="Install the version of the package that its card names",
+                    kind="wrong_llm",
+                )
+        if config.llm_weights == "lora":
+            llm = load_lora(llm, folder / "lora", trainable=trainable)
+            if not trainable:
+                _cast_lora(llm, dtype)
+        else:
+            llm.requires_grad_(trainable and config.llm_weights == "full")
+
+        adapter = Adapter(config.adapter, config.encoder.dim, config.llm.hidden_size)
+        tensors = read_tensors(folder / ADAPTER_FILE)
+        report_difference(set(adapter.state_dict()), set(tensors), where=folder / ADAPTER_FILE)
+        try:
+            adapter.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the adapter's tensors have other shapes than its config says ({error})",
+                where=folder / ADAPTER_FILE,
+                kind="mismatched_keys",
+            ) from error
+        adapter.to(device=device, dtype=torch.float32 if trainable else dtype)
+        adapter.requires_grad_(trainable)
+        model = cls(config, encoder, adapter, llm, ReportProcessor.from_pretrained(folder))
+        model.folder_hash = _folder_hash(folder)
+        return model.train(trainable)
+
+
+def image_grid(encoder: ImageEncoder) -> tuple[int, int]:
+    """(rows, columns) of the patch tokens of one preprocessed image."""
+    size = encoder.preprocessing.image_size
+    return encoder.grid(size, size)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash of names, sizes and contents; of a whole LLM's weights, only names and sizes."""
+    digest = hashlib.sha256()
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        name = file.relative_to(folder).as_posix()
+        digest.update(f"{name} {file.stat().st_size}\n".encode())
+        if not name.startswith("llm/"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _mismatch(slots: Tensor, images: int, tokens: int) -> ModelError:
+    number = 0
+    for row, mask in enumerate(slots.tolist(), 1):
+        length = 0
+        for on in [*mask, False]:
+            if on:
+                length += 1
+                continue
+            while length:
+                number += 1
+                if length < tokens or (length % tokens and length < 2 * tokens):
+                    return ModelError(
+                        f"image {number} (row {row} of the batch) has {length} image tokens in "
+                        f"the prompt, the adapter makes {tokens}",
+                        remedy="Use the processor that was saved with the model",
+                        kind="image_tokens",
+                    )
+                length -= tokens
+    return ModelError(
+        f"the prompts hold {number} images of {tokens} tokens, {images} were given",
+        remedy="Give as many images as the prompts name, in their order",
+        kind="image_tokens",
+    )
+
+
+def _cast_lora(llm: PeftModel, dtype: torch.dtype) -> None:
+    for name, parameter in llm.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
