@@ -1,11 +1,12 @@
 """Data: studies, manifests and the adapters that turn public data sets into manifests.
 
 :mod:`study` says what a study is, :mod:`manifest` stores lists of them; each public data set has
-one adapter file of its name with a ``read`` function, named in :mod:`convert`.
+one adapter file of its name with a ``read`` function, named in :mod:`adapters`.
 """
 
+from llava_rad.data.adapters import ADAPTERS, ConversionReport, adapter_options, convert
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.convert import ADAPTERS, ConversionReport, adapter_options, convert
+from llava_rad.data.inputs import expand_inputs
 from llava_rad.data.manifest import (
     as_dataset,
     check_studies,
@@ -14,21 +15,30 @@ from llava_rad.data.manifest import (
     load_manifest,
     save_manifest,
 )
+from llava_rad.data.sections import ReportSections, parse_report
+from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import PriorStudy, Study, StudyImage
+from llava_rad.data.targets import TargetSelection, select_targets
 
 __all__ = [
     "ADAPTERS",
     "ConversionLog",
     "ConversionReport",
     "PriorStudy",
+    "ReportSections",
     "Study",
     "StudyImage",
+    "TargetSelection",
     "adapter_options",
     "as_dataset",
     "check_studies",
     "convert",
+    "expand_inputs",
     "features",
     "hash_manifest",
+    "hold_out",
     "load_manifest",
+    "parse_report",
     "save_manifest",
+    "select_targets",
 ]

@@ -17,16 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_view
+from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
 from llava_rad.data.image_sentences import image_sentences
 from llava_rad.data.priors import add_priors
-from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.study import SPLITS, Study, StudyImage
 from llava_rad.data.tables import read_table
 
 _COLUMNS = ("image", "split", "patient", "offset", "sex", "age", "view", "finding", "notes")
-
-# From the first that gives way to the last that wins.
-_HELD_OUT = ("", "train", "validation", "test")
 
 
 def read(root: Path, log: ConversionLog) -> Iterator[Study]:
@@ -57,7 +54,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             Study(
                 study_id=study_id,
                 patient_id=row["patient"],
-                split=row["split"] or None,
+                split=parse_split(row["split"]),
                 images=tuple(_image(root, image) for image in (row, *lateral)),
                 findings=findings,
                 sex=parse_sex(row["sex"]),
@@ -73,14 +70,15 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
 
 def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
     listed: dict[str, dict] = {}
-    for row in read_table(root / "metadata.csv", _COLUMNS):
+    filled = ("image", "patient")
+    for row in read_table(root / "metadata.csv", _COLUMNS, filled=filled, log=log):
         image = row["image"]
         if not (root / image).is_file():
             log.leave_out("image_missing", image)
             continue
         if image in listed:
             log.leave_out("image_listed_twice", image)
-            row = max(listed[image], row, key=lambda row: _HELD_OUT.index(row["split"]))
+            row = max(listed[image], row, key=_held_out)
         listed[image] = row
     rows = list(listed.values())
 
@@ -106,6 +104,12 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
             yield [row, partner]
         else:
             yield [row]
+
+
+def _held_out(row: dict) -> int:
+    """How far a row's split is from training: of two rows for one image the farther one stays."""
+    split = parse_split(row["split"])
+    return SPLITS.index(split) if split else -1
 
 
 def _image(root: Path, row: dict) -> StudyImage:

@@ -1,8 +1,11 @@
 """What data sets write for view, sex and age, in the words of a study."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
-from llava_rad.data.study import View
+from llava_rad.data.study import VIEWS, Split, StudyImage, View
+from llava_rad.errors import DataError
 
 # Years; older values in public data sets are typing errors or stand-ins for a hidden age.
 MAX_AGE = 115.0
@@ -11,6 +14,17 @@ _FRONTAL = re.compile(
     r"^(pa|ap|frontal|antero-?posterior|postero-?anterior)\b|\b(pa|ap)$", re.IGNORECASE
 )
 _LATERAL = re.compile(r"^(l|ll|rl|lat)$|\blateral\b", re.IGNORECASE)
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "validate": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
 _DAYS_PER_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
 
 
@@ -44,3 +58,31 @@ def parse_age(text: str | float | None) -> float | None:
         return None
     years = float(match[1]) * _DAYS_PER_UNIT[match[2] or "Y"] / _DAYS_PER_UNIT["Y"]
     return round(years, 2) if years <= MAX_AGE else None
+
+
+def frontal_first(images: Iterable[StudyImage]) -> tuple[StudyImage, ...]:
+    """Images in the order frontal, lateral, unknown; otherwise as given."""
+    return tuple(sorted(images, key=lambda image: VIEWS.index(image.view)))
+
+
+def first_existing(*paths: Path) -> Path | None:
+    """The first of the paths that is a file, or None."""
+    return next((path for path in paths if path.is_file()), None)
+
+
+def parse_split(word: str | None) -> Split | None:
+    """The split behind a data set's word for it ("validate", "valid", "val", "dev" ...).
+
+    An empty word is no split.
+
+    Raises:
+        DataError: the word is unknown.
+    """
+    word = (word or "").strip().lower()
+    if word and word not in _SPLITS:
+        raise DataError(
+            f"there is no split {word!r}",
+            remedy=f"Known words: {', '.join(_SPLITS)}",
+            kind="unknown_split",
+        )
+    return _SPLITS.get(word)

@@ -11,9 +11,10 @@ numbers are an order without dates, so no study gets a prior.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_view
+from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
 from llava_rad.data.label_template import (
     FINDING_LABELS,
     NO_FINDING,
@@ -34,7 +35,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
         template_findings: make findings text from the labels
             (:mod:`llava_rad.data.label_template`); without it the studies have labels only.
     """
-    rows = _subset_rows(root) if (root / "metadata.csv").is_file() else _public_rows(root, log)
+    rows = _subset_rows(root, log) if (root / "metadata.csv").is_file() else _public_rows(root, log)
     for row in rows:
         image_id = row["id"]
         labels = [name.strip() for name in row["labels"].split("|") if name.strip()]
@@ -66,14 +67,15 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
         )
 
 
-def _subset_rows(root: Path) -> Iterator[dict]:
+def _subset_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
     columns = ("image", "split", "patient", "labels", "sex", "age", "view")
-    for row in read_table(root / "metadata.csv", columns):
+    filled = ("image", "patient")
+    for row in read_table(root / "metadata.csv", columns, filled=filled, log=log):
         path = root / row["image"]
-        yield row | {"id": path.stem, "path": path, "split": row["split"] or None}
+        yield row | {"id": path.stem, "path": path, "split": parse_split(row["split"])}
 
 
-def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict]:
+def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
     tables = sorted(root.glob("Data_Entry_2017*.csv"))
     if not tables:
         raise DataError(
@@ -102,7 +104,8 @@ def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict]:
         "Patient Age",
         "View Position",
     )
-    for row in read_table(tables[-1], columns):
+    filled = ("Image Index", "Patient ID")
+    for row in read_table(tables[-1], columns, filled=filled, log=log):
         name = row["Image Index"]
         if name not in split_of:
             log.leave_out("in_no_official_split", name)

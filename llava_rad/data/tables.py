@@ -5,15 +5,25 @@ import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llava_rad.data.conversion import ConversionLog
 from llava_rad.errors import DataError
 
 
-def read_table(path: Path, columns: Sequence[str] = (), *, remedy: str = "") -> Iterator[dict]:
+def read_table(
+    path: Path,
+    columns: Sequence[str] = (),
+    *,
+    filled: Sequence[str] = (),
+    log: ConversionLog | None = None,
+    remedy: str = "",
+) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file (``.csv`` or ``.csv.gz``) as dictionaries of stripped texts.
 
     Args:
         path: the file.
         columns: the columns that must be there.
+        filled: those of the columns that must not be empty; rows where one is are left out.
+        log: where such rows are recorded, by line.
         remedy: what to do when the file is absent.
 
     Raises:
@@ -38,11 +48,14 @@ def read_table(path: Path, columns: Sequence[str] = (), *, remedy: str = "") -> 
                     remedy=f"Its columns are {', '.join(reader.fieldnames or ())}",
                     kind="missing_column",
                 )
-            for row in reader:
-                yield {
-                    name: (value or "").strip() for name, value in row.items() if name is not None
-                }
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the table is not UTF-8 ({error})", where=path, kind="bad_table"
-        ) from error
+            for cells in reader:
+                # Cells beyond the header are under None; missing ones are None.
+                row = {name: (cell or "").strip() for name, cell in cells.items() if name}
+                empty = next((name for name in filled if not row[name]), None)
+                if empty is None:
+                    yield row
+                elif log is not None:
+                    log.leave_out(f"no {empty}", f"{path.name}:{reader.line_num}")
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile) as error:
+        what = f"not a CSV table in UTF-8 ({error})"
+        raise DataError(what, where=path, kind="bad_table") from error

@@ -1,24 +1,49 @@
-"""Turn a public data set into a manifest."""
+"""The data sets that can be read, and their conversion to a manifest."""
 
 import difflib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from llava_rad.data import covid, nih
+from llava_rad.data import (
+    brax,
+    candid_ptx,
+    chexpert_plus,
+    covid,
+    csv_table,
+    folder,
+    iu_xray,
+    llava_rad_annotations,
+    mimic_cxr,
+    nih,
+    openi,
+    padchest,
+    vindr_cxr,
+)
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.manifest import save_manifest
+from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 
 # Each reads a data set's folder: read(root, log, **options) -> studies.
 ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
-    "covid": covid.read,
+    "mimic-cxr": mimic_cxr.read,
+    "llava-rad": llava_rad_annotations.read,
+    "openi": openi.read,
+    "iu-xray": iu_xray.read,
+    "chexpert-plus": chexpert_plus.read,
+    "padchest": padchest.read,
     "nih": nih.read,
+    "vindr-cxr": vindr_cxr.read,
+    "brax": brax.read,
+    "candid-ptx": candid_ptx.read,
+    "covid": covid.read,
+    "folder": folder.read,
+    "csv": csv_table.read,
 }
 
 
@@ -49,7 +74,15 @@ class ConversionReport:
     noted: dict[str, list[str]]
 
 
-def convert(name: str, root: str | Path, output: str | Path, **options: Any) -> ConversionReport:
+def convert(
+    name: str,
+    root: str | Path,
+    output: str | Path,
+    *,
+    validation: float = 0.0,
+    test: float = 0.0,
+    **options: str | bool,
+) -> ConversionReport:
     """Read a data set and write it as a manifest.
 
     Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids.
@@ -58,26 +91,23 @@ def convert(name: str, root: str | Path, output: str | Path, **options: Any) -> 
         name: one of :data:`ADAPTERS`.
         root: the folder that the data set was unpacked into.
         output: the manifest, ``.jsonl`` or ``.parquet``.
-        options: the adapter's own, see :func:`adapter_options`.
+        validation: share of the training patients to move to validation, where the data set has
+            no official validation split (:func:`llava_rad.data.hold_out`).
+        test: the same for the test split.
+        options: the adapter's own, see :func:`adapter_options`; a switch may be given as a text
+            (``"true"``, ``"false"``).
 
     Raises:
         DataError: the name or an option is unknown, the folder does not hold the data set, or no
             study is left.
     """
     reader = _adapter(name)
-    known = adapter_options(name)
-    for option in options:
-        if option not in known:
-            raise DataError(
-                f"data set {name!r} has no option {option!r}",
-                remedy=_nearest(option, known) if known else "It takes none",
-                kind="unknown_option",
-            )
+    checked = _check_options(name, options)
     root = Path(root)
     if not root.exists():
         raise DataError("there is no such folder", where=root, kind="no_root")
     log = ConversionLog()
-    studies = list(reader(root, log, **options))
+    studies = list(reader(root, log, **checked))
     if not studies:
         reasons = ", ".join(f"{reason}: {len(ids)}" for reason, ids in log.left_out.items())
         raise DataError(
@@ -86,6 +116,8 @@ def convert(name: str, root: str | Path, output: str | Path, **options: Any) -> 
             remedy=f"Check that this is the folder of the data set {name!r}",
             kind="no_study",
         )
+    if validation or test:
+        studies = hold_out(studies, validation=validation, test=test)
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -103,14 +135,32 @@ def convert(name: str, root: str | Path, output: str | Path, **options: Any) -> 
     return report
 
 
-def adapter_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of an adapter by name, with default and type."""
-    parameters = inspect.signature(_adapter(name)).parameters
+def adapter_options(name: str) -> dict[str, str | bool]:
+    """The options of an adapter with their defaults; its ``read`` explains them."""
     return {
-        option: parameter
-        for option, parameter in parameters.items()
+        option: parameter.default
+        for option, parameter in inspect.signature(_adapter(name)).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def _check_options(name: str, options: dict[str, str | bool]) -> dict[str, str | bool]:
+    known = adapter_options(name)
+    checked = dict(options)
+    for option, value in options.items():
+        if option not in known:
+            raise DataError(
+                f"data set {name!r} has no option {option!r}",
+                remedy=_nearest(option, known) if known else "It takes none of its own",
+                kind="unknown_option",
+            )
+        if isinstance(known[option], bool) and isinstance(value, str):
+            if value.lower() not in ("true", "false"):
+                raise DataError(
+                    f"option {option} is {value!r}", remedy="Use true or false", kind="bad_option"
+                )
+            checked[option] = value.lower() == "true"
+    return checked
 
 
 def _adapter(name: str) -> Callable[..., Iterator[Study]]:
@@ -121,7 +171,7 @@ def _adapter(name: str) -> Callable[..., Iterator[Study]]:
     return ADAPTERS[name]
 
 
-def _nearest(word: str, known: Any) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     listed = ", ".join(known)
     return f"Did you mean {near[0]!r}? Known: {listed}" if near else f"Known: {listed}"

@@ -1,0 +1,33 @@
+"""The 14 CheXpert observations (Irvin et al., 2019), as several data sets carry them."""
+
+from collections.abc import Mapping
+
+CHEXPERT_LABELS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+    "No Finding",
+)
+
+
+def parse_chexpert_labels(row: Mapping[str, str | float | None]) -> dict[str, float | None]:
+    """Label values 1.0, 0.0, -1.0 (uncertain) or None (not mentioned) from a table's row."""
+    return {name: _value(row.get(name)) for name in CHEXPERT_LABELS}
+
+
+def _value(cell: str | float | None) -> float | None:
+    try:
+        value = float(cell if cell is not None else "nan")
+    except ValueError:
+        return None
+    return value if value in (-1.0, 0.0, 1.0) else None

@@ -1,0 +1,156 @@
+"""CheXpert Plus (Chambon et al., 2024): images and reports.
+
+``df_chexpert_plus_240401.csv`` has a row an image: ``path_to_image``
+(``train/patient42142/study5/view1_frontal.jpg``), ``frontal_lateral``, ``ap_pa``,
+``deid_patient_id``, ``patient_report_date_order``, ``report``, ``section_findings`` and further
+sections, ``age``, ``sex``, ``split`` (train, valid). Labels come from ``report_fixed.json`` (JSON
+lines with ``path_to_image`` and the 14 observations), where it lies in the root or in
+``chexbert_labels``. Images are looked for as ``.jpg``, ``.png`` and ``.dcm`` in the root and in
+``PNG`` and ``DICOM``.
+
+All rows of one study folder make one study. Their reports may differ, because each image's copy
+was anonymised on its own: the first in the order of paths is taken, and the study is noted.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llava_rad.data.chexpert_labels import parse_chexpert_labels
+from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.fields import (
+    first_existing,
+    frontal_first,
+    parse_age,
+    parse_sex,
+    parse_split,
+    parse_view,
+)
+from llava_rad.data.priors import add_priors
+from llava_rad.data.report_text import text_fields
+from llava_rad.data.sections import ReportSections, parse_report, tidy
+from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.tables import read_table
+from llava_rad.errors import DataError
+
+_COLUMNS = (
+    "path_to_image",
+    "frontal_lateral",
+    "deid_patient_id",
+    "patient_report_date_order",
+    "section_findings",
+    "section_impression",
+    "split",
+)
+
+
+def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]:
+    """Read the data set.
+
+    Args:
+        root: the folder with the table.
+        log: filled with what was left out or noted.
+        images: the folder that holds ``train`` and ``valid``, where it is none of the usual ones.
+    """
+    tables = sorted(root.glob("df_chexpert_plus*.csv"))
+    if not tables:
+        raise DataError(
+            "there is no df_chexpert_plus*.csv here",
+            where=root,
+            remedy="Give the folder that CheXpert Plus was unpacked into",
+            kind="missing_table",
+        )
+    folders = [Path(images)] if images else [root, root / "PNG", root / "DICOM"]
+    labels = _labels(root)
+    rows_of: dict[str, list[dict]] = {}
+    filled = ("path_to_image", "deid_patient_id")
+    for row in read_table(tables[-1], _COLUMNS, filled=filled, log=log):
+        rows_of.setdefault(str(PurePosixPath(row["path_to_image"]).parent), []).append(row)
+
+    studies = []
+    order: dict[str, tuple[float, ...]] = {}
+    for study_id, rows in rows_of.items():
+        rows.sort(key=lambda row: row["path_to_image"])
+        study_images = []
+        for row in rows:
+            path = _image_path(folders, row["path_to_image"])
+            if path is None:
+                log.leave_out("image_missing", row["path_to_image"])
+                continue
+            position = row.get("ap_pa") or row["frontal_lateral"]
+            view = parse_view(row["frontal_lateral"])
+            study_images.append(StudyImage(str(path), view, position))
+        if not study_images:
+            log.leave_out("no_image", study_id)
+            continue
+        first = rows[0]
+        if any(_texts(row) != _texts(first) for row in rows[1:]):
+            log.note("report_versions_differ", study_id)
+        fields, extra = text_fields(_sections(first), study_id, log)
+        studies.append(
+            Study(
+                study_id=study_id,
+                patient_id=first["deid_patient_id"],
+                split=parse_split(first["split"]),
+                images=frontal_first(study_images),
+                **fields,
+                labels=labels.get(first["path_to_image"], {}),
+                sex=parse_sex(first.get("sex")),
+                age=parse_age(first.get("age")),
+                source="chexpert-plus",
+                extra=extra,
+            )
+        )
+        try:
+            order[study_id] = (float(first["patient_report_date_order"]),)
+        except ValueError:
+            log.note("no_date_order", study_id)
+    yield from add_priors(studies, order, log)
+
+
+def _texts(row: dict) -> tuple[str, ...]:
+    return row.get("report", ""), row["section_findings"], row["section_impression"]
+
+
+def _sections(row: dict) -> ReportSections:
+    """The table's own sections, completed by those of the whole report."""
+    parsed = parse_report(row.get("report", ""))
+    given = {
+        "indication": row.get("section_clinical_history") or row.get("section_history") or "",
+        "technique": row.get("section_technique") or "",
+        "comparison": row.get("section_comparison") or "",
+        "findings": row["section_findings"],
+        "impression": row["section_impression"],
+    }
+    known: dict[str, Any] = {name: tidy(text) for name, text in given.items() if tidy(text)}
+    sections = replace(parsed, **known)
+    if sections.findings is not None:
+        return replace(sections, no_findings_reason=None)
+    reason = "findings_only_in_impression" if sections.impression else parsed.no_findings_reason
+    return replace(sections, no_findings_reason=reason)
+
+
+def _image_path(folders: list[Path], name: str) -> Path | None:
+    endings = (PurePosixPath(name).suffix, ".jpg", ".png", ".dcm")
+    return first_existing(
+        *((folder / name).with_suffix(ending) for folder in folders for ending in endings)
+    )
+
+
+def _labels(root: Path) -> dict[str, dict[str, float | None]]:
+    path = first_existing(root / "report_fixed.json", root / "chexbert_labels/report_fixed.json")
+    if path is None:
+        return {}
+    labels = {}
+    with path.open(encoding="utf-8") as file:
+        for line, content in enumerate(file, start=1):
+            try:
+                row = json.loads(content)
+                labels[row["path_to_image"]] = parse_chexpert_labels(row)
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"not a row of labels ({error!r})", where=f"{path}:{line}", kind="bad_row"
+                ) from error
+    return labels

@@ -1,0 +1,165 @@
+"""Any CSV table with a row an image; the columns are named by options.
+
+Rows with the same study id make one study with several images.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.fields import (
+    frontal_first,
+    parse_age,
+    parse_sex,
+    parse_split,
+    parse_view,
+)
+from llava_rad.data.report_text import TEXT_FIELDS, text_fields
+from llava_rad.data.sections import ReportSections, parse_report, tidy
+from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.tables import read_table
+from llava_rad.errors import DataError
+
+
+def read(
+    root: Path,
+    log: ConversionLog,
+    *,
+    image: str = "image",
+    study: str = "study_id",
+    patient: str = "patient_id",
+    split: str = "split",
+    view: str = "view",
+    report: str = "report",
+    indication: str = "indication",
+    technique: str = "technique",
+    comparison: str = "comparison",
+    findings: str = "findings",
+    impression: str = "impression",
+    sex: str = "sex",
+    age: str = "age",
+    labels: str = "",
+    images: str = "",
+    language: str = "en",
+    keep_marks: bool = True,
+) -> Iterator[Study]:
+    """Read the table. A column of a default name may be missing, except the image's.
+
+    Args:
+        root: the CSV file, or a folder with exactly one.
+        log: filled with what was left out or noted.
+        image: the column with the image's path.
+        study: the column with the study's id; without it each image is a study of its own.
+        patient: the column with the patient's id; without it each study is a patient of its own.
+        split: the column with the split.
+        view: the column with the view or view position.
+        report: the column with whole reports, taken apart by their headers.
+        indication: the column with this section; it wins over the report's. So do the next four.
+        technique: see ``indication``.
+        comparison: see ``indication``.
+        findings: see ``indication``.
+        impression: see ``indication``.
+        sex: the column with the sex.
+        age: the column with the age in years.
+        labels: the label columns, with commas between.
+        images: the folder that image paths start from; the table's own by default.
+        language: ISO 639-1 code of the texts.
+        keep_marks: leave de-identification marks in the texts.
+    """
+    path = _table(root)
+    label_names = [name.strip() for name in labels.split(",") if name.strip()]
+    given = {
+        study: "study_id",
+        patient: "patient_id",
+        split: "split",
+        view: "view",
+        report: "report",
+        indication: "indication",
+        technique: "technique",
+        comparison: "comparison",
+        findings: "findings",
+        impression: "impression",
+        sex: "sex",
+        age: "age",
+    }
+    asked = [column for column, default in given.items() if column and column != default]
+    folder = Path(images) if images else path.parent
+    rows_of: dict[str, list[dict]] = {}
+    for row in read_table(path, (image, *asked, *label_names), filled=(image,), log=log):
+        if not (folder / row[image]).is_file():
+            log.leave_out("image_missing", row[image])
+        else:
+            rows_of.setdefault(row.get(study) or row[image], []).append(row)
+    section_columns = dict(
+        zip(
+            TEXT_FIELDS,
+            (indication, technique, comparison, findings, impression),
+            strict=True,
+        )
+    )
+    for study_id, rows in rows_of.items():
+        first = rows[0]
+        fields, extra = text_fields(
+            _sections(first, report, section_columns), study_id, log, keep_marks=keep_marks
+        )
+        yield Study(
+            study_id=study_id,
+            patient_id=first.get(patient) or study_id,
+            split=parse_split(first.get(split)),
+            images=frontal_first(
+                StudyImage(str(folder / row[image]), parse_view(row.get(view)), row.get(view))
+                for row in rows
+            ),
+            **fields,
+            labels={name: _label(first[name], name, study_id, log) for name in label_names},
+            sex=parse_sex(first.get(sex)),
+            age=parse_age(first.get(age)),
+            source=path.stem,
+            language=language,
+            extra=extra,
+        )
+
+
+def _table(root: Path) -> Path:
+    if root.is_file():
+        return root
+    tables = sorted(root.glob("*.csv"))
+    if len(tables) != 1:
+        raise DataError(
+            f"the folder holds {len(tables)} CSV files",
+            where=root,
+            remedy="Give the file itself",
+            kind="missing_table",
+        )
+    return tables[0]
+
+
+def _sections(row: dict, report: str, columns: dict[str, str]) -> ReportSections:
+    parsed = parse_report(row.get(report) or "")
+    own = {name: tidy(row.get(column) or "") or None for name, column in columns.items()}
+    texts: dict[str, Any] = {name: own[name] or getattr(parsed, name) for name in columns}
+    reason = parsed.no_findings_reason
+    if texts["findings"]:
+        reason = None
+    elif texts["impression"]:
+        reason = "findings_only_in_impression"
+    return ReportSections(
+        **texts,
+        paragraph=parsed.paragraph,
+        wet_read=parsed.wet_read,
+        addenda=parsed.addenda,
+        other=parsed.other,
+        combined=parsed.combined and not own["findings"],
+        no_findings_reason=reason,
+    )
+
+
+def _label(cell: str, name: str, study_id: str, log: ConversionLog) -> float | None:
+    if not cell:
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        log.note(f"label {name} is not a number", study_id)
+        return None
