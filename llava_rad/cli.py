@@ -7,6 +7,7 @@ Data goes to stdout, progress and errors to stderr. Exit codes: 0 all done, 1 so
 import contextlib
 import enum
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -227,15 +228,9 @@ def doctor(
 
 def main() -> None:
     """Entry point of the command."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        _say("stopped; what was written stays, the same command goes on from there")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of stdout has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    # bitsandbytes mentions optional kernels at every import.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    app()
 
 
 @contextlib.contextmanager
@@ -248,6 +243,13 @@ def _user_errors() -> Iterator[None]:
     except LlavaRadError as error:
         _say(f"error: {error}")
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+    except KeyboardInterrupt:
+        _say("stopped; what was written stays, the same command goes on from there")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader of stdout has gone; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 def _device(name: str) -> str:

@@ -87,8 +87,8 @@ class ReportFile:
         self.path = Path(path)
         self.run = run
         self.done: set[str] = set()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._read_done()
             self._handle = self.path.open("ab")
             self._handle.truncate(kept)

@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_models import build, byte_level_tokenizer, tiny_llm
+from typer.testing import CliRunner
+
+from llava_rad.cli import app
+
+RUN = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = byte_level_tokenizer()
+    llm = tiny_llm("llama", len(tokenizer))
+    llm.save_pretrained(folder / "llm")
+    made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
+    return str(made.save_pretrained(folder / "model"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(5):
+        pixels = generator.integers(0, 256, (64, 60), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image{i}.png")
+    return folder
+
+
+def run(*arguments):
+    return RUN.invoke(app, [str(a) for a in arguments])
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_prints_findings_the_models_name_and_one_disclaimer(model, images):
+    result = run("report", images / "image0.png", "--model", model, "--max-new-tokens", 8)
+    assert result.exit_code == 0, result.stderr
+    assert "[tiny-model]" in result.stdout
+    assert result.stdout.count("not for clinical use") == 1
+
+
+def test_json_goes_to_stdout_and_nothing_else_does(model, images):
+    result = run(
+        "report",
+        images,
+        "--model",
+        model,
+        "--format",
+        "json",
+        "--max-new-tokens",
+        8,
+        "--batch-size",
+        2,
+    )
+    assert result.exit_code == 0, result.stderr
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(r["study_id"]).name for r in reports] == [f"image{i}.png" for i in range(5)]
+    for report in reports:
+        assert report["model"] == "tiny-model"
+        assert "not for clinical use" in report["disclaimer"]
+        assert any(w.startswith("view_unknown") for w in report["warnings"])
+
+
+def test_batches_do_not_change_the_text(model, images):
+    def texts(size):
+        out = run("report", images, "--model", model, "--format", "json", "--batch-size", size)
+        return [json.loads(line)["findings"] for line in out.stdout.splitlines()]
+
+    assert texts(1) == texts(3)
+
+
+def test_the_indication_reaches_the_model(model, images):
+    one = ["report", images / "image0.png", "--model", model]
+    assert run(*one).stdout != run(*one, "--indication", "cough and fever").stdout
+
+
+def test_an_unreadable_file_is_reported_and_the_others_are_written(model, images, tmp_path):
+    (images / "a_cut.png").write_bytes((images / "image0.png").read_bytes()[:500])
+    (images / "b_empty.png").write_bytes(b"")
+    (images / "c_text.png").write_text("this is not a picture")
+    output = tmp_path / "out.jsonl"
+    result = run("report", images, "--model", model, "-o", output, "--max-new-tokens", 8)
+    assert result.exit_code == 1
+    assert len(lines(output)) == 5
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    for name, error in zip(("a_cut", "b_empty", "c_text"), errors, strict=True):
+        assert f"{name}.png" in error
+    assert "3 of 8 failed" in result.stderr
+
+
+def test_a_run_that_was_cut_off_goes_on(model, images, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = ["report", images, "--model", model, "-o", output, "--max-new-tokens", 8]
+    assert run(*command).exit_code == 0
+    whole = output.read_bytes()
+    # killed in the middle of the third line
+    rows = whole.splitlines(keepends=True)
+    output.write_bytes(rows[0] + rows[1] + rows[2][:40])
+    result = run(*command)
+    assert result.exit_code == 0
+    assert "2 of 5 are in" in result.stderr
+    assert output.read_bytes() == whole
+
+
+def test_reports_of_other_settings_are_not_mixed(model, images, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = ["report", images / "image0.png", "--model", model, "-o", output]
+    assert run(*command).exit_code == 0
+    before = output.read_bytes()
+    result = run(*command, "--max-new-tokens", 9)
+    assert result.exit_code == 1
+    assert "other settings" in result.stderr
+    assert output.read_bytes() == before
+
+
+def test_a_file_that_is_not_ours_is_left_alone(model, images, tmp_path):
+    output = tmp_path / "notes.txt"
+    output.write_text("my notes\n")
+    result = run("report", images, "--model", model, "-o", output)
+    assert result.exit_code == 1
+    assert "notes.txt:1" in result.stderr
+    assert output.read_text() == "my notes\n"
+
+
+def test_stops_on_sigint_and_ends_with_all_lines(model, images, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "llava_rad.cli",
+        "report",
+        *[str(images)] * 1,
+        "--model",
+        model,
+        "-o",
+        str(output),
+        "--max-new-tokens",
+        "256",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    deadline = time.monotonic() + 60
+    while not (output.exists() and output.read_bytes().count(b"\n") >= 1):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode != 0:  # it may have finished before the signal came
+        assert process.returncode == 130
+        assert "same command" in errors
+        assert "Traceback" not in errors
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    found = [Path(row["study_id"]).name for row in lines(output)]
+    assert found == [f"image{i}.png" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "say"),
+    [
+        (["report", "nowhere.png"], 1, "nowhere.png"),
+        (["report"], 2, "IMAGE"),
+        (["report", "IMAGES", "--model", "./nowhere"], 1, "no such model folder"),
+        (["report", "IMAGES", "--batch-size", "0"], 2, "batch-size"),
+        (["report", "IMAGES", "--device", "cuda:99"], 2, "llava-rad doctor"),
+        (["report", "IMAGES", "--top-p", "0"], 2, "top_p"),
+        (["report", "IMAGES", "--quantize", "3bit"], 2, "4bit"),
+        (["report", "IMAGES", "--output", "IMAGES/image0.png/x.jsonl"], 1, "image0.png"),
+        (["encode", "IMAGES", "-o", "x.safetensors", "--encoder", "./nowhere"], 1, "nowhere"),
+        (["unheard-of"], 2, "unheard-of"),
+    ],
+)
+def test_wrong_use_is_said_in_words(model, images, arguments, code, say):
+    arguments = [a.replace("IMAGES", str(images)) for a in arguments]
+    if arguments[0] == "report" and len(arguments) > 1 and "--model" not in arguments:
+        arguments += ["--model", model]
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert say in result.stderr.replace("\n", " ")
+    assert result.stdout == ""
+
+
+def test_text_goes_to_a_file_when_told(model, images, tmp_path):
+    output = tmp_path / "out.txt"
+    result = run("report", images, "--model", model, "--format", "text", "-o", output)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert output.read_text().count("not for clinical use") == 5
+
+
+def test_encode_writes_the_encoders_tokens(model, images, tmp_path):
+    import torch
+    from safetensors import safe_open
+
+    from llava_rad import load_encoder, load_radiograph
+
+    (images / "broken.png").write_bytes(b"")
+    encoder = load_encoder(Path(model) / "encoder")
+    output = tmp_path / "tokens.safetensors"
+    result = run("encode", images, "-o", output, "--encoder", encoder_folder(model))
+    assert result.exit_code == 1 and "broken.png" in result.stderr
+    with safe_open(output, framework="pt") as file:
+        paths = json.loads(file.metadata()["images"])
+        assert [Path(p).name for p in paths] == [f"image{i}.png" for i in range(5)]
+        assert file.metadata()["fingerprint"] == encoder.fingerprint()
+        picture = load_radiograph(paths[3])
+        with torch.inference_mode():
+            wanted = encoder.encode(encoder.preprocessing(picture).unsqueeze(0))
+        assert torch.allclose(file.get_tensor("cls")[3], wanted.cls[0], atol=1e-5)
+        assert torch.allclose(file.get_tensor("patches")[3], wanted.patches[0], atol=1e-5)
+
+
+def encoder_folder(model):
+    return str(Path(model) / "encoder")
+
+
+def test_doctor_says_what_is_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAVA_RAD_CACHE", str(tmp_path))
+    result = run("doctor", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    from importlib.metadata import version
+
+    assert found["packages"]["torch"] == {"ok": True, "value": version("torch")}
+    assert found["devices"]["cpu float32"]["ok"] is True
+    assert found["devices"]["cpu 4bit"]["ok"] is True
+    assert found["dicom"]["JPEG 2000"]["ok"] is True
+    assert str(tmp_path) in found["system"]["cache"]["value"]
+    assert "encoder rad-dino" in found["weights"]
+    assert "packages" in run("doctor").stdout
+
+
+def test_help_is_quick():
+    command = [sys.executable, "-m", "llava_rad.cli", "--help"]
+    subprocess.run(command, capture_output=True, check=True)  # warm the file cache
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        out = subprocess.run(command, capture_output=True, check=True, text=True)
+        times.append(time.perf_counter() - start)
+    assert "report" in out.stdout
+    assert min(times) < 0.6
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs():
+    code = (
+        "import sys, llava_rad.cli; print([m for m in ('torch', 'transformers', 'numpy') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert out.stdout.strip() == "[]"
