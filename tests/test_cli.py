@@ -262,3 +262,25 @@ def test_nothing_heavy_is_imported_before_a_command_runs():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_data_turns_a_folder_into_a_manifest(images, tmp_path):
+    from llava_rad.data import load_manifest
+
+    for i in range(4):
+        (images / f"image{i}.txt").write_text("FINDINGS: The lungs are clear.")
+    output = tmp_path / "manifest.jsonl"
+    result = run("data", "folder", images, "-o", output)
+    assert result.exit_code == 0, result.stderr
+    assert "5 studies" in result.stderr and "4 with findings" in result.stderr
+    studies = load_manifest(output)
+    assert len(studies) == 5
+    assert sum(s.findings == "The lungs are clear." for s in studies) == 4
+    assert len(result.stdout.strip()) == 64
+
+
+def test_data_lists_its_sets_and_names_what_is_wrong(images, tmp_path):
+    assert "mimic-cxr" in run("data", "--list").stdout
+    assert run("data", "folder").exit_code == 2
+    result = run("data", "mimic-xcr", images, "-o", tmp_path / "m.jsonl")
+    assert result.exit_code == 1 and "mimic-cxr" in result.stderr
