@@ -46,7 +46,9 @@ def read_dicom(data: bytes, *, rendering: Rendering, source: str) -> Radiograph:
     Raises:
         ImageError: see ``load_radiograph``.
     """
-    notes = Notes({"file_format": "DICOM"})
+    notes = Notes({"file_format": "DICOM", "modality": "identity"})
+    if data[:4] == b"DICM":
+        data = bytes(128) + data  # written without its preamble
     _check_deflated(data)
     dataset = pydicom.dcmread(BytesIO(data), force=True)
     if not len(dataset):
@@ -136,7 +138,8 @@ def _within_bits_stored(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return each level's stored value and whether it is padding."""
     if dtype.kind == "f":
-        limits = _padding_limits(dataset, "Float", signed=True)
+        prefix = "DoubleFloat" if dtype.itemsize == 8 else "Float"
+        limits = _padding_limits(dataset, prefix, signed=True)
         return levels.values, _between(levels.values, limits)
     bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
     allocated = 8 * dtype.itemsize

@@ -23,6 +23,7 @@ _NATIVE = (
     uids.DeflatedExplicitVRLittleEndian,
 )
 _JPEG = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
+_COMPRESSED = (*_JPEG, *uids.JPEG2000TransferSyntaxes, uids.RLELossless)
 _LOSSY = (
     uids.JPEGBaseline8Bit,
     uids.JPEGExtended12Bit,
@@ -54,16 +55,12 @@ def read_stored(dataset: Dataset, notes: Notes) -> NDArray[np.generic]:
 
     syntax = _transfer_syntax(dataset, keyword, notes)
     notes.facts["transfer_syntax"] = syntax.name
-    if syntax in _NATIVE:
-        _check_length(dataset, keyword, rows, columns)
-    else:
-        _check_stream(dataset, syntax, rows, columns)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise ImageError(
             f"pixel data in {syntax.name or syntax} cannot be decoded",
-            remedy="Convert the file to Explicit VR Little Endian, for example with dcmdjpeg",
+            remedy="Convert the file to Explicit VR Little Endian with a DICOM toolkit",
             kind="unsupported_encoding",
         ) from error
     if not decoder.is_available:
@@ -72,6 +69,10 @@ def read_stored(dataset: Dataset, notes: Notes) -> NDArray[np.generic]:
             remedy="Install one of: " + "; ".join(decoder.missing_dependencies),
             kind="unsupported_encoding",
         )
+    if syntax in _NATIVE:
+        _check_length(dataset, keyword, rows, columns)
+    else:
+        _check_stream(dataset, syntax, rows, columns)
     # pydicom drops the bits above Bits Stored silently; they are judged by the caller.
     options: dict[str, Any] = {"correct_unused_bits": False}
     pixels, _ = decoder.as_array(dataset, index=0, **options)
@@ -93,7 +94,7 @@ def _pixel_element(dataset: Dataset) -> str:
     kind = getattr(sop_class, "name", "") or "unknown SOP class"
     raise ImageError(
         f"the DICOM file ({kind}) holds no pixel data",
-        remedy="Pass image objects only; reports and presentation states are not pictures",
+        remedy="Pass image objects only, or copy the file again if it should hold a picture",
         kind="no_pixel_data",
     )
 
@@ -114,16 +115,17 @@ def _check_cut_header(dataset: Dataset) -> None:
 def _transfer_syntax(dataset: Dataset, keyword: str, notes: Notes) -> uids.UID:
     """Return how the pixel data are encoded, mending a missing or wrong statement."""
     stated = dataset.file_meta.get("TransferSyntaxUID")
-    value = dataset[keyword].value
-    encapsulated = keyword == "PixelData" and bytes(value[:4]) == b"\xfe\xff\x00\xe0"
-    if stated in _NATIVE and not encapsulated:
-        return stated
-    if stated and stated not in _NATIVE and (encapsulated or keyword != "PixelData"):
+    element = dataset[keyword]
+    encapsulated = bytes(element.value[:4]) == b"\xfe\xff\x00\xe0" and (
+        element.is_undefined_length or stated in _COMPRESSED
+    )
+    mended = (stated in _COMPRESSED and not encapsulated) or (stated in _NATIVE and encapsulated)
+    if stated and not mended:
         return stated
 
     implicit, little = dataset.original_encoding
     if encapsulated:
-        found = _encapsulated_syntax(get_frame(value, 0, number_of_frames=1))
+        found = _encapsulated_syntax(get_frame(element.value, 0, number_of_frames=1))
     elif not little:
         found = uids.ExplicitVRBigEndian
     else:
@@ -168,13 +170,10 @@ def _check_length(dataset: Dataset, keyword: str, rows: int, columns: int) -> No
 
 def _check_stream(dataset: Dataset, syntax: uids.UID, rows: int, columns: int) -> None:
     """Check a compressed frame's end and, before memory is given to it, its size."""
+    if syntax == uids.RLELossless:
+        return  # pydicom compares the decoded length with the header's
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if syntax in _JPEG:
-        size = jpeg_size(frame)
-    elif syntax in uids.JPEG2000TransferSyntaxes:
-        size = jpeg2000_size(frame)
-    else:
-        return
+    size = jpeg_size(frame) if syntax in _JPEG else jpeg2000_size(frame)
     if size != (rows, columns):
         raise ImageError(
             f"the header says {rows} x {columns} pixels, the compressed picture has "

@@ -8,6 +8,7 @@ stream before it becomes half a picture. They read no pixels and take millisecon
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 
 from llava_rad.errors import ImageError
 from llava_rad.images.limits import MAX_BYTES, too_large
@@ -135,6 +136,34 @@ def check_png(stream: bytes) -> None:
         if name == b"IEND":
             return
         position = end
+
+
+def check_tiff_start(stream: bytes) -> None:
+    """Check that the first directory of a TIFF file lies within the file.
+
+    Raises:
+        ImageError: ``truncated_image``.
+    """
+    order = "<" if stream.startswith(b"II") else ">"
+    if len(stream) < 16:
+        raise _truncated()
+    (version,) = struct.unpack_from(f"{order}H", stream, 2)
+    (place,) = struct.unpack_from(f"{order}I", stream, 4)
+    if version == 43:  # BigTIFF
+        (place,) = struct.unpack_from(f"{order}Q", stream, 8)
+    if place + 2 > len(stream):
+        raise _truncated()
+
+
+def check_tiff_parts(offsets: Sequence[int], lengths: Sequence[int], size: int) -> None:
+    """Check that every strip or tile of a TIFF file of ``size`` bytes lies within the file.
+
+    Raises:
+        ImageError: ``truncated_image``.
+    """
+    for offset, length in zip(offsets, lengths, strict=False):
+        if offset + length > size:
+            raise _truncated()
 
 
 def check_deflated(stream: bytes) -> None:

@@ -63,8 +63,9 @@ def load_radiograph(
         raise failure from error
     except Exception as error:
         # pydicom, its plugins and Pillow raise nearly every kind of exception for damaged input.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ImageError(
-            f"the file is damaged or not supported ({type(error).__name__}: {error})",
+            f"the file is damaged or not supported ({reason[:300]})",
             where=label,
             remedy="Copy or export the file again",
             kind="broken_image",

@@ -54,8 +54,9 @@ def levels_of(pixels: NDArray[np.generic]) -> Levels:
         counts = np.bincount(index.ravel(), minlength=size)
         return Levels(np.arange(size, dtype=np.float64) + int(low), counts, index)
     # Wide integers and floats: every pixel is a level of its own.
+    values = pixels.astype(np.float64).ravel()
     every = np.arange(pixels.size).reshape(pixels.shape)
-    return Levels(pixels.astype(np.float64).ravel(), np.ones(pixels.size, np.int64), every)
+    return Levels(values, np.broadcast_to(np.int64(1), values.shape), every)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def render(
             "98 % of the pixels share an eighth of the gray scale; a few pixels far from the "
             "others or an unfit window leave the rest without contrast",
         )
-    return gray[levels.index]
+    return np.ascontiguousarray(gray[levels.index])
 
 
 def _grays(unit: NDArray[np.float64], inverted: bool) -> NDArray[np.uint8]:

@@ -27,6 +27,10 @@ class Radiograph:
             else ``"lut"``, ``"window"``, ``"full_range"`` or ``"minmax"``), ``value_range``
             (smallest and largest valid value), ``lossy``.
         warnings: each ``"kind: text"``; what was odd about the file and how it was read anyway.
+            Kinds: ``transfer_syntax``, ``bits_stored``, ``rescale``, ``voi`` (rendered by min-max
+            or another step than asked for), ``voi_lut``, ``presentation_lut_shape``,
+            ``low_contrast``, ``view`` (contradictory), ``mirrored`` (left and right),
+            ``modality``, ``body_part``, ``for_processing``, ``exif``, ``depth``.
         source: the path or name it was read from.
     """
 

@@ -8,17 +8,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.errors import ImageError
-from llava_rad.images.integrity import check_png, jpeg2000_size, jpeg_size
+from llava_rad.images.integrity import (
+    check_png,
+    check_tiff_parts,
+    check_tiff_start,
+    jpeg2000_size,
+    jpeg_size,
+)
 from llava_rad.images.limits import check_size, too_large
 from llava_rad.images.photometric import levels_of, render
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 _JPEG2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two: BigTIFF
 _STARTS = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",
-    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # TIFF, BigTIFF
+    *_TIFF,
     b"BM",
     b"GIF8",
     b"RIFF",
@@ -54,6 +61,8 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         check_size(*jpeg_size(data))
     elif data.startswith(_JPEG2000):
         check_size(*jpeg2000_size(data))
+    elif data.startswith(_TIFF):
+        check_tiff_start(data)
     with _open(data) as image:
         check_size(image.height, image.width)
         if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
@@ -64,6 +73,8 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
             )
         orientation = _orientation(image, notes)
         tags = dict(getattr(image, "tag_v2", {}))
+        for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
+            check_tiff_parts(tags.get(offsets, ()), tags.get(lengths, ()), len(data))
         # Pillow turns white-is-zero TIFF pictures of up to 8 bits and leaves deeper ones.
         inverted = tags.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
         notes.facts.update(

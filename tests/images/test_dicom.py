@@ -63,6 +63,20 @@ def test_jpeg_baseline(phantom, minmax_of, make_dicom, make_file):
     assert radiograph.photometric["lossy"] is True
 
 
+@pytest.mark.parametrize("stored", [12, 13, 16])
+@pytest.mark.parametrize("syntax", [uids.JPEG2000Lossless, uids.JPEGLSLossless])
+def test_stream_precision_and_bits_stored_may_differ(
+    phantom, minmax_of, make_dicom, syntax, stored
+):
+    whole = make_dicom(phantom, syntax=syntax, BitsStored=16, HighBit=15)
+    dataset = pydicom.dcmread(io.BytesIO(whole))
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    data = make_dicom(phantom, syntax=syntax, frame=frame, BitsStored=stored, HighBit=stored - 1)
+    radiograph = load_radiograph(data)
+    assert np.array_equal(radiograph.pixels, minmax_of(phantom))
+    assert len(radiograph.warnings) <= 1
+
+
 def test_jpeg_lossless_equals_its_uncompressed_twin():
     # Both come with pydicom; one was made from the other.
     compressed = load_radiograph(get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False))
@@ -100,6 +114,13 @@ def test_a_bare_data_set_loads(phantom, minmax_of, make_dicom, syntax):
     assert np.array_equal(radiograph.pixels, minmax_of(phantom))
     # Implicit VR Little Endian is what the standard expects there; anything else is odd.
     assert kinds(radiograph) == (set() if syntax.is_implicit_VR else {"transfer_syntax"})
+
+
+@pytest.mark.parametrize("missing", [128, 132])
+def test_a_file_without_preamble_or_prefix(phantom, minmax_of, make_dicom, missing):
+    radiograph = load_radiograph(make_dicom(phantom)[missing:])
+    assert np.array_equal(radiograph.pixels, minmax_of(phantom))
+    assert radiograph.warnings == ()
 
 
 @pytest.mark.parametrize("syntax", [uids.RLELossless, uids.JPEGLSLossless, uids.JPEG2000Lossless])
@@ -200,6 +221,13 @@ def test_unknown_polarity_is_not_guessed(phantom, make_dicom, photometric):
     assert kind_of(data) in ("unsupported_encoding", "broken_image")
 
 
+def test_a_private_transfer_syntax_is_not_guessed(phantom, make_dicom):
+    # Such pixel data may be in the other byte order.
+    private = b"1.2.840.113619.5.2\0\0"
+    data = make_dicom(phantom).replace(uids.ExplicitVRLittleEndian.encode() + b"\0", private)
+    assert kind_of(data) == "unsupported_encoding"
+
+
 def test_an_unsupported_transfer_syntax_is_named(phantom, make_dicom):
     data = make_dicom(phantom, syntax=uids.MPEG2MPML, frame=b"\0\0\1\xb3" * 20)
     with pytest.raises(ImageError, match="MPEG2") as error:
@@ -278,6 +306,24 @@ def test_negative_values_without_sign_extension(phantom, minmax_of, make_dicom):
 def test_wide_integers(phantom, minmax_of, make_dicom, dtype):
     values = phantom.astype(dtype) * 1000
     assert np.array_equal(load_radiograph(make_dicom(values)).pixels, minmax_of(values))
+
+
+@pytest.mark.parametrize("keyword, dtype", [("FloatPixel", "<f4"), ("DoubleFloatPixel", "<f8")])
+def test_float_pixels(phantom, minmax_of, make_dicom, keyword, dtype):
+    framed = np.pad(phantom / 1000 - 2, 3, constant_values=-9).astype(dtype)
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(framed)))
+    del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    setattr(dataset, f"{keyword}Data", framed.tobytes())
+    setattr(dataset, f"{keyword}PaddingValue", -9.0)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    radiograph = load_radiograph(file.getvalue())
+    assert np.array_equal(radiograph.pixels, np.pad(minmax_of(phantom), 3))
+    framed[3, 3] = np.nan
+    setattr(dataset, f"{keyword}Data", framed.tobytes())
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert kind_of(file.getvalue()) == "not_finite"
 
 
 def test_one_bit_pixels(make_dicom):

@@ -82,3 +82,16 @@ def test_damaged_files(files, name):
             assert radiograph.pixels.ndim == 2
             assert np.ptp(radiograph.pixels) > 0
     assert len(outcomes) > 1
+
+
+def test_no_cut_gives_another_picture(files):
+    """Where a cut file still loads, only what follows the picture is missing."""
+    for name, data in files.items():
+        whole = load_radiograph(data).pixels
+        for missing in (*range(1, 8), *range(8, len(data), max(1, len(data) // 60))):
+            try:
+                radiograph = load_radiograph(data[: len(data) - missing])
+            except ImageError:
+                continue
+            assert np.array_equal(radiograph.pixels, whole), f"{name} without {missing} bytes"
+            assert missing < 16
