@@ -2,6 +2,9 @@
 
 :func:`load_encoder` turns a name, a folder, a file or a hub id into an :class:`ImageEncoder`, whose
 ``preprocessing`` makes its input and whose ``encode`` gives the CLS vector and the patch tokens.
+Layouts that need more than a path have loaders of their own: ``open_clip_vit.load_open_clip`` (a
+JSON and a checkpoint) and ``dinov2_repo.load_repo_encoder``, beside which stand the conversions to
+and from the original DINOv2 repository's keys.
 """
 
 from llava_rad.encoders.base import EncoderOutput, ImageEncoder

@@ -152,7 +152,8 @@ class ImageEncoder(nn.Module, ABC):
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
         return digest.hexdigest()
 
     def _settings(self) -> dict[str, object]:

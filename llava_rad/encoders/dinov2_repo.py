@@ -51,35 +51,24 @@ _OUTSIDE_BLOCKS = {
     "norm.weight": "layernorm.weight",
     "norm.bias": "layernorm.bias",
 }
-_INSIDE_BLOCKS = {
-    "ls1.gamma": "layer_scale1.lambda1",
-    "ls2.gamma": "layer_scale2.lambda1",
-    **{
-        f"{ours}.{kind}": f"{theirs}.{kind}"
-        for ours, theirs in {
-            "norm1": "norm1",
-            "norm2": "norm2",
-            "mlp.fc1": "mlp.fc1",
-            "mlp.fc2": "mlp.fc2",
-            "mlp.w12": "mlp.weights_in",
-            "mlp.w3": "mlp.weights_out",
-        }.items()
-        for kind in ("weight", "bias")
-    },
+_SCALES = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+
+# Modules of a block -> the transformers modules whose tensors, one under the other, make the same.
+# Where there are two ways, the first is of transformers' files and of its older modules, the
+# second of its newer modules.
+_MODULES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "norm1": (("norm1",),),
+    "norm2": (("norm2",),),
+    "mlp.fc1": (("mlp.fc1",),),
+    "mlp.fc2": (("mlp.fc2",),),
+    "mlp.w12": (("mlp.weights_in",), ("mlp.gate_proj", "mlp.up_proj")),
+    "mlp.w3": (("mlp.weights_out",), ("mlp.down_proj",)),
+    "attn.qkv": (
+        ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    ),
+    "attn.proj": (("attention.output.dense",), ("attention.o_proj",)),
 }
-# transformers' attention: the names in its files, and those of the module in newer versions.
-_ATTENTION_IN_FILES = (
-    "attention.attention.query",
-    "attention.attention.key",
-    "attention.attention.value",
-    "attention.output.dense",
-)
-_ATTENTION_IN_MODULE = (
-    "attention.q_proj",
-    "attention.k_proj",
-    "attention.v_proj",
-    "attention.o_proj",
-)
 
 
 def repo_to_transformers(
@@ -95,34 +84,29 @@ def repo_to_transformers(
         where: named in errors.
 
     Returns:
-        Keys as the installed transformers names them in memory; tensors are not copied, except
-        that ``qkv`` becomes three views.
+        Keys as the installed transformers names them in memory. Tensors are not copied: what is
+        joined there, such as ``qkv``, becomes views.
 
     Raises:
         WeightsError: a key is neither the encoder's nor known to be left out.
     """
     backbone, _ = _backbone_of(state_dict, where)
-    query, key, value, output = _attention_names()
     renamed: dict[str, Tensor] = {}
     strange = []
     for name, tensor in backbone.items():
-        block = _BLOCK.match(name)
+        number, inner = match.groups() if (match := _BLOCK.match(name)) else ("", "")
+        module, _, kind = inner.rpartition(".")
+        layer = f"encoder.layer.{number}"
         if name in _OUTSIDE_BLOCKS:
             renamed[_OUTSIDE_BLOCKS[name]] = tensor
-        elif block is None:
-            strange.append(name)
+        elif inner in _SCALES:
+            renamed[f"{layer}.{_SCALES[inner]}"] = tensor
+        elif module in _MODULES and kind in ("weight", "bias"):
+            parts = next(way for way in _MODULES[module] if set(way) <= _installed_modules())
+            for part, piece in zip(parts, tensor.chunk(len(parts)), strict=False):
+                renamed[f"{layer}.{part}.{kind}"] = piece
         else:
-            layer, inner = f"encoder.layer.{block[1]}", block[2]
-            kind = inner.rpartition(".")[2]
-            if inner in _INSIDE_BLOCKS:
-                renamed[f"{layer}.{_INSIDE_BLOCKS[inner]}"] = tensor
-            elif inner in ("attn.qkv.weight", "attn.qkv.bias"):
-                for part, piece in zip((query, key, value), tensor.chunk(3), strict=True):
-                    renamed[f"{layer}.{part}.{kind}"] = piece
-            elif inner in ("attn.proj.weight", "attn.proj.bias"):
-                renamed[f"{layer}.{output}.{kind}"] = tensor
-            else:
-                strange.append(name)
+            strange.append(name)
     if strange:
         raise _strange_keys(strange, "the DINOv2 repository's layout", where)
     return renamed
@@ -139,32 +123,28 @@ def transformers_to_repo(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         WeightsError: a key is not of such a model, or a projection has no counterpart.
     """
     outside = {theirs: ours for ours, theirs in _OUTSIDE_BLOCKS.items()}
-    inside = {theirs: ours for ours, theirs in _INSIDE_BLOCKS.items()}
-    projections = {
-        name: "qkv"[place] if place < 3 else "proj"
-        for names in (_ATTENTION_IN_FILES, _ATTENTION_IN_MODULE)
-        for place, name in enumerate(names)
+    scales = {theirs: ours for ours, theirs in _SCALES.items()}
+    modules = {
+        part: (module, way) for module, ways in _MODULES.items() for way in ways for part in way
     }
     renamed: dict[str, Tensor] = {}
-    thirds: dict[str, dict[str, Tensor]] = {}
     strange = []
     for name, tensor in state_dict.items():
-        layer = _LAYER.match(name)
-        module, _, kind = layer[2].rpartition(".") if layer else ("", "", "")
+        number, inner = match.groups() if (match := _LAYER.match(name)) else ("", "")
+        part, _, kind = inner.rpartition(".")
+        block = f"blocks.{number}"
         if name in outside:
             renamed[outside[name]] = tensor
-        elif layer and layer[2] in inside:
-            renamed[f"blocks.{layer[1]}.{inside[layer[2]]}"] = tensor
-        elif layer and projections.get(module) == "proj":
-            renamed[f"blocks.{layer[1]}.attn.proj.{kind}"] = tensor
-        elif layer and module in projections:
-            third = thirds.setdefault(f"blocks.{layer[1]}.attn.qkv.{kind}", {})
-            third[projections[module]] = tensor
-        else:
-            strange.append(name)
-    for name, third in thirds.items():
-        if set(third) == set("qkv"):
-            renamed[name] = torch.cat([third["q"], third["k"], third["v"]])
+        elif inner in scales:
+            renamed[f"{block}.{scales[inner]}"] = tensor
+        elif part in modules:
+            module, way = modules[part]
+            siblings = [f"encoder.layer.{number}.{sibling}.{kind}" for sibling in way]
+            if not all(sibling in state_dict for sibling in siblings):
+                strange.append(name)
+            elif part == way[0]:
+                pieces = [state_dict[sibling] for sibling in siblings]
+                renamed[f"{block}.{module}.{kind}"] = torch.cat(pieces)
         else:
             strange.append(name)
     if strange:
@@ -226,8 +206,7 @@ def load_repo_encoder(
         num_heads: of attention, which no shape tells; dim / 64 unless told, as in all published
             DINOv2 models.
         position_interpolation: ``scale_offset`` is what the repository's code does as it comes.
-            The models with registers that its authors published were trained and evaluated with
-            ``size_antialias``.
+            The models with registers that its authors published are run with ``size_antialias``.
         name: given to the encoder; the path unless told.
         dtype: of the weights in memory.
         layer: see :class:`llava_rad.encoders.ImageEncoder`.
@@ -342,7 +321,7 @@ def _backbone_of(
 def _strange_keys(keys: list[str], layout: str, where: object) -> WeightsError:
     shown = ", ".join(keys[:8])
     return WeightsError(
-        f"{len(keys)} keys are not known in {layout}: {shown}",
+        f"{len(keys)} keys are unknown or incomplete in {layout}: {shown}",
         where=where,
         remedy="Use the state dict of a DINOv2 vision transformer",
         kind="keys_do_not_fit",
@@ -350,10 +329,14 @@ def _strange_keys(keys: list[str], layout: str, where: object) -> WeightsError:
 
 
 @functools.cache
-def _attention_names() -> tuple[str, ...]:
-    """Names of query, key, value and output in the installed transformers' module."""
-    with torch.device("meta"):
-        model = Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    own = model.state_dict()
-    newer = f"encoder.layer.0.{_ATTENTION_IN_MODULE[0]}.weight" in own
-    return _ATTENTION_IN_MODULE if newer else _ATTENTION_IN_FILES
+def _installed_modules() -> frozenset[str]:
+    """Names of the modules inside a block of the installed transformers' DINOv2."""
+    names: set[str] = set()
+    for gated in (False, True):
+        config = Dinov2Config(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, use_swiglu_ffn=gated
+        )
+        with torch.device("meta"):
+            block: Any = Dinov2Model(config).encoder.layer[0]
+        names.update(name for name, _ in block.named_modules())
+    return frozenset(names)

@@ -119,10 +119,10 @@ def load_open_clip(
     if "timm_model_name" in vision:
         architecture = vision["timm_model_name"]
         trunk = make_trunk(architecture, {}, where=config_path)
+        classifier = "visual.trunk.head."
         tower = {
-            key.removeprefix("visual.trunk."): tensor
+            key if key.startswith(classifier) else key.removeprefix("visual.trunk."): tensor
             for key, tensor in state.items()
-            if not key.startswith("visual.trunk.head.")
         }
         report = load_into(trunk, tower, source=weights_path, ignore=_NOT_THE_TRUNK)
         encoder = TimmEncoder(

@@ -18,7 +18,7 @@ from PIL import Image
 from llava_rad.errors import ConfigError, ImageError, WeightsError
 
 if TYPE_CHECKING:
-    from llava_rad.images import Radiograph
+    from llava_rad.images import Radiograph, Rendering
 
 Geometry = Literal["shorter_side_center_crop", "pad_square", "resize"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -75,7 +75,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     geometry: Geometry = "shorter_side_center_crop"
     interpolation: Interpolation = "bicubic"
-    rendering: str = "minmax"
+    rendering: "Rendering" = "minmax"
     shorter_side: int | None = None
     crop_rounding: CropRounding = "floor"
 

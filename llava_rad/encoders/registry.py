@@ -235,8 +235,7 @@ def _download(hub_id: str, revision: str | None, files: tuple[str, ...] = ()) ->
     wanted = list(files) or _HUB_FILES
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-        weights = [path for pattern in wanted[1:] for path in folder.glob(pattern)]
-        if not weights:
+        if not files and not any(folder.glob(pattern) for pattern in _HUB_FILES[1:]):
             snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_PYTORCH_FILES)
     except Exception as error:  # connection, HTTP, id, revision and disk errors of many classes
         raise WeightsError(

@@ -119,10 +119,10 @@ def make_trunk(architecture: str, model_args: dict[str, Any], *, where: object) 
         )
     try:
         trunk = timm.create_model(
-            architecture, num_classes=0, **{**model_args, "dynamic_img_size": True}
+            architecture, **{**model_args, "num_classes": 0, "dynamic_img_size": True}
         )
     except TypeError as error:
-        raise _not_a_vit(architecture, where) from error
+        raise _not_a_vit(f"{architecture} ({error})", where) from error
     if not all(hasattr(trunk, part) for part in ("blocks", "patch_embed", "num_prefix_tokens")):
         raise _not_a_vit(architecture, where)
     return trunk
@@ -135,7 +135,10 @@ def load(request: LoadRequest) -> TimmEncoder:
         WeightsError: any key is missing, unexpected or of another shape.
     """
     folder, config = request.folder, request.config
-    architecture, model_args = config["architecture"], config.get("model_args") or {}
+    architecture, model_args = config["architecture"], dict(config.get("model_args") or {})
+    model_args.pop("num_classes", None)
+    if config.get("global_pool"):
+        model_args.setdefault("global_pool", config["global_pool"])
     file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
         raise WeightsError(
@@ -147,7 +150,7 @@ def load(request: LoadRequest) -> TimmEncoder:
     trunk = make_trunk(architecture, model_args, where=folder / "config.json")
     report = load_into(trunk, read_state_dict(file), source=file, ignore=_CLASSIFIER)
     published = None
-    if not (folder / FILE_NAME).is_file():
+    if request.preprocessing is None and not (folder / FILE_NAME).is_file():
         published = _published_preprocessing(config, where=folder / "config.json")
     encoder = TimmEncoder(
         trunk.to(request.dtype),
@@ -189,7 +192,7 @@ def _published_preprocessing(config: dict[str, Any], *, where: object) -> Prepro
 
 def _not_a_vit(architecture: str, where: object) -> WeightsError:
     return WeightsError(
-        f"timm's '{architecture}' is not a vision transformer with patch tokens",
+        f"timm's {architecture} is not a vision transformer with patch tokens",
         where=where,
         remedy="Use a ViT, such as vit_base_patch16_224",
         kind="unsupported_family",
