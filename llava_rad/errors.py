@@ -16,7 +16,9 @@ class LlavaRadError(Exception):
         kind: a short machine-readable name of the failure, such as ``"truncated_image"``.
     """
 
-    def __init__(self, what: str, *, where: object = None, remedy: str = "", kind: str = "") -> None:
+    def __init__(
+        self, what: str, *, where: object = None, remedy: str = "", kind: str = ""
+    ) -> None:
         self.what = what
         self.where = None if where is None else str(where)
         self.remedy = remedy
