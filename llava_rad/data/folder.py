@@ -41,7 +41,6 @@ def read(
     used_texts = set()
     for name, images, text_file in _studies(root):
         if text_file is None:
-            log.note("no_text_file", name)
             sections = ReportSections(no_findings_reason="no_text_file")
         else:
             used_texts.add(text_file)

@@ -57,7 +57,7 @@ def _expand(given: str) -> Iterator[Study]:
         else:
             yield _single_image(given)
     elif glob.has_magic(given):
-        matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (pathlib's has no "~/*")
+        matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute one)
         files = [match for match in matches if Path(match).is_file()]
         if not matches:
             raise DataError("the pattern matches no file", where=given, kind="no_input")

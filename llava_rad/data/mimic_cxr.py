@@ -72,7 +72,6 @@ def read(
         if report.is_file():
             sections = parse_report(report.read_text(encoding="utf-8", errors="replace"))
         else:
-            log.note("report_missing", study_id)
             sections = ReportSections(no_findings_reason="report_missing")
         fields, extra = text_fields(sections, study_id, log, keep_marks=keep_marks)
         studies.append(

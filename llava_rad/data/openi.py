@@ -2,17 +2,19 @@
 
 Reads the report XML files from ``NLMCXR_reports.tgz`` or from a folder that holds the archive or
 the unpacked files (``ecgen-radiology/*.xml``). Images are optional: the folder of
-``NLMCXR_png.tgz`` (``CXR1_1_IM-0001-3001.png``) or of ``NLMCXR_dcm.tgz``. The files do not name
-the view; ``indiana_projections.csv`` (columns ``uid, filename, projection``), where it lies in
-the root or with the images, does.
+``NLMCXR_png.tgz`` (``CXR1_1_IM-0001-3001.png``) or ``NLMCXR_dcm.tgz``
+(``1_IM-0001-3001.dcm``). The files do not name the view; ``indiana_projections.csv`` (columns
+``uid, filename, projection``) does, where it lies in the root or with the images.
 
 The collection has no official split and no patient ids: each report counts as a patient of its
 own. The indexers' MeSH terms are ``extra["mesh"]`` (joined by ``;``, such as ``"Cardiomegaly/mild;
 Pulmonary Artery/enlarged"``), the automatic ones ``extra["mesh_automatic"]``.
 """
 
+import gzip
 import tarfile
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +86,7 @@ def _xml_files(root: Path) -> Iterator[tuple[str, bytes]]:
                     file = tar.extractfile(member) if member.name.endswith(".xml") else None
                     if file is not None:
                         yield member.name, file.read()
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"not a tar archive ({error})", where=archive, kind="bad_file"
             ) from error
@@ -123,7 +125,15 @@ def _index_images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError("there is no such image folder", where=folder, kind="no_root")
     suffixes = (".png", ".dcm", ".jpg", ".jpeg")
-    return {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix in suffixes}
+    return {
+        _image_id(path.name): path for path in sorted(folder.rglob("*")) if path.suffix in suffixes
+    }
+
+
+def _image_id(filename: str) -> str:
+    """``CXR1_1_IM-0001-4001``, which some copies name ``1_IM-0001-4001.dcm.png``."""
+    name = filename.split(".")[0]
+    return name if name.startswith("CXR") else f"CXR{name.split('_')[0]}_{name}"
 
 
 def _views(*folders: Path) -> dict[str, str]:
@@ -132,11 +142,5 @@ def _views(*folders: Path) -> dict[str, str]:
         table = folder / "indiana_projections.csv"
         if table.is_file():
             rows = read_table(table, ("filename", "projection"))
-            # "1_IM-0001-4001.dcm.png" is the image CXR1_1_IM-0001-4001
-            return {
-                f"CXR{row['filename'].split('_')[0]}_{row['filename'].split('.')[0]}": row[
-                    "projection"
-                ]
-                for row in rows
-            }
+            return {_image_id(row["filename"]): row["projection"] for row in rows}
     return {}
