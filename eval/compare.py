@@ -1,0 +1,221 @@
+"""Say whether one model's findings are better than another's, on the same studies.
+
+    python eval/compare.py A.jsonl B.jsonl [C.jsonl ...]
+
+Each file is as for ``eval/findings.py``. Pairs are matched by id, not by line; ids that are not in
+every file are named and left out, and a reference that differs between files is an error. Every
+other file is compared with the first: the difference (file minus the first), its 95 % interval by
+paired bootstrap, and the p-values of the bootstrap and of approximate randomisation, the latter
+also corrected for the number of metrics (Holm).
+
+The table goes to standard output (``--json`` also writes it to a file), progress to standard error.
+Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llava_rad.errors import DataError, LlavaRadError, MetricError
+from llava_rad.metrics import (
+    DEFAULT_METRICS,
+    HEADLINES,
+    METRICS,
+    Difference,
+    MetricSettings,
+    Predictions,
+    Scorer,
+    Scores,
+    compare,
+    holm,
+    read_predictions,
+)
+from llava_rad.metrics.page import value_label
+from llava_rad.metrics.table import text_table
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__, no_args_is_help=True)
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Two or more files of predictions.")],
+    metrics: Annotated[
+        str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
+    ] = ",".join(DEFAULT_METRICS),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the differences here.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples and swaps.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of resamples and swaps.")] = 0,
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
+    ] = False,
+    chexbert: Annotated[
+        str | None, typer.Option(help="chexbert.pth, its folder or a hub repository.")
+    ] = None,
+    chexbert_vocabulary: Annotated[
+        Path | None, typer.Option(help="BERT's uncased vocab.txt or its folder.")
+    ] = None,
+    radgraph: Annotated[
+        str | None, typer.Option(help="Model folder, archive or a hub repository.")
+    ] = None,
+    radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+) -> None:
+    """Parse, score, compare, print."""
+    if len(files) < 2:
+        raise typer.BadParameter("give at least two files")
+    settings = MetricSettings(
+        chexbert=chexbert,
+        chexbert_vocabulary=chexbert_vocabulary,
+        radgraph=radgraph,
+        radgraph_model=radgraph_model,
+        device=device,
+    )
+    try:
+        names = [name.strip() for name in metrics.split(",") if name.strip()]
+        scorer = Scorer(names, settings, require=require)
+        read = [read_predictions(path) for path in files]
+        ids = _shared_ids(read)
+        scores = [_score(scorer, predictions, ids) for predictions in read]
+        results = [
+            (path, _differences(other, scores[0], resamples, seed))
+            for path, other in zip(files[1:], scores[1:], strict=True)
+        ]
+        if json_file:
+            _write(json_file, files[0], results, len(ids), resamples)
+    except LlavaRadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(f"{len(ids)} pairs; differences against {files[0]}")
+    for path, differences in results:
+        print(f"\n{path}\n{_table(differences, scores[0], scores[files[1:].index(path) + 1])}")
+    for name, reason in scores[0].left_out.items():
+        print(f"not computed: {name}. {reason}", file=sys.stderr)
+
+
+def _shared_ids(files: Sequence[Predictions]) -> list[str]:
+    """Ids that are in every file, in the first one's order."""
+    held = [{row.id for row in file.rows} for file in files]
+    shared = set.intersection(*held)
+    for file, ids in zip(files, held, strict=True):
+        alone = [row.id for row in file.rows if row.id in ids - shared]
+        if alone:
+            named = ", ".join(alone[:5]) + (" ..." if len(alone) > 5 else "")
+            print(
+                f"warning: {file.path}: {len(alone)} ids are not in every file and are left out: "
+                f"{named}",
+                file=sys.stderr,
+            )
+    if not shared:
+        raise DataError(
+            "the files have no id in common",
+            where=", ".join(str(file.path) for file in files),
+            remedy="Give predictions on the same studies",
+            kind="no_shared_id",
+        )
+    references = {row.id: row.reference for row in files[0].rows}
+    for file in files[1:]:
+        differing = [
+            row.id for row in file.rows if row.id in shared and row.reference != references[row.id]
+        ]
+        if differing:
+            raise DataError(
+                f"{len(differing)} references differ from those of {files[0].path}: "
+                f"{', '.join(differing[:5])}",
+                where=file.path,
+                remedy="Compare predictions against the same references",
+                kind="reference_mismatch",
+            )
+    return [row.id for row in files[0].rows if row.id in shared]
+
+
+def _score(scorer: Scorer, predictions: Predictions, ids: Sequence[str]) -> Scores:
+    print(f"scoring {predictions.path}", file=sys.stderr)
+    rows = {row.id: row for row in predictions.rows}
+    chosen = [rows[id] for id in ids]
+    scores = scorer(
+        [row.prediction for row in chosen],
+        [row.reference for row in chosen],
+        languages=predictions.languages,
+    )
+    if not scores.results:
+        raise MetricError(
+            "no metric could be computed: " + "; ".join(scores.left_out.values()),
+            where=predictions.path,
+            kind="nothing_computed",
+        )
+    return scores
+
+
+def _differences(
+    mine: Scores, base: Scores, resamples: int, seed: int
+) -> dict[str, tuple[Difference, float]]:
+    """For each headline its difference and the corrected p-value."""
+    values = {name: HEADLINES[name] for name in base.results if name in mine.results}
+    found = compare(mine.results, base.results, values, resamples=resamples, seed=seed)
+    corrected = holm([difference.p_randomisation for difference in found.values()])
+    return {
+        key: (difference, p) for (key, difference), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def _table(differences: dict[str, tuple[Difference, float]], base: Scores, mine: Scores) -> str:
+    before, after = base.headlines(), mine.headlines()
+    rows = []
+    for key, (difference, corrected) in differences.items():
+        name, value = key.split("/", 1)
+        interval = difference.interval
+        rows.append(
+            [
+                name,
+                value_label(value),
+                f"{before[key]:.4f}",
+                f"{after[key]:.4f}",
+                f"{difference.difference:+.4f}",
+                f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else "",
+                f"{difference.p_bootstrap:.4f}",
+                f"{difference.p_randomisation:.4f}",
+                f"{corrected:.4f}",
+            ]
+        )
+    head = ["metric", "value", "first", "this", "difference", "95 % interval"]
+    return text_table([*head, "p bootstrap", "p randomisation", "p Holm"], rows)
+
+
+def _write(
+    path: Path,
+    first: Path,
+    results: Sequence[tuple[Path, dict[str, tuple[Difference, float]]]],
+    pairs: int,
+    resamples: int,
+) -> None:
+    content: dict[str, Any] = {
+        "first": first.name,
+        "pairs": pairs,
+        "resamples": resamples,
+        "files": {
+            str(file): {
+                key: {**asdict(difference), "p_holm": corrected}
+                for key, (difference, corrected) in differences.items()
+            }
+            for file, differences in results
+        },
+    }
+    try:
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be written: {error.strerror}",
+            where=path,
+            remedy="Give another file with --json",
+        ) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,228 @@
+"""Score a file of generated findings: a table, JSON, and one self-contained page.
+
+    python eval/findings.py PREDICTIONS.jsonl -o OUT
+
+PREDICTIONS.jsonl has one object a line: ``id``, ``prediction``, ``reference``, and where known
+``labels`` (CheXpert observations of the study, 1, 0, -1), ``image`` (a path, for the page),
+``patient_id`` and ``language``. OUT gets ``metrics.json``, ``per_sample.jsonl`` and
+``report.html``.
+
+The table goes to standard output, progress and warnings to standard error. A metric whose weights
+are not on this machine is named with the command that fetches them, and the others are computed;
+``--require`` makes that an error. Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from llava_rad.errors import DataError, LlavaRadError, MetricError
+from llava_rad.metrics import (
+    DEFAULT_METRICS,
+    HEADLINES,
+    METRICS,
+    Evaluation,
+    MetricSettings,
+    Scorer,
+    evaluate_predictions,
+    pair_to_json,
+    read_predictions,
+    read_reports,
+    render_page,
+    to_json,
+)
+from llava_rad.metrics.page import FLOOR_NAMES, value_label
+from llava_rad.metrics.radgraph import CASINGS
+from llava_rad.metrics.table import text_table
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__, no_args_is_help=True)
+def main(
+    predictions: Annotated[Path, typer.Argument(help="JSON lines to score.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    metrics: Annotated[
+        str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
+    ] = ",".join(DEFAULT_METRICS),
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
+    ] = False,
+    section: Annotated[str, typer.Option(help="What was generated, for the record.")] = "findings",
+    training_reports: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines (id, reference) to choose the single report from."),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help=".npz with 'ids' and 'features' [n, dim] of the studies and of the training "
+            "reports: adds the nearest training report."
+        ),
+    ] = None,
+    cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs on the page.")] = 20,
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and floors.")] = 0,
+    rouge_stemmer: Annotated[
+        bool, typer.Option("--rouge-stemmer", help="ROUGE on Porter stems.")
+    ] = False,
+    chexbert: Annotated[
+        str | None, typer.Option(help="chexbert.pth, its folder or a hub repository.")
+    ] = None,
+    chexbert_vocabulary: Annotated[
+        Path | None, typer.Option(help="BERT's uncased vocab.txt or its folder.")
+    ] = None,
+    chexbert_attention_heads: Annotated[
+        int | None, typer.Option(help="For a checkpoint whose heads do not have 64 dimensions.")
+    ] = None,
+    chexbert_windows: Annotated[
+        bool, typer.Option("--chexbert-windows", help="Label long reports in windows.")
+    ] = False,
+    radgraph: Annotated[
+        str | None, typer.Option(help="Model folder, archive or a hub repository.")
+    ] = None,
+    radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    radgraph_casing: Annotated[
+        str, typer.Option(help=f"How entities are compared: {' or '.join(CASINGS)}.")
+    ] = CASINGS[0],
+    bertscore_model: Annotated[
+        str, typer.Option(help="Folder or cached hub id.")
+    ] = MetricSettings.bertscore_model,
+    bertscore_layer: Annotated[int | None, typer.Option(help="Hidden layer to compare.")] = None,
+    bertscore_rescale: Annotated[
+        bool, typer.Option("--bertscore-rescale", help="Subtract the baseline.")
+    ] = False,
+    bertscore_baseline: Annotated[
+        Path | None, typer.Option(help="bert_score's table of baselines for the model.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for RadGraph annotations.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+) -> None:
+    """Parse, score, write, print."""
+    settings = MetricSettings(
+        rouge_stemmer=rouge_stemmer,
+        chexbert=chexbert,
+        chexbert_vocabulary=chexbert_vocabulary,
+        chexbert_attention_heads=chexbert_attention_heads,
+        chexbert_windows=chexbert_windows,
+        radgraph=radgraph,
+        radgraph_model=radgraph_model,
+        radgraph_casing=radgraph_casing,
+        bertscore_model=bertscore_model,
+        bertscore_layer=bertscore_layer,
+        bertscore_rescale=bertscore_rescale,
+        bertscore_baseline=bertscore_baseline,
+        cache=cache,
+        device=device,
+    )
+    try:
+        names = [name.strip() for name in metrics.split(",") if name.strip()]
+        scorer = Scorer(names, settings, require=require)
+        evaluation = evaluate_predictions(
+            read_predictions(predictions),
+            scorer,
+            section=section,
+            training=read_reports(training_reports) if training_reports else None,
+            features=_read_features(features) if features else None,
+            resamples=resamples,
+            seed=seed,
+            progress=lambda step: print(f"computing {step}", file=sys.stderr),
+        )
+        _write(evaluation, out, cases)
+    except LlavaRadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(_table(evaluation))
+    for warning in evaluation.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for name, reason in evaluation.scores.left_out.items():
+        print(f"not computed: {name}. {reason}", file=sys.stderr)
+    print(f"written to {out}: metrics.json, per_sample.jsonl, report.html", file=sys.stderr)
+
+
+def _write(evaluation: Evaluation, out: Path, cases: int) -> None:
+    summary = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
+    lines = [
+        json.dumps(pair_to_json(evaluation, i), ensure_ascii=False, allow_nan=False) + "\n"
+        for i in range(evaluation.count)
+    ]
+    page = render_page(evaluation, cases=cases)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.json").write_text(summary + "\n", encoding="utf-8")
+        (out / "per_sample.jsonl").write_text("".join(lines), encoding="utf-8")
+        (out / "report.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"the results cannot be written: {error.strerror}",
+            where=out,
+            remedy="Give another folder with -o",
+        ) from error
+
+
+def _table(evaluation: Evaluation) -> str:
+    floors = evaluation.floors.headlines()
+    parts = evaluation.by_reference()
+    rows = []
+    for name, result in evaluation.scores.results.items():
+        values = result.values
+        for value in HEADLINES[name]:
+            key = f"{name}/{value}"
+            interval = evaluation.intervals[name].get(value)
+            rows.append(
+                [
+                    name,
+                    value_label(value),
+                    f"{values[value]:.4f}",
+                    f"{interval.low:.4f}-{interval.high:.4f}" if interval else "",
+                    *(f"{numbers[key]:.4f}" for numbers in floors.values()),
+                    *(f"{numbers[key]:.4f}" for numbers in parts.values()),
+                ]
+            )
+    head = ["metric", "value", "result", "95 % interval"]
+    head += [FLOOR_NAMES[name] for name in floors] + [f"{part} refs" for part in parts]
+    facts = [
+        f"{evaluation.predictions.path.name}: {evaluation.count} pairs, {evaluation.section}, "
+        f"{evaluation.distinct} distinct outputs "
+        f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
+        f"single report chosen among {evaluation.floors.fixed_from}; normal and abnormal told by "
+        f"{evaluation.normal_by}",
+    ]
+    scorers = [
+        f"  {name}: "
+        + ", ".join(
+            f"{key} {value[:12] if key.endswith('sha256') else value}"
+            for key, value in result.facts.items()
+        )
+        for name, result in evaluation.scores.results.items()
+    ]
+    return "\n".join([*facts, "", text_table(head, rows), "", "scorers:", *scorers])
+
+
+def _read_features(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, rows = file["ids"], file["features"]
+    except (OSError, KeyError, ValueError) as error:
+        raise MetricError(
+            "not an .npz file with 'ids' and 'features'",
+            where=path,
+            remedy="Save both with numpy.savez",
+            kind="no_features",
+        ) from error
+    if rows.ndim != 2 or len(ids) != len(rows):
+        raise MetricError(
+            f"{len(ids)} ids but features of shape {rows.shape}",
+            where=path,
+            remedy="Save 'features' as [n, dim], one row for each of the 'ids'",
+            kind="no_features",
+        )
+    return {str(id): row for id, row in zip(ids, rows, strict=True)}
+
+
+if __name__ == "__main__":
+    app()

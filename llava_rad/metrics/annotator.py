@@ -1,0 +1,307 @@
+"""RadGraph annotations of reports: batched, each distinct text once, kept on disk.
+
+The network is that of the package ``radgraph`` (RadGraph: Jain et al., NeurIPS datasets 2021;
+RadGraph-XL: Delbrouck et al., Findings of ACL 2024). The package runs one report at a time, fails
+on transformers 5 and prints to standard output; this wrapper mends the three and leaves the rest
+to it. A report that is empty or white space has no entities and never reaches the network.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.metrics.result import is_empty
+from llava_rad.metrics.weights import file_hash, resolve_file
+
+Annotation = dict[str, Any]
+"""As the package gives it: ``text`` (its tokens, joined) and ``entities``, by number: ``tokens``,
+``label``, ``start_ix``, ``end_ix`` (tokens, inclusive) and ``relations`` (type, entity number)."""
+
+REPOSITORY = "StanfordAIMI/RRG_scorers"
+MODELS = ("radgraph", "radgraph-xl")
+
+
+def default_cache_folder() -> Path:
+    """Where annotations and unpacked models are kept: ``llava-rad`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava-rad"
+
+
+class RadGraphAnnotator:
+    """Annotates reports with a RadGraph model.
+
+    Args:
+        model_type: ``"radgraph"`` or ``"radgraph-xl"``.
+        weights: the unpacked model (a folder with ``config.json``, ``vocabulary/`` and
+            ``weights.th``), a folder that holds it or its archive, the archive, or a hub
+            repository; the local hub cache by default.
+        cache: folder for annotations and unpacked archives; the user's cache folder by default.
+        device: ``"cpu"`` or ``"cuda"``; CUDA where there is one by default.
+        batch_size: reports that go through the network at once.
+
+    Raises:
+        MetricError: there is no such model type.
+        WeightsError: the model is not there (kind ``missing``) or cannot be read.
+    """
+
+    def __init__(
+        self,
+        model_type: str = "radgraph-xl",
+        *,
+        weights: str | Path | None = None,
+        cache: Path | None = None,
+        device: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        if model_type not in MODELS:
+            raise MetricError(
+                f"there is no RadGraph model '{model_type}'",
+                remedy=f"Choose one of {', '.join(MODELS)}",
+                kind="unknown_model",
+            )
+        self.model_type = model_type
+        self.device = device
+        self.batch_size = batch_size
+        self.cache = cache or default_cache_folder()
+        self.folder = _model_folder(model_type, weights, self.cache)
+        self.checkpoint_hash = file_hash(self.folder / "weights.th")
+        self._network: Any = None
+
+    def annotate(
+        self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> list[Annotation]:
+        """Annotate reports.
+
+        Args:
+            texts: the reports; equal ones cost one, and those annotated before cost none.
+            progress: called with the number of texts done and the number to do.
+
+        Returns:
+            One annotation for each text.
+        """
+        distinct = [text for text in dict.fromkeys(texts) if not is_empty(text)]
+        with _Store(self.cache / "radgraph.sqlite", self._key) as store:
+            known = store.read(distinct)
+            missing = [text for text in distinct if text not in known]
+            done = 0
+            for batch in self._batches(missing):
+                made = dict(zip(batch, self._run(batch), strict=True))
+                store.write(made)
+                known.update(made)
+                done += len(batch)
+                if progress:
+                    progress(done, len(missing))
+        nothing: Annotation = {"text": "", "entities": {}}
+        return [known.get(text, nothing) for text in texts]
+
+    def _key(self, text: str) -> str:
+        identity = f"{self.model_type}\0{self.checkpoint_hash}\0{text}"
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _batches(self, texts: list[str]) -> Iterator[list[str]]:
+        """Reports of the same number of tokens, at most ``batch_size`` at once.
+
+        The package keeps a number of candidate spans that depends on a report's length, and lets
+        the fillers of the shorter reports of a batch take part in relations.
+        """
+        if not texts:
+            return
+        self._load()
+        by_length: dict[int, list[str]] = {}
+        for text, tokens in zip(texts, self._tokens(texts), strict=True):
+            by_length.setdefault(len(tokens), []).append(text)
+        by_length.pop(0, None)  # nothing left after tokenisation: no entities
+        for _, group in sorted(by_length.items()):
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+    def _tokens(self, texts: list[str]) -> list[list[str]]:
+        from radgraph.utils import preprocess_reports
+
+        return [row["sentences"][0] for row in preprocess_reports(texts, self.model_type)]
+
+    def _run(self, texts: list[str]) -> list[Annotation]:
+        """Send reports of equal length through the network as the sentences of one document."""
+        import torch
+        from radgraph.allennlp.data.dataloader import PyTorchDataLoader
+        from radgraph.allennlp.data.dataset_readers import AllennlpDataset
+        from radgraph.utils import batch_to_device, get_entity
+
+        network = self._load()
+        sentences = self._tokens(texts)
+        document = {"doc_key": "0", "sentences": sentences, "dataset": self.model_type}
+        with _quiet(), torch.inference_mode():
+            data = AllennlpDataset([network.reader.text_to_instance(document)])
+            data.index_with(network.model.vocab)
+            batch = next(iter(PyTorchDataLoader(batch_size=1, dataset=data)))
+            output = network.model(**batch_to_device(batch, network.device))
+            result = network.model.make_output_human_readable(output).to_json()
+        annotations = []
+        first = 0
+        found = zip(sentences, result["predicted_ner"], result["predicted_relations"], strict=True)
+        for tokens, entities, relations in found:
+            # The package counts tokens from the start of the document.
+            entities = [[e[0] - first, e[1] - first, *e[2:]] for e in entities]
+            relations = [[*(ix - first for ix in r[:4]), *r[4:]] for r in relations]
+            entities = get_entity(entities, relations, tokens)
+            annotations.append({"text": " ".join(tokens), "entities": entities})
+            first += len(tokens)
+        return annotations
+
+    def _load(self) -> Any:
+        if self._network is not None:
+            return self._network
+        with _quiet():
+            import radgraph
+
+            try:
+                config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+                name = config["model"]["embedder"]["token_embedders"]["bert"]["model_name"]
+                name = str(self.folder / name) if (self.folder / name).is_dir() else name
+                _lend_tokenizer(config, name)
+                with tempfile.TemporaryDirectory() as parent:
+                    # The package looks for a folder of the model type's name.
+                    copy = Path(parent) / self.model_type
+                    copy.mkdir()
+                    for item in self.folder.iterdir():
+                        (copy / item.name).symlink_to(item.resolve())
+                    self._network = radgraph.RadGraph(
+                        model_type=self.model_type,
+                        model_cache_dir=parent,
+                        cuda=-1 if self.device == "cpu" else None,
+                    )
+            except (OSError, KeyError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+                raise WeightsError(
+                    f"the RadGraph model cannot be loaded: {reason}",
+                    where=self.folder,
+                    remedy="It needs its BERT's configuration and vocabulary too: hf download "
+                    "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext "
+                    "config.json vocab.txt tokenizer_config.json",
+                    kind="missing",
+                ) from error
+        losses = self._network.model._loss_weights
+        if losses["coref"] > 0 or losses["events"] > 0:
+            # Such a model lets the sentences of a document speak to each other.
+            self.batch_size = 1
+        return self._network
+
+
+def _model_folder(model_type: str, weights: str | Path | None, cache: Path) -> Path:
+    archive_name = f"{model_type}.tar.gz"
+    if weights is not None:
+        path = Path(weights).expanduser()
+        for folder in (path, path / model_type):
+            if (folder / "weights.th").is_file():
+                return folder
+    archive = resolve_file(weights, repo=REPOSITORY, filename=archive_name, metric="radgraph")
+    digest = file_hash(archive)
+    folder = cache / "models" / f"{model_type}-{digest[:16]}"
+    if not (folder / "weights.th").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            try:
+                with tarfile.open(archive, "r:gz") as tar:
+                    tar.extractall(scratch, filter="data")
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise WeightsError(
+                    f"the archive cannot be unpacked: {error}",
+                    where=archive,
+                    remedy=f"Fetch it again with: hf download {REPOSITORY} {archive_name}",
+                    kind="layout",
+                ) from error
+            if not (Path(scratch) / "weights.th").is_file():
+                raise WeightsError(
+                    "the archive holds no weights.th",
+                    where=archive,
+                    remedy=f"Fetch it again with: hf download {REPOSITORY} {archive_name}",
+                    kind="layout",
+                )
+            with contextlib.suppress(OSError):  # another process was first
+                Path(scratch).rename(folder)
+            Path(scratch).mkdir(exist_ok=True)
+    return folder
+
+
+def _lend_tokenizer(config: dict[str, Any], name: str) -> None:
+    """Give the package a tokenizer with the two methods that transformers 5 dropped."""
+    from radgraph.allennlp.common import cached_transformers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    lent = {
+        "encode_plus": tokenizer.__call__,
+        "build_inputs_with_special_tokens": lambda ids: [first, *ids, last],
+    }
+    for method, function in lent.items():
+        setattr(tokenizer, method, function)
+    for options in ({"use_fast": True}, {"cache_dir": None, "use_fast": True}):
+        cached_transformers._tokenizer_cache[(name, frozenset(options.items()))] = tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what the package prints to standard error, and drop its warnings."""
+    import warnings
+
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Store:
+    """Annotations on disk, by a hash of model and text."""
+
+    def __init__(self, path: Path, key: Callable[[str], str]) -> None:
+        self.path, self.key = path, key
+
+    def __enter__(self) -> "_Store":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(self.path, timeout=60)
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS annotations (key TEXT PRIMARY KEY, value TEXT)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise MetricError(
+                f"the annotation cache cannot be used: {error}",
+                where=self.path,
+                remedy="Remove the file, or choose another cache folder",
+                kind="cache",
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def read(self, texts: Sequence[str]) -> dict[str, Annotation]:
+        found = {}
+        for text in texts:
+            row = self.connection.execute(
+                "SELECT value FROM annotations WHERE key = ?", (self.key(text),)
+            ).fetchone()
+            if row:
+                found[text] = json.loads(row[0])
+        return found
+
+    def write(self, annotations: dict[str, Annotation]) -> None:
+        with self.connection:
+            self.connection.executemany(
+                "INSERT OR REPLACE INTO annotations VALUES (?, ?)",
+                [(self.key(text), json.dumps(value)) for text, value in annotations.items()],
+            )
+
+
+def package_version() -> str:
+    """Version of the installed package ``radgraph``."""
+    return version("radgraph")

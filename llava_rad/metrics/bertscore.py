@@ -1,0 +1,200 @@
+"""BERTScore (Zhang et al., ICLR 2020): greedy matching of contextual word pieces by cosine.
+
+As ``bert_score`` 0.3.13 computes it without inverse document frequencies: the hidden state of one
+layer, the special tokens matched against but not counted, in [-1, 1]; a mean over pairs. The
+package itself fails on empty texts with transformers 5. With ``rescale`` a value v becomes
+(v - b) / (1 - b), where b is what unrelated English sentences get from the same model and layer; it
+is then no longer bounded below. A pair with an empty text scores 0 in both scales.
+
+The values depend on the model and layer more than on the texts: name both.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result, some_empty
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "distilroberta-base"
+# The layer that bert_score picked for a model on WMT16, and its English baselines of P, R and F.
+LAYERS = {
+    "distilroberta-base": 5,
+    "roberta-large": 17,
+    "bert-base-uncased": 9,
+    "distilbert-base-uncased": 5,
+    "microsoft/deberta-xlarge-mnli": 40,
+}
+BASELINES = {
+    ("distilroberta-base", 5): (0.84732, 0.84759504, 0.8473319),
+    ("roberta-large", 17): (0.83150584, 0.8314941, 0.83122575),
+}
+
+
+@dataclass(frozen=True)
+class BertScorer:
+    """A model for :func:`bertscore`. Build it with :meth:`load`."""
+
+    encoder: Any
+    tokenizer: Any
+    name: str
+    layer: int
+    baseline: tuple[float, float, float] | None
+
+    @classmethod
+    def load(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        layer: int | None = None,
+        rescale: bool = False,
+        baseline_file: Path | None = None,
+        device: "str | torch.device | None" = None,
+    ) -> "BertScorer":
+        """Load an encoder from a folder or the local hub cache.
+
+        Args:
+            model: folder, or hub id of a model that is in the local cache.
+            layer: hidden layer to compare; needed where bert_score has no choice for the model.
+            rescale: subtract the baseline of unrelated sentences.
+            baseline_file: ``bert_score``'s table of baselines for this model, with columns LAYER,
+                P, R and F; needed where this file does not know them.
+            device: where the model runs; CUDA where there is one by default.
+
+        Raises:
+            WeightsError: the model is not there (kind ``missing``).
+            MetricError: the layer or the baseline is not known.
+        """
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        layer = LAYERS.get(model) if layer is None else layer
+        if layer is None:
+            raise MetricError(
+                "which layer of the model to compare is not known",
+                where=f"bertscore: {model}",
+                remedy="Name the layer",
+                kind="no_layer",
+            )
+        baseline = _baseline(model, layer, baseline_file) if rescale else None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+            encoder = AutoModel.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                "the model is not on this machine",
+                where=f"bertscore: {model}",
+                remedy=f"Fetch it with: hf download {model}",
+                kind="missing",
+            ) from error
+        if not 0 <= layer <= encoder.config.num_hidden_layers:
+            raise MetricError(
+                f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",
+                where=f"bertscore: {model}",
+                remedy="Name one of them",
+                kind="no_layer",
+            )
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(encoder.float().to(device).eval(), tokenizer, model, layer, baseline)
+
+    def embed(self, texts: Sequence[str], *, batch_size: int = 32) -> "list[torch.Tensor]":
+        """Unit vectors of each text's word pieces, specials included [pieces, dim]."""
+        import torch
+
+        device = next(self.encoder.parameters()).device
+        # Byte-level tokenizers see the first word as the others only after a space.
+        space = " " if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
+        longest = min(
+            self.tokenizer.model_max_length,
+            self.encoder.config.max_position_embeddings - 2 * bool(space),
+        )
+        rows = self.tokenizer(
+            [space + text.strip() for text in texts], truncation=True, max_length=longest
+        )["input_ids"]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        vectors: list[Any] = [None] * len(rows)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.tokenizer.pad(
+                {"input_ids": [rows[i] for i in chosen]}, return_tensors="pt"
+            ).to(device)
+            with torch.inference_mode():
+                states = self.encoder(**batch, output_hidden_states=True).hidden_states[self.layer]
+                states = torch.nn.functional.normalize(states, dim=-1)
+            for i, state in zip(chosen, states, strict=True):
+                vectors[i] = state[: len(rows[i])]
+        return vectors
+
+
+def bertscore(
+    predictions: Sequence[str], references: Sequence[str], *, scorer: BertScorer
+) -> MetricResult:
+    """BERTScore precision, recall and F1: means over pairs.
+
+    Raises:
+        MetricError: the pairs are not two equally long, non-empty lists of strings.
+    """
+    check_pairs(predictions, references)
+    distinct = list(dict.fromkeys([*predictions, *references]))
+    vectors = dict(zip(distinct, scorer.embed(distinct), strict=True))
+    empty = some_empty(predictions, references)
+    scores: Floats = np.zeros((len(predictions), 3))
+    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        if empty[i]:
+            continue
+        cosine = vectors[prediction] @ vectors[reference].T  # [pieces, pieces]
+        # The first and the last piece are the special tokens.
+        precision = float(cosine.max(dim=1).values[1:-1].mean())
+        recall = float(cosine.max(dim=0).values[1:-1].mean())
+        total = precision + recall
+        scores[i] = precision, recall, 2 * precision * recall / total if total else 0.0
+    if scorer.baseline is not None:
+        floor = np.array(scorer.baseline)
+        scores = np.where(empty[:, None], 0.0, (scores - floor) / (1 - floor))
+    facts = {
+        "scorer": "llava_rad (bert_score 0.3.13's definition)",
+        "model": scorer.name,
+        "layer": scorer.layer,
+        "idf": False,
+        "rescaled": scorer.baseline is not None,
+        "range": "at most 1",
+    }
+    per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
+    return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _baseline(model: str, layer: int, file: Path | None) -> tuple[float, float, float]:
+    if file is None:
+        if (model, layer) in BASELINES:
+            return BASELINES[model, layer]
+        raise MetricError(
+            f"the baseline of layer {layer} is not known",
+            where=f"bertscore: {model}",
+            remedy="Give bert_score's table of baselines for this model, or do not rescale",
+            kind="no_baseline",
+        )
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                if int(row["LAYER"]) == layer:
+                    return float(row["P"]), float(row["R"]), float(row["F"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise MetricError(
+            "not a table of baselines with columns LAYER, P, R and F",
+            where=file,
+            remedy="Give the file that bert_score ships for this model",
+            kind="no_baseline",
+        ) from error
+    raise MetricError(
+        f"the table has no layer {layer}",
+        where=file,
+        remedy="Give the file that bert_score ships for this model",
+        kind="no_baseline",
+    )

@@ -1,0 +1,130 @@
+"""What a model that never looks at the image would score: the floors under every result."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llava_rad.errors import MetricError
+from llava_rad.metrics.result import MetricResult, is_empty
+from llava_rad.metrics.score import LOWER_IS_BETTER, Scorer, headline_values
+
+CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class FixedReport:
+    """The best value that one text for every study reaches.
+
+    Attributes:
+        value: the metric's value.
+        text: the text that reaches it.
+    """
+
+    value: float
+    text: str
+
+
+def fixed_report_candidates(reports: Sequence[str], count: int = CANDIDATES) -> list[str]:
+    """Texts that do well as the report of every study: the most frequent and the most central.
+
+    Half are the most frequent of the reports, half those whose word counts have the largest mean
+    cosine with all of them.
+    """
+    usable = [report for report in reports if not is_empty(report)]
+    if not usable:
+        return []
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.preprocessing import normalize
+
+    frequent = [text for text, _ in Counter(usable).most_common(count // 2)]
+    vectors = normalize(CountVectorizer(token_pattern=r"\S+").fit_transform(usable))
+    centrality = np.asarray(vectors @ np.asarray(vectors.mean(axis=0)).ravel()).ravel()
+    central = [usable[i] for i in np.argsort(-centrality, kind="stable")]
+    return list(dict.fromkeys([*frequent, *central]))[:count]
+
+
+def score_each(
+    scorer: Scorer, texts: Sequence[Sequence[str]], references: Sequence[str]
+) -> list[dict[str, MetricResult]]:
+    """Score several lists of texts against the same references; distinct texts cost once.
+
+    CIDEr's weights, which come from the references, are the same for one list and for several.
+    """
+    if not texts:
+        return []
+    count = len(references)
+    together = scorer([text for one in texts for text in one], [*references] * len(texts))
+    return [
+        {
+            name: result.on(np.arange(i * count, (i + 1) * count))
+            for name, result in together.results.items()
+        }
+        for i in range(len(texts))
+    ]
+
+
+def best_fixed_report(
+    scored: Sequence[dict[str, MetricResult]], texts: Sequence[str]
+) -> dict[str, FixedReport]:
+    """The best of some fixed reports, for each headline value ``metric/value`` on its own.
+
+    Args:
+        scored: for each text the results of giving it for every study.
+        texts: the texts.
+    """
+    best: dict[str, FixedReport] = {}
+    for results, text in zip(scored, texts, strict=True):
+        for key, value in headline_values(results).items():
+            sign = -1 if key.split("/")[0] in LOWER_IS_BETTER else 1
+            if key not in best or sign * value > sign * best[key].value:
+                best[key] = FixedReport(value, text)
+    return best
+
+
+def other_patients(patients: Sequence[str], *, seed: int = 0) -> NDArray[np.int64]:
+    """For each study the index of a study of another patient, each used about once.
+
+    Args:
+        patients: the patient of each study; at least two different ones.
+        seed: of the random order.
+
+    Raises:
+        MetricError: all studies are of one patient.
+    """
+    if len(set(patients)) < 2:
+        raise MetricError(
+            "all studies are of one patient",
+            remedy="Give studies of at least two patients",
+            kind="one_patient",
+        )
+    count = len(patients)
+    generator = np.random.default_rng(seed)
+    # In an order where a patient's studies stand together, a shift by the largest group's size
+    # leads each study to another patient's, unless that group is more than half of all.
+    order = sorted(generator.permutation(count), key=lambda i: patients[i])
+    shift = max(Counter(patients).values())
+    chosen = np.empty(count, dtype=np.int64)
+    for place, i in enumerate(order):
+        step = shift
+        while patients[order[(place + step) % count]] == patients[i]:
+            step += 1
+        chosen[i] = order[(place + step) % count]
+    return chosen
+
+
+def nearest(queries: ArrayLike, pool: ArrayLike, *, block: int = 1024) -> NDArray[np.int64]:
+    """For each row of ``queries`` [n, dim] the most similar row of ``pool`` [m, dim], by cosine."""
+    queries = _unit(np.asarray(queries, dtype=np.float32))
+    pool = _unit(np.asarray(pool, dtype=np.float32))
+    starts = range(0, len(queries), block)
+    found = [np.argmax(queries[i : i + block] @ pool.T, axis=1) for i in starts]
+    return np.concatenate(found).astype(np.int64)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    lengths[lengths == 0] = 1
+    return rows / lengths

@@ -1,0 +1,314 @@
+"""All metrics by name, computed together on one list of pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.metrics.annotator import RadGraphAnnotator
+from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
+from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
+from llava_rad.metrics.chexbert import CheXbert, chexbert
+from llava_rad.metrics.cider import cider
+from llava_rad.metrics.language import is_english
+from llava_rad.metrics.meteor import meteor, meteor_wordnet
+from llava_rad.metrics.radcliq import radcliq_v1
+from llava_rad.metrics.radgraph import radgraph_f1
+from llava_rad.metrics.result import MetricResult, check_pairs
+from llava_rad.metrics.rouge import rouge, rouge_l_coco
+from llava_rad.metrics.rules import chexpert_rules
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """How the metrics are computed and where those with weights find them.
+
+    Attributes:
+        rouge_stemmer: ROUGE on Porter stems.
+        chexbert: checkpoint, its folder or a hub repository; else the local hub cache.
+        chexbert_vocabulary: BERT's uncased vocabulary; else beside the checkpoint or the cache.
+        chexbert_attention_heads: for a checkpoint whose heads do not have 64 dimensions.
+        chexbert_windows: label reports over 512 word pieces in windows instead of cutting them.
+        radgraph: model folder, archive or a hub repository; else the local hub cache.
+        radgraph_model: ``"radgraph"`` or ``"radgraph-xl"``.
+        radgraph_casing: ``"lowercase"`` or ``"published"``.
+        bertscore_model: folder or cached hub id.
+        bertscore_layer: hidden layer to compare.
+        bertscore_rescale: subtract the baseline of unrelated sentences.
+        bertscore_baseline: table of baselines.
+        cache: folder for RadGraph annotations; else the user's cache folder.
+        device: where networks run; CUDA where there is one by default.
+    """
+
+    rouge_stemmer: bool = False
+    chexbert: str | Path | None = None
+    chexbert_vocabulary: str | Path | None = None
+    chexbert_attention_heads: int | None = None
+    chexbert_windows: bool = False
+    radgraph: str | Path | None = None
+    radgraph_model: str = "radgraph-xl"
+    radgraph_casing: str = "lowercase"
+    bertscore_model: str = DEFAULT_MODEL
+    bertscore_layer: int | None = None
+    bertscore_rescale: bool = False
+    bertscore_baseline: Path | None = None
+    cache: Path | None = None
+    device: str | None = None
+
+
+class _Networks:
+    """The networks of some settings, each loaded when it is first needed."""
+
+    def __init__(self, settings: MetricSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def chexbert(self) -> CheXbert:
+        s = self.settings
+        return CheXbert.load(
+            s.chexbert,
+            vocabulary=s.chexbert_vocabulary,
+            attention_heads=s.chexbert_attention_heads,
+            device=s.device,
+        )
+
+    @cached_property
+    def radgraph(self) -> RadGraphAnnotator:
+        return self._annotator(self.settings.radgraph_model)
+
+    @cached_property
+    def radgraph_of_radcliq(self) -> RadGraphAnnotator:
+        if self.settings.radgraph_model == "radgraph":
+            return self.radgraph
+        return self._annotator("radgraph")
+
+    @cached_property
+    def bertscore(self) -> BertScorer:
+        s = self.settings
+        return BertScorer.load(
+            s.bertscore_model,
+            layer=s.bertscore_layer,
+            rescale=s.bertscore_rescale,
+            baseline_file=s.bertscore_baseline,
+            device=s.device,
+        )
+
+    @cached_property
+    def bertscore_of_radcliq(self) -> BertScorer:
+        return BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+
+    def _annotator(self, model_type: str) -> RadGraphAnnotator:
+        s = self.settings
+        return RadGraphAnnotator(model_type, weights=s.radgraph, cache=s.cache, device=s.device)
+
+
+_Compute = Callable[[Sequence[str], Sequence[str], _Networks], MetricResult]
+
+METRICS: dict[str, _Compute] = {
+    "bleu_coco": lambda p, r, n: bleu_coco(p, r),
+    "bleu_sacrebleu": lambda p, r, n: bleu_sacrebleu(p, r),
+    "rouge": lambda p, r, n: rouge(p, r, stemmer=n.settings.rouge_stemmer),
+    "rouge_l_coco": lambda p, r, n: rouge_l_coco(p, r),
+    "meteor": lambda p, r, n: meteor(p, r),
+    "meteor_wordnet": lambda p, r, n: meteor_wordnet(p, r),
+    "cider": lambda p, r, n: cider(p, r),
+    "chexpert_rules": lambda p, r, n: chexpert_rules(p, r),
+    "chexbert": lambda p, r, n: chexbert(
+        p, r, labeler=n.chexbert, windows=n.settings.chexbert_windows
+    ),
+    "radgraph": lambda p, r, n: radgraph_f1(
+        p, r, annotator=n.radgraph, casing=n.settings.radgraph_casing
+    ),
+    "bertscore": lambda p, r, n: bertscore(p, r, scorer=n.bertscore),
+    "radcliq_v1": lambda p, r, n: radcliq_v1(
+        p,
+        r,
+        annotator=n.radgraph_of_radcliq,
+        scorer=n.bertscore_of_radcliq,
+        labeler=n.chexbert,
+    ),
+}
+"""Every metric, by name."""
+
+DEFINITIONS = {
+    "bleu_coco": "BLEU-1..4 (Papineni 2002) by pycocoevalcap's rules: white-space tokens, case "
+    "counts, no smoothing; corpus level; 0 to 1",
+    "bleu_sacrebleu": "BLEU-1..4 by sacrebleu's rules: 13a tokens, case counts, exponential "
+    "smoothing; corpus level; 0 to 100",
+    "rouge": "ROUGE-1/2/L/Lsum F1 (Lin 2004) by rouge_score's rules: beta 1; mean of "
+    "reports; 0 to 1",
+    "rouge_l_coco": "ROUGE-L by pycocoevalcap's rules: single-space tokens, beta 1.2; mean of "
+    "reports; 0 to 1",
+    "meteor": "METEOR (Banerjee 2005) by NLTK's rules on spelling and Porter stem, without "
+    "synonyms; not the METEOR 1.5 of many tables; mean of reports; 0 to 1",
+    "meteor_wordnet": "METEOR (Banerjee 2005) by NLTK's rules on spelling, Porter stem and "
+    "WordNet; not the METEOR 1.5 of many tables; mean of reports; 0 to 1",
+    "cider": "CIDEr-D (Vedantam 2015) by pycocoevalcap's rules, weights from these references; "
+    "mean of reports; 0 to 10",
+    "chexpert_rules": "F1 of the 14 CheXpert observations that this project's rules find; not "
+    "CheXbert, not the CheXpert labeler; 0 to 1",
+    "chexbert": "F1 of the 14 CheXpert observations by CheXbert (Smit 2020), labels as f1chexbert "
+    "0.0.2 gives them; cosine of its embeddings; 0 to 1",
+    "radgraph": "RadGraph F1 (Delbrouck 2022) of entities and relations, as radgraph 0.1.18 scores "
+    "it; mean of reports; 0 to 1",
+    "bertscore": "BERTScore (Zhang 2020) by bert_score's rules without idf; mean of reports; at "
+    "most 1",
+    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of radiologists' error counts; mean of "
+    "reports; lower is better",
+}
+"""What each metric is, from where, and its range."""
+
+RANGES = {"bleu_sacrebleu": 100.0, "cider": 10.0}
+"""The largest value of the metrics whose range does not end at 1."""
+
+DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("meteor_wordnet", "radcliq_v1"))
+
+ENGLISH_ONLY = frozenset(
+    ("meteor_wordnet", "chexpert_rules", "chexbert", "radgraph", "bertscore", "radcliq_v1")
+)
+"""Metrics whose rules or networks know English alone."""
+
+_LABELS = tuple(
+    f"uncertain_positive/{group}/{average}/f1"
+    for group in ("14", "5")
+    for average in ("micro", "macro")
+)
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "bleu_coco": ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+    "bleu_sacrebleu": ("bleu_4",),
+    "rouge": ("rouge1", "rouge2", "rougeL"),
+    "rouge_l_coco": ("rougeL",),
+    "meteor": ("meteor",),
+    "meteor_wordnet": ("meteor",),
+    "cider": ("cider",),
+    "chexpert_rules": _LABELS,
+    "chexbert": (*_LABELS, "embedding_similarity"),
+    "radgraph": ("simple/f1", "partial/f1", "complete/f1"),
+    "bertscore": ("f1",),
+    "radcliq_v1": ("radcliq_v1",),
+}
+"""The values of each metric that tables show; the others are in the results."""
+
+LOWER_IS_BETTER = frozenset(("radcliq_v1",))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of one list of pairs.
+
+    Attributes:
+        results: the metrics that were computed, by name.
+        left_out: why each of the others was not, by name: its weights are missing (with the
+            command that fetches them) or it does not know the reports' language.
+    """
+
+    results: dict[str, MetricResult]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def headlines(self) -> dict[str, float]:
+        """The values that tables show, by ``metric/value``."""
+        return headline_values(self.results)
+
+
+class Scorer:
+    """Computes a choice of metrics, again and again, loading each network once.
+
+    Args:
+        metrics: names out of :data:`METRICS`.
+        settings: how and with which weights.
+        require: raise where a metric cannot be computed, instead of leaving it out.
+
+    Raises:
+        MetricError: there is no metric of that name.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        settings: MetricSettings | None = None,
+        *,
+        require: bool = False,
+    ) -> None:
+        for name in metrics:
+            if name not in METRICS:
+                raise MetricError(
+                    f"there is no metric '{name}'",
+                    remedy=f"Choose among {', '.join(METRICS)}",
+                    kind="unknown_metric",
+                )
+        self.metrics = tuple(dict.fromkeys(metrics))
+        self.settings = settings or MetricSettings()
+        self.require = require
+        self._networks = _Networks(self.settings)
+
+    def only(self, metrics: Sequence[str]) -> "Scorer":
+        """A scorer of some of the metrics, with the same networks."""
+        other = Scorer(metrics, self.settings, require=self.require)
+        other._networks = self._networks
+        return other
+
+    def __call__(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        *,
+        languages: Sequence[str] = (),
+        progress: Callable[[str], None] | None = None,
+    ) -> Scores:
+        """Compute the metrics.
+
+        Args:
+            predictions: generated texts.
+            references: true texts, in the same order.
+            languages: the languages the texts are known to be in; English where none is given.
+            progress: called with each metric's name before it is computed.
+
+        Raises:
+            MetricError: the pairs are not two equally long, non-empty lists of strings, or a
+                required metric does not know the language.
+            WeightsError: a required metric's weights are missing, or weights are damaged.
+        """
+        check_pairs(predictions, references)
+        others = sorted({language for language in languages if not is_english([language])})
+        results: dict[str, MetricResult] = {}
+        left_out: dict[str, str] = {}
+        for name in self.metrics:
+            if progress:
+                progress(name)
+            try:
+                if others and name in ENGLISH_ONLY:
+                    raise MetricError(
+                        f"it knows English alone, and there are reports in {', '.join(others)}",
+                        where=name,
+                        remedy="Score English reports, or choose metrics of spelling",
+                        kind="language",
+                    )
+                results[name] = METRICS[name](predictions, references, self._networks)
+            except (MetricError, WeightsError) as error:
+                if self.require or error.kind not in ("missing", "language"):
+                    raise
+                left_out[name] = str(error)
+        return Scores(results, left_out)
+
+
+def score(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    settings: MetricSettings | None = None,
+    languages: Sequence[str] = (),
+    require: bool = False,
+) -> Scores:
+    """Compute metrics on one list of pairs; see :class:`Scorer`."""
+    return Scorer(metrics, settings, require=require)(predictions, references, languages=languages)
+
+
+def headline_values(results: Mapping[str, MetricResult]) -> dict[str, float]:
+    """The values of some results that tables show, by ``metric/value``."""
+    return {
+        f"{name}/{value}": numbers[value]
+        for name, numbers in ((name, result.values) for name, result in results.items())
+        for value in HEADLINES[name]
+    }
