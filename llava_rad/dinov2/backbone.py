@@ -1,0 +1,89 @@
+"""Vision transformers from transformers, run as the method needs them.
+
+The backbone is transformers' ``Dinov2Model`` or ``Dinov2WithRegistersModel``, so that what comes
+out of training is a plain transformers folder.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+)
+
+from llava_rad.dinov2.config import BackboneConfig
+from llava_rad.encoders import load_encoder
+from llava_rad.errors import ConfigError
+
+# Width, layers, heads.
+ARCHITECTURES: dict[str, tuple[int, int, int]] = {
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+
+
+class Tokens(NamedTuple):
+    """Tokens after the final norm: ``cls [batch, dim]``, ``patches [batch, patches, dim]``."""
+
+    cls: Tensor
+    patches: Tensor
+
+
+def new_backbone(config: BackboneConfig) -> PreTrainedModel:
+    """Return a randomly initialised backbone."""
+    width, layers, heads = ARCHITECTURES[config.architecture]
+    settings: dict[str, Any] = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "patch_size": config.patch_size,
+        "image_size": config.image_size,
+        "layerscale_value": config.layer_scale,
+        "drop_path_rate": config.drop_path,
+    }
+    if config.registers:
+        return Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(num_register_tokens=config.registers, **settings)
+        )
+    return Dinov2Model(Dinov2Config(**settings))
+
+
+def pretrained_backbone(config: BackboneConfig) -> PreTrainedModel:
+    """Return the backbone of an encoder of the registry or of a folder, ready to be trained.
+
+    Raises:
+        ConfigError: the encoder is not a DINOv2 vision transformer.
+        WeightsError: it cannot be loaded.
+    """
+    encoder = load_encoder(str(config.encoder))
+    backbone = getattr(encoder, "model", None)
+    if not isinstance(backbone, Dinov2Model | Dinov2WithRegistersModel):
+        raise ConfigError(
+            "only DINOv2 vision transformers can be trained further",
+            where=config.encoder,
+            remedy="Use one of the dinov2 or rad-dino encoders, or null to start from scratch",
+        )
+    return backbone.requires_grad_(True)
+
+
+def tokens(
+    backbone: Callable[..., Any], images: Tensor, masks: Tensor | None, registers: int
+) -> Tokens:
+    """Run a backbone.
+
+    Args:
+        backbone: either kind, or a function that stands for it.
+        images: normalised, ``[batch, 1, H, W]``.
+        masks: bool ``[batch, patches]``; these patches are replaced by the mask token.
+        registers: tokens to leave out.
+    """
+    # The backbone sees gray three times; up to here one channel is enough.
+    output = backbone(images.expand(-1, 3, -1, -1), bool_masked_pos=masks).last_hidden_state
+    return Tokens(output[:, 0], output[:, 1 + registers :])

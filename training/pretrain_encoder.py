@@ -1,0 +1,317 @@
+r"""Pretrain an image encoder on radiographs alone, with DINOv2's method.
+
+    python training/pretrain_encoder.py --config configs/encoder/vits14_224.yaml \
+        output=runs/encoder data.sources='[{path: /data/xrays}]'
+
+    accelerate launch training/pretrain_encoder.py --config ...      # on several GPUs
+    torchrun --nproc_per_node 2 training/pretrain_encoder.py ...     # on several CPU processes
+
+Reads from top to bottom: images, model, optimiser and schedules, the loop, the encoder folder.
+Started again with the same configuration, a run that was stopped goes on where its last
+checkpoint is and gives the same result as if it had never stopped.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from llava_rad.config import load_config, save_config
+from llava_rad.data import load_manifest
+from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
+from llava_rad.dinov2.backbone import new_backbone, pretrained_backbone
+from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
+from llava_rad.dinov2.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
+from llava_rad.dinov2.export import export_encoder
+from llava_rad.dinov2.image_cache import build_cache, pixel_statistics
+from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
+from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
+from llava_rad.dinov2.schedules import Schedules, scaled_lr
+from llava_rad.dinov2.student_teacher import StudentTeacher
+from llava_rad.dinov2.watch import EpochWatch, check_collapse, check_finite
+from llava_rad.encoders import Preprocessing
+from llava_rad.errors import DataError, LlavaRadError, TrainingError
+
+SMALL_BATCH = 256  # below it, defaults made for large batches need other values
+
+
+def main(config: PretrainingConfig) -> None:
+    """Run a whole pretraining."""
+    accelerator = Accelerator()
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    device, say = accelerator.device, accelerator.print
+    output = config.output
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(config, output / "config.yaml")
+
+    # 1. Images. The first process decodes them into the cache, the others then open it.
+    with accelerator.main_process_first():
+        sources = [open_source(source, config) for source in config.data.sources]
+    if not sources:
+        raise TrainingError(
+            "there are no images to learn from",
+            where="data.sources",
+            remedy="Set for example data.sources='[{path: FOLDER}]'",
+        )
+    weights = [source.weight for source in config.data.sources]
+    order = DrawOrder([len(source) for source in sources], weights, config.seed)
+    mean, std = training_statistics(sources)
+
+    # 2. Student and teacher. Equal seeds give every process the same start.
+    torch.manual_seed(config.seed)
+    if config.backbone.encoder is None:
+        backbone = new_backbone(config.backbone)
+    else:
+        backbone = pretrained_backbone(config.backbone)
+    patch_size = backbone.config.patch_size
+    if device.type == "cpu":
+        # Written-out attention: torch's fused one is slower on a CPU, twice so in bfloat16.
+        backbone.set_attn_implementation("eager")
+    model = StudentTeacher(
+        backbone,
+        config.head,
+        config.ibot_head,
+        config.loss,
+        torch.bfloat16 if config.precision == "bf16" else None,
+    ).to(device)
+
+    # 3. Optimiser and schedules, all as functions of the step.
+    effective_batch = config.optimiser.batch_size * config.optimiser.accumulate * processes
+    epoch_steps = config.schedule.epoch_steps or math.ceil(len(order) / effective_batch)
+    peak_lr = scaled_lr(config.optimiser, effective_batch)
+    schedules = Schedules(config.schedule, peak_lr, config.optimiser.min_lr, epoch_steps)
+    groups = parameter_groups(
+        model.student,
+        backbone.config.num_hidden_layers,
+        config.optimiser.layer_decay,
+        config.optimiser.patch_embedding_lr,
+    )
+    optimiser = torch.optim.AdamW(groups, betas=config.optimiser.betas, fused=True)
+    model.student = accelerator.prepare_model(model.student)
+
+    say(f"images            {len(order)} a pass, mean {mean:.4f}, standard deviation {std:.4f}")
+    say(f"processes         {processes} on {device.type}, {config.precision}")
+    say(f"effective batch   {effective_batch} images, peak learning rate {peak_lr:.2e}")
+    say(f"length            {schedules.steps} steps of {epoch_steps} an epoch")
+    say(f"parameters        {sum(p.numel() for p in model.student.parameters()):,} in the student")
+    if effective_batch < SMALL_BATCH:
+        say(
+            f"WARNING: an effective batch below {SMALL_BATCH} wants a smaller head and a lower "
+            "end of schedule.teacher_temperature; configs/encoder/mini_vitti14.yaml is a start"
+        )
+
+    # 4. Go on from the last checkpoint, if there is one.
+    step = 0
+    checkpoint_folder = output / "checkpoints"
+    if found := checkpoints(checkpoint_folder):
+        step = load_checkpoint(found[-1], model, optimiser)["step"]
+        say(f"resuming at step {step} from {found[-1]}")
+    log = MetricsLog(output / "metrics.jsonl", step) if accelerator.is_main_process else None
+
+    # 5. The loop.
+    watch = EpochWatch(config.head.prototypes, backbone.config.hidden_size, device)
+    model.train()
+    started, seen = time.perf_counter(), 0
+    while step < schedules.steps:
+        phase = Phase(config, schedules, step)
+        batches = CropBatches(
+            sources,
+            order,
+            MultiCrop(config.crops, phase.global_size, phase.local_size),
+            config.loss,
+            patch_size,
+            phase.batch_size,
+            rank,
+            processes,
+            config.seed,
+        )
+        passes = ForwardPasses(step * phase.accumulate, phase.last_step * phase.accumulate)
+        loader = iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                sampler=passes,
+                num_workers=config.data.workers,
+                pin_memory=device.type == "cuda",
+            )
+        )
+        while step < phase.last_step:
+            values = schedules.at(step)
+            apply_step_values(optimiser, values)
+            # Stochastic depth too depends on the step alone, so that resuming is exact.
+            torch.manual_seed((config.seed * schedules.steps + step) * processes + rank)
+
+            parts: dict[str, torch.Tensor] = {}
+            for micro in range(phase.accumulate):
+                batch: Batch = next(loader).to(device)
+                global_crops = apply_appearance(batch.global_crops, mean, std)
+                local_crops = None
+                if config.crops.local_count:
+                    local_crops = apply_appearance(batch.local_crops, mean, std)
+                last = micro == phase.accumulate - 1
+                with sync_gradients(accelerator, model.student, last):
+                    losses = model(
+                        global_crops, local_crops, batch.masks, values.teacher_temperature
+                    )
+                    accelerator.backward(losses.total / phase.accumulate)
+                watch.add(losses.targets, losses.features)
+                for name, value in {"total": losses.total.detach(), **losses.parts}.items():
+                    parts[name] = parts.get(name, 0) + value / phase.accumulate
+            network = accelerator.unwrap_model(model.student)
+            if config.optimiser.clip is not None:
+                for module in network.children():
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimiser.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            model.update_teacher(values.momentum)
+            step += 1
+            seen += effective_batch
+
+            # 6. Watch, log, save.
+            if step % config.log_steps == 0 or step in (1, schedules.steps):
+                figures = {
+                    name: float(value) for name, value in accelerator.reduce(parts, "mean").items()
+                }
+                check_finite(figures, step)
+                rate = seen / (time.perf_counter() - started)
+                if log:
+                    log.write(step, epoch=step / epoch_steps, lr=values.lr, **figures)
+                listed = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                say(f"step {step}/{schedules.steps}  {listed}  {rate:.1f} images/s")
+            if step % epoch_steps == 0 or step == schedules.steps:
+                summary = watch.summary()
+                watch.clear()
+                if log:
+                    log.write(step, epoch=step / epoch_steps, **summary)
+                say("epoch  " + "  ".join(f"{name} {value:.3f}" for name, value in summary.items()))
+                check_collapse(summary, step // epoch_steps)
+            if step == 1 or step % config.checkpoint_steps == 0 or step == schedules.steps:
+                if accelerator.is_main_process:
+                    saved = save_checkpoint(
+                        checkpoint_folder, step, model, optimiser, {}, config.keep_checkpoints
+                    )
+                    if step == 1:  # a run must not die hours later on its first checkpoint
+                        load_checkpoint(saved, model, optimiser)
+                accelerator.wait_for_everyone()
+
+    # 7. The teacher becomes an encoder folder.
+    if accelerator.is_main_process:
+        size = config.output_size or Phase(config, schedules, schedules.steps - 1).global_size
+        facts = {
+            "images in training": sum(len(source) for source in sources),
+            "optimiser steps": schedules.steps,
+            "effective batch": effective_batch,
+            "started from": config.backbone.encoder or "random weights",
+        }
+        export_encoder(
+            model.teacher,
+            output / "encoder",
+            Preprocessing(
+                image_size=size, mean=(mean,) * 3, std=(std,) * 3, rendering=config.data.rendering
+            ),
+            facts,
+            getattr(torch, config.output_dtype),
+        )
+        say(f"encoder           {output / 'encoder'}")
+    accelerator.end_training()
+
+
+def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
+    """Return the images of one source, from the cache if there is one."""
+    data = config.data
+    images: ImageSource
+    if source.path.suffix in (".jsonl", ".parquet"):
+        studies = load_manifest(source.path, split=source.split)
+        paths = [
+            image.path
+            for study in studies
+            for image in study.images
+            if data.views is None or image.view in data.views
+        ]
+        if not paths:
+            raise DataError(f"no image has a view of {data.views}", where=source.path)
+        images = ImageFiles(paths, data.rendering)
+    elif source.path.suffix == ".tar":
+        images = TarShards(source.path, data.rendering)
+    else:
+        images = image_folder(source.path, data.rendering)
+    if data.cache_size is None:
+        return images
+    folder = data.cache_folder or config.output / "cache"
+    return build_cache(images, folder, data.cache_size, data.workers)
+
+
+def training_statistics(sources: list[ImageSource]) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels of all sources, by their numbers of images."""
+    total = sum(len(source) for source in sources)
+    mean = square = 0.0
+    for source in sources:
+        own_mean, own_std = pixel_statistics(source)
+        mean += own_mean * len(source) / total
+        square += (own_std**2 + own_mean**2) * len(source) / total
+    return mean, math.sqrt(square - mean**2)
+
+
+class Phase:
+    """Crop sizes and batch of the phase that a step belongs to, and the step after its last."""
+
+    def __init__(self, config: PretrainingConfig, schedules: Schedules, step: int) -> None:
+        high = config.high_resolution
+        first_high = schedules.steps
+        if high is not None:
+            first_high -= round(high.epochs * schedules.epoch_steps)
+        if high is None or step < first_high:
+            self.global_size = config.crops.global_size
+            self.local_size = config.crops.local_size
+            self.batch_size = config.optimiser.batch_size
+            self.accumulate = config.optimiser.accumulate
+            self.last_step = first_high
+        else:
+            self.global_size = high.global_size
+            self.local_size = high.local_size
+            self.batch_size = high.batch_size
+            self.accumulate = high.accumulate
+            self.last_step = schedules.steps
+
+
+def sync_gradients(accelerator: Accelerator, module: torch.nn.Module, last: bool):
+    """Exchange gradients between processes only in the last forward pass of a step."""
+    return torch.enable_grad() if last else accelerator.no_sync(module)
+
+
+class MetricsLog:
+    """One JSON object a line; lines after the step that a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+        self.path = path
+
+    def write(self, step: int, **figures: float) -> None:
+        """Append one line."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "time": now, **figures}) + "\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML of configs/encoder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
+    arguments = parser.parse_args()
+    try:
+        main(load_config(PretrainingConfig, arguments.config, arguments.overrides))
+    except LlavaRadError as error:
+        sys.exit(f"error: {error}")
