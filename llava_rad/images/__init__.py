@@ -1,7 +1,7 @@
 """Reading chest X-ray files: DICOM, PNG, JPEG and TIFF become one 8-bit grayscale radiograph.
 
 ``load_radiograph`` is the one way in. It decides by content what a file is, undoes the way the
-file stores its gray values (``dicom``, ``raster``), renders them in 8 bits with bones bright
+file stores its gray values (``dicom*``, ``raster``), renders them in 8 bits with bones bright
 (``photometric``) and returns a ``Radiograph`` that also says which facts and repairs were used.
 Every failure is an ``llava_rad.errors.ImageError``.
 """

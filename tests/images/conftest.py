@@ -91,7 +91,8 @@ def make_dicom():
                 dataset.PixelData = raw
                 dataset.file_meta.TransferSyntaxUID = uids.ExplicitVRLittleEndian
                 dataset.compress(syntax, generate_instance_uid=False)
-            dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
+            wide = native and frame is None and dataset.BitsAllocated > 8
+            dataset["PixelData"].VR = "OW" if wide else "OB"
         file = io.BytesIO()
         if preamble:
             dataset.save_as(file, enforce_file_format=True)

@@ -146,6 +146,15 @@ def test_uncompressed_pixels_under_a_compressed_transfer_syntax(phantom, minmax_
     assert kinds(radiograph) == {"transfer_syntax"}
 
 
+def test_compressed_pixels_of_defined_length(phantom, minmax_of, make_dicom):
+    data = make_dicom(phantom, syntax=uids.JPEG2000Lossless)
+    head, value = data.split(b"OB\0\0\xff\xff\xff\xff")
+    data = head + b"OB\0\0" + len(value).to_bytes(4, "little") + value
+    radiograph = load_radiograph(data)
+    assert np.array_equal(radiograph.pixels, minmax_of(phantom))
+    assert radiograph.warnings == ()
+
+
 # ---- cut files -----------------------------------------------------------------------------
 
 
@@ -177,6 +186,21 @@ def test_a_cut_stream_in_a_whole_file_is_an_error(make_dicom, make_file, syntax)
         assert kind_of(data) in ("truncated_image", "broken_image")
 
 
+def test_a_jpeg_2000_tile_of_unstated_length(phantom, minmax_of, make_dicom):
+    whole = pydicom.dcmread(io.BytesIO(make_dicom(phantom, syntax=uids.JPEG2000Lossless)))
+    frame = bytearray(pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1))
+    start = frame.index(b"\xff\x90\x00\x0a")
+    frame[start + 6 : start + 10] = bytes(4)  # zero: the tile reaches up to the end marker
+
+    def load(frame):
+        return load_radiograph(make_dicom(phantom, syntax=uids.JPEG2000Lossless, frame=frame))
+
+    assert np.array_equal(load(bytes(frame)).pixels, minmax_of(phantom))
+    with pytest.raises(ImageError) as error:
+        load(bytes(frame[: len(frame) // 4 * 2]))
+    assert error.value.kind == "truncated_image"
+
+
 def test_short_pixel_data_are_an_error(phantom, make_dicom):
     data = make_dicom(phantom, Rows=35)
     assert kind_of(data) == "truncated_image"
@@ -192,7 +216,9 @@ def test_a_stream_of_another_size_is_refused_before_decoding(phantom, make_dicom
     small = (phantom // 16).astype(np.uint8)
     frame = make_file(Image.new("L", (4000, 4000)), "JPEG")
     data = make_dicom(small, syntax=uids.JPEGBaseline8Bit, frame=frame)
-    assert kind_of(data) == "broken_image"
+    with pytest.raises(ImageError, match=r"34 x 40 pixels.*4000 x 4000") as error:
+        load_radiograph(data)
+    assert error.value.kind == "broken_image"
 
 
 # ---- what is not a radiograph --------------------------------------------------------------
@@ -356,9 +382,10 @@ def test_padding_range(phantom, minmax_of, make_dicom):
     assert np.array_equal(load_radiograph(data).pixels, np.pad(minmax_of(phantom), 3))
 
 
-def test_padding_above_bits_stored(phantom, minmax_of, make_dicom):
+@pytest.mark.parametrize("said", [0xFFFF, 0x0FFF])
+def test_padding_above_bits_stored(phantom, minmax_of, make_dicom, said):
     framed = np.pad(phantom, 3, constant_values=0xFFFF)
-    data = make_dicom(framed, PixelPaddingValue=0xFFFF, BitsStored=12, HighBit=11)
+    data = make_dicom(framed, PixelPaddingValue=said, BitsStored=12, HighBit=11)
     radiograph = load_radiograph(data)
     assert np.array_equal(radiograph.pixels, np.pad(minmax_of(phantom), 3))
     assert radiograph.warnings == ()

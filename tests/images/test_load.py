@@ -130,8 +130,8 @@ def test_threads_do_not_disturb_each_other_or_the_warning_filters(phantom, make_
     data = make_dicom(phantom).replace(
         b"1.2.826.0.1.3680043.8.498.1", b"not a valid identifier     "
     )
-    expected = load_radiograph(data).pixels
     before = list(warnings.filters)
+    expected = load_radiograph(data).pixels
     results = []
 
     def work():

@@ -201,6 +201,15 @@ def test_a_cut_file_is_an_error(file_format, make_file):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
+def test_a_cut_compressed_tiff_is_called_cut(phantom, make_file):
+    data = make_file(phantom, "TIFF", compression="tiff_lzw")  # the directory is at the end
+    assert kind_of(data[: len(data) // 2]) == "truncated_image"
+    # The same with a directory that is there and points behind the end: tag 279, one long value.
+    place = data.index(b"\x17\x01\x04\x00\x01\x00\x00\x00")
+    data = data[: place + 8] + (10**6).to_bytes(4, "little") + data[place + 12 :]
+    assert kind_of(data) == "truncated_image"
+
+
 def test_a_jpeg_with_a_zero_filled_tail_is_cut(make_file):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     data = make_file(noise, "JPEG")

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian
 
 from llava_rad.errors import ConfigError, ImageError
 from llava_rad.images import load_radiograph
@@ -158,9 +159,27 @@ def test_voi_lut_of_65536_entries_over_negative_values(phantom, make_dicom):
     values = phantom.astype(np.int16) - 2000
     ramp = np.arange(65536)
     data = make_dicom(values, VOILUTSequence=table(ramp, first=-32768))
-    radiograph = load_radiograph(data, rendering="voi")
     expected = 255 * (values.astype(int) + 32768) / 65535
-    assert np.abs(radiograph.pixels - expected).max() <= 1
+    # The standard leaves the descriptor signed or unsigned; files have both.
+    unsigned = data.replace(b"\x28\x00\x02\x30SS", b"\x28\x00\x02\x30US")
+    assert unsigned != data
+    for written in (data, unsigned):
+        radiograph = load_radiograph(written, rendering="voi")
+        assert np.abs(radiograph.pixels - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits, dtype", [(12, ">u2"), (8, ">u2"), (8, "packed")])
+def test_voi_lut_in_big_endian(phantom, make_dicom, bits, dtype):
+    root = np.sqrt(np.arange(4096) / 4095)
+    entries = np.rint(root * (2**bits - 1)).astype(np.uint16)
+    if dtype == "packed":  # the first of two entries is the lower half of a word
+        sequence = table(entries.astype(np.uint8).view("<u2"), bits=8, dtype=">u2")
+        sequence[0].LUTDescriptor = [4096, 0, 8]
+    else:
+        sequence = table(entries, bits=bits, dtype=dtype)
+    data = make_dicom(phantom, syntax=ExplicitVRBigEndian, VOILUTSequence=sequence)
+    radiograph = load_radiograph(data, rendering="voi")
+    assert np.abs(radiograph.pixels - 255 * root[phantom]).max() <= 1
 
 
 @pytest.mark.parametrize(
