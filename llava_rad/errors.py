@@ -5,6 +5,9 @@ Every message says what happened, where, and what to do about it. Programs catch
 escapes is a defect of this project.
 """
 
+import functools
+from typing import Any
+
 
 class LlavaRadError(Exception):
     """Base of all errors raised on purpose.
@@ -24,6 +27,13 @@ class LlavaRadError(Exception):
         self.remedy = remedy
         self.kind = kind
         super().__init__(what, where, remedy, kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders: data loaders raise them in their workers.
+        rebuild = functools.partial(
+            type(self), self.what, where=self.where, remedy=self.remedy, kind=self.kind
+        )
+        return rebuild, ()
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
