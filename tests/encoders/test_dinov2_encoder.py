@@ -151,6 +151,29 @@ def test_layer_and_position_interpolation_travel_with_the_weights(
     assert load_encoder(tmp_path, layer=-1).layer == -1
 
 
+@pytest.mark.parametrize(
+    ("convention", "options"),
+    [
+        ("size", {"size": (6, 3)}),
+        ("size_antialias", {"size": (6, 3), "antialias": True}),
+        ("scale_offset", {"scale_factor": (6.1 / 4, 3.1 / 4)}),
+    ],
+)
+def test_each_convention_adds_its_own_positions(model, preprocessing, convention, options):
+    """The same as an encoder whose table already is of that grid."""
+    pixels = torch.randn(1, 3, 84, 42, generator=torch.Generator().manual_seed(5))
+    encoder = Dinov2Encoder(model, preprocessing, position_interpolation=convention)
+    tokens = encoder.encode(pixels).patches
+
+    table = model.embeddings.position_embeddings
+    square = table[0, 1:].T.reshape(1, 32, 4, 4)
+    resized = torch.nn.functional.interpolate(square, mode="bicubic", **options)
+    expected = torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2)], 1)
+    model.embeddings.interpolate_pos_encoding = lambda *_: expected
+    own = model(pixels).last_hidden_state[:, 1 + registers_of(model) :]
+    torch.testing.assert_close(tokens, own, atol=1e-5, rtol=0)
+
+
 def test_plain_transformers_loads_the_folder(encoder, folder, pixels):
     model = AutoModel.from_pretrained(folder)
     assert torch.equal(model(pixels).last_hidden_state[:, 0], encoder.encode(pixels).cls)

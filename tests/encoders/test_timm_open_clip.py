@@ -246,6 +246,18 @@ class TestOpenClip:
         with pytest.raises(WeightsError, match=named):
             load_open_clip(tmp_path / "m.json", tmp_path / "m.pt")
 
+    def test_a_training_checkpoint_is_unwrapped(self, tmp_path, randomise, pixels):
+        trunk = randomise(timm.create_model("vit_llava_rad_test", num_classes=0))
+        state = {f"module.visual.trunk.{k}": v.half() for k, v in trunk.state_dict().items()}
+        state["module.logit_scale"] = torch.ones([])
+        (tmp_path / "m.json").write_text(json.dumps({"vision_cfg": TIMM_TOWER}))
+        torch.save({"epoch": 3, "name": "run", "state_dict": state}, tmp_path / "m.pt")
+        encoder = load_open_clip(tmp_path / "m.json", tmp_path / "m.pt")
+        trunk.half().float()
+        expected = trunk.forward_features(pixels)[:, 1:]
+        torch.testing.assert_close(encoder.encode(pixels).patches, expected)
+        assert encoder.load_report.ignored == ("logit_scale",)
+
     def test_incomplete_or_foreign_weights_are_refused(self, tmp_path, randomise):
         trunk = randomise(timm.create_model("vit_llava_rad_test", num_classes=0))
         state = {f"visual.trunk.{key}": value for key, value in trunk.state_dict().items()}
