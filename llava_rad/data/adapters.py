@@ -78,6 +78,7 @@ def convert(
     name: str,
     root: str | Path,
     output: str | Path,
+    /,
     *,
     validation: float = 0.0,
     test: float = 0.0,

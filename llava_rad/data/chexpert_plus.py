@@ -14,9 +14,7 @@ was anonymised on its own: the first in the order of paths is taken, and the stu
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
@@ -30,7 +28,7 @@ from llava_rad.data.fields import (
 )
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
-from llava_rad.data.sections import ReportSections, parse_report, tidy
+from llava_rad.data.sections import ReportSections, parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
@@ -116,20 +114,16 @@ def _texts(row: dict) -> tuple[str, ...]:
 
 def _sections(row: dict) -> ReportSections:
     """The table's own sections, completed by those of the whole report."""
-    parsed = parse_report(row.get("report", ""))
-    given = {
-        "indication": row.get("section_clinical_history") or row.get("section_history") or "",
-        "technique": row.get("section_technique") or "",
-        "comparison": row.get("section_comparison") or "",
-        "findings": row["section_findings"],
-        "impression": row["section_impression"],
-    }
-    known: dict[str, Any] = {name: tidy(text) for name, text in given.items() if tidy(text)}
-    sections = replace(parsed, **known)
-    if sections.findings is not None:
-        return replace(sections, no_findings_reason=None)
-    reason = "findings_only_in_impression" if sections.impression else parsed.no_findings_reason
-    return replace(sections, no_findings_reason=reason)
+    return with_given(
+        parse_report(row.get("report", "")),
+        {
+            "indication": row.get("section_clinical_history") or row.get("section_history"),
+            "technique": row.get("section_technique"),
+            "comparison": row.get("section_comparison"),
+            "findings": row["section_findings"],
+            "impression": row["section_impression"],
+        },
+    )
 
 
 def _image_path(folders: list[Path], name: str) -> Path | None:

@@ -38,8 +38,10 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
     for row, *lateral in _examinations(root, log):
         study_id = Path(row["image"]).stem
         findings = image_sentences(row["notes"])
+        reason = ""
         if findings is None:
-            log.note("notes_empty" if not row["notes"] else "notes_describe_no_image", study_id)
+            reason = "notes_describe_no_image" if row["notes"] else "notes_empty"
+            log.note(reason, study_id)
         age = parse_age(row["age"])
         if age is None:
             log.note("no_usable_age", study_id)
@@ -48,6 +50,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             "license": row.get("license", ""),
             "source_url": row.get("source_url", ""),
             "note": row["notes"],
+            "no_findings_reason": reason,
             "findings_from": "sentences of the note that describe the image" if findings else "",
         }
         studies.append(

@@ -5,7 +5,6 @@ Rows with the same study id make one study with several images.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import (
@@ -16,7 +15,7 @@ from llava_rad.data.fields import (
     parse_view,
 )
 from llava_rad.data.report_text import TEXT_FIELDS, text_fields
-from llava_rad.data.sections import ReportSections, parse_report, tidy
+from llava_rad.data.sections import parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
@@ -69,7 +68,7 @@ def read(
     """
     path = _table(root)
     label_names = [name.strip() for name in labels.split(",") if name.strip()]
-    given = {
+    defaults = {
         study: "study_id",
         patient: "patient_id",
         split: "split",
@@ -83,7 +82,7 @@ def read(
         sex: "sex",
         age: "age",
     }
-    asked = [column for column, default in given.items() if column and column != default]
+    asked = [column for column, default in defaults.items() if column and column != default]
     folder = Path(images) if images else path.parent
     rows_of: dict[str, list[dict]] = {}
     for row in read_table(path, (image, *asked, *label_names), filled=(image,), log=log):
@@ -91,18 +90,12 @@ def read(
             log.leave_out("image_missing", row[image])
         else:
             rows_of.setdefault(row.get(study) or row[image], []).append(row)
-    section_columns = dict(
-        zip(
-            TEXT_FIELDS,
-            (indication, technique, comparison, findings, impression),
-            strict=True,
-        )
-    )
+    columns = (indication, technique, comparison, findings, impression)
     for study_id, rows in rows_of.items():
         first = rows[0]
-        fields, extra = text_fields(
-            _sections(first, report, section_columns), study_id, log, keep_marks=keep_marks
-        )
+        given = {name: first.get(column) for name, column in zip(TEXT_FIELDS, columns, strict=True)}
+        sections = with_given(parse_report(first.get(report) or ""), given)
+        fields, extra = text_fields(sections, study_id, log, keep_marks=keep_marks)
         yield Study(
             study_id=study_id,
             patient_id=first.get(patient) or study_id,
@@ -133,26 +126,6 @@ def _table(root: Path) -> Path:
             kind="missing_table",
         )
     return tables[0]
-
-
-def _sections(row: dict, report: str, columns: dict[str, str]) -> ReportSections:
-    parsed = parse_report(row.get(report) or "")
-    own = {name: tidy(row.get(column) or "") or None for name, column in columns.items()}
-    texts: dict[str, Any] = {name: own[name] or getattr(parsed, name) for name in columns}
-    reason = parsed.no_findings_reason
-    if texts["findings"]:
-        reason = None
-    elif texts["impression"]:
-        reason = "findings_only_in_impression"
-    return ReportSections(
-        **texts,
-        paragraph=parsed.paragraph,
-        wet_read=parsed.wet_read,
-        addenda=parsed.addenda,
-        other=parsed.other,
-        combined=parsed.combined and not own["findings"],
-        no_findings_reason=reason,
-    )
 
 
 def _label(cell: str, name: str, study_id: str, log: ConversionLog) -> float | None:

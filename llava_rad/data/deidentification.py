@@ -34,7 +34,8 @@ def remove_marks(text: str) -> str:
     "x-XXXX" becomes "x-ray", the one word that can be told from its mark. A text that was only
     marks becomes empty.
     """
-    text, marks = _MARKS.subn(_GAP, _X_RAY.sub(r"\1-ray", text))
+    text = _X_RAY.sub(r"\1-ray", " ".join(text.split()))
+    text, marks = _MARKS.subn(_GAP, text)
     lower_case_starts = {match.end() for match in _SENTENCE_START.finditer(text)}
     for pattern, replacement in _REPAIRS:
         text = pattern.sub(replacement, text)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-IMAGE_ENDINGS = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+_DICOM_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
+_OTHER_ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm")
+IMAGE_ENDINGS = frozenset(_DICOM_ENDINGS + _OTHER_ENDINGS)
 
 # Group numbers that a DICOM file without preamble starts with, little-endian.
 _DICOM_GROUPS = (b"\x02\x00", b"\x08\x00")

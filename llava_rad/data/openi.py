@@ -21,7 +21,7 @@ from pathlib import Path
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import frontal_first, parse_view
 from llava_rad.data.report_text import text_fields
-from llava_rad.data.sections import ReportSections, tidy
+from llava_rad.data.sections import ReportSections, missing_findings, tidy
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
@@ -101,9 +101,7 @@ def _sections(report: ElementTree.Element) -> ReportSections:
         text = tidy("".join(part.itertext()))
         if text:
             texts[(part.get("Label") or "").lower()] = text
-    reason = None
-    if "findings" not in texts:
-        reason = "findings_only_in_impression" if "impression" in texts else "no_text"
+    reason = None if "findings" in texts else missing_findings(texts.get("impression"))
     return ReportSections(
         indication=texts.get("indication"),
         comparison=texts.get("comparison"),

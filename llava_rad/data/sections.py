@@ -13,7 +13,8 @@ its own and never taken for findings without being asked to.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 _HEADERS = {
     "indication": (
@@ -82,7 +83,7 @@ _NAME = "|".join(
     re.escape(name).replace(r"\ ", r"[ \t]+") for name in sorted(_SECTION_OF, key=len, reverse=True)
 )
 # "FINDINGS AND IMPRESSION", "Indication/Comparison"
-_NAMES = rf"(?:{_NAME})(?:[ \t]*(?:/|&|,|\band\b|\bor\b)[ \t]*(?:{_NAME}))*"
+_NAMES = rf"(?:{_NAME})(?:[ \t]*(?:/|&|,|\band\b|\bor\b)[ \t]*(?:{_NAME})){{0,2}}"
 _AT_LINE_START = re.compile(
     rf"^[ \t]*(?P<names>{_NAMES})[ \t]*(?:(?P<colon>:)|(?P<dash>[-–—](?=[ \t]|$))|(?P<bare>$))",
     re.IGNORECASE | re.MULTILINE,
@@ -98,7 +99,8 @@ _PART = re.compile(
     r"|(?P<wet>(?:wet read(?:ing)?|preliminary (?:report|read(?:ing)?))[ \t]*(?::|$)"
     # the name and time of who read it
     r"(?:[^\n]{0,60}?\d{1,2}:\d{2}[ \t]*[AP]M)?)"
-    r"|(?P<addendum>(?:final[ \t]+)?addend(?:um|a)\b[^\n:]*?(?::|$))"
+    r"|(?P<addendum>(?:final[ \t]+)?addend(?:um|a)(?:[ \t]*#?[ \t]*\d+)?[ \t]*"
+    r"(?::|$|(?:by|dictated|date|on)\b[^\n:]{0,60}:))"
     r"|(?P<rule>[_=\-]{8,}[ \t]*$))",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -131,9 +133,10 @@ class ReportSections:
         other: further sections by name (``"examination"``, ``"recommendation"``,
             ``"notification"``, ``"other"``).
         combined: findings and impression stood under one header; the text is in ``findings``.
-        no_findings_reason: why ``findings`` is None: ``"no_findings_header"`` (no header but free
-            text), ``"findings_only_in_impression"``, ``"findings_empty"`` (a header without
-            text, or one that says "see impression") or ``"no_text"``. None if there are findings.
+        no_findings_reason: why ``findings`` is None: ``"no_findings_header"`` (there is
+            free text), ``"findings_only_in_impression"``, ``"findings_empty"`` (a header without
+            text, or one that says "see impression"), ``"no_text"``, or an adapter's own. None if
+            there are findings.
     """
 
     indication: str | None = None
@@ -167,14 +170,9 @@ def parse_report(text: str) -> ReportSections:
     findings = texts.pop("findings", "")
     if _POINTS_ELSEWHERE.match(findings):
         findings, had_findings_header = "", True
-    reason = None
-    if not findings:
-        if had_findings_header:
-            reason = "findings_empty"
-        elif texts.get("impression"):
-            reason = "findings_only_in_impression"
-        else:
-            reason = "no_findings_header" if paragraph else "no_text"
+    reason = None if findings else "findings_empty"
+    if not findings and not had_findings_header:
+        reason = missing_findings(texts.get("impression"), paragraph)
     named = {name: texts.pop(name, "") or None for name in ("indication", "technique")}
     named |= {name: texts.pop(name, "") or None for name in ("comparison", "impression")}
     return ReportSections(
@@ -187,6 +185,25 @@ def parse_report(text: str) -> ReportSections:
         combined=combined and bool(findings),
         no_findings_reason=reason,
     )
+
+
+def with_given(report: ReportSections, given: Mapping[str, str | None]) -> ReportSections:
+    """The report with the sections that a table gives on their own; these win where not empty."""
+    texts: dict[str, Any] = {name: tidy(text) for name, text in given.items() if text}
+    merged = replace(report, **{name: text for name, text in texts.items() if text})
+    if merged.findings != report.findings:
+        return replace(merged, combined=False, no_findings_reason=None)
+    if merged.findings is None and report.no_findings_reason != "findings_empty":
+        reason = missing_findings(merged.impression, merged.paragraph)
+        return replace(merged, no_findings_reason=reason)
+    return merged
+
+
+def missing_findings(impression: str | None, paragraph: str | None = None) -> str:
+    """Why a report without a findings header has no findings (``no_findings_reason``)."""
+    if paragraph:
+        return "no_findings_header"
+    return "findings_only_in_impression" if impression else "no_text"
 
 
 def tidy(text: str) -> str:

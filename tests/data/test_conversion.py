@@ -69,6 +69,7 @@ def test_options_reach_the_adapter(tmp_path: Path, reports: Path) -> None:
     [
         ("open-i", {}, "'openi'"),
         ("folder", {"pateint": "x"}, "'patient'"),
+        ("folder", {"name": "x"}, "no option 'name'"),
         ("folder", {"headers": "maybe"}, "true or false"),
         ("folder", {"patient": "("}, "regular expression"),
         ("covid", {"images": "x"}, "none of its own"),

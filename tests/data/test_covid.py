@@ -48,6 +48,7 @@ def test_studies(tree: Callable[..., Path]) -> None:
         "image_missing": ["images/gone.jpg"],
     }
     assert log.noted["notes_empty"] == ["old"]
+    assert studies["old"].extra["no_findings_reason"] == "notes_empty"
     assert log.noted["notes_describe_no_image"] == ["hist"]
     assert log.noted["no_usable_age"] == ["two", "hist"]
 

@@ -65,6 +65,12 @@ def test_a_section_column_wins_over_the_report(tree: Callable[..., Path]) -> Non
     assert (study.findings, study.impression) == ("New.", "Normal.")
 
 
+def test_sections_given_apart_explain_missing_findings(tree: Callable[..., Path]) -> None:
+    text = "image,report,impression\nx.png,,Normal.\n"
+    (study,) = read(tree({"t.csv": text, "x.png": ""}), ConversionLog())
+    assert study.extra["no_findings_reason"] == "findings_only_in_impression"
+
+
 def test_a_named_column_must_be_there(root: Path) -> None:
     with pytest.raises(DataError, match="'indx'"):
         list(read(root, ConversionLog(), **{**OPTIONS, "indication": "indx"}))

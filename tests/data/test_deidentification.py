@@ -8,6 +8,7 @@ from llava_rad.data.deidentification import masked_share, remove_marks
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
+        # case C38 of the public bug reports
         (
             "The heart and lungs have XXXX XXXX in the interval. Both lungs are clear. "
             "XXXX tube in XXXX position.",

@@ -1,7 +1,6 @@
 """MIMIC-CXR-JPG's layout."""
 
 import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,13 +83,8 @@ def test_studies(tree: Callable[..., Path], files: dict) -> None:
     assert log.left_out == {}
 
 
-def test_case_c44_the_prior_is_chosen_by_date(
-    tree: Callable[..., Path], files: dict, shared_cases: Path
-) -> None:
-    """Study ids are random: the lower id is the later study here."""
-    cases = map(json.loads, (shared_cases / "cases.jsonl").read_text("utf-8").splitlines())
-    case = next(case for case in cases if case["id"] == "C44")
-    assert all(word in case["input"] for word in ("50000002", "21500101", "50000001", "21500301"))
+def test_the_prior_is_chosen_by_date(tree: Callable[..., Path], files: dict) -> None:
+    """Study ids are random: the lower id is the later study here (case C44)."""
     log = ConversionLog()
     studies = by_id(list(read(tree(files), log)))
     prior = {name: study.prior.study_id if study.prior else None for name, study in studies.items()}
@@ -129,8 +123,8 @@ def test_broken_rows_are_listed(tree: Callable[..., Path], files: dict) -> None:
     assert log.noted["report_missing"] == ["s50000005"]
 
 
-def test_case_c46_without_report_texts(tree: Callable[..., Path], files: dict) -> None:
-    """MIMIC-CXR-JPG alone: an error that says where the texts come from, never no studies."""
+def test_without_report_texts(tree: Callable[..., Path], files: dict) -> None:
+    """MIMIC-CXR-JPG alone: an error that says where the texts come from, never no studies (C46)."""
     texts = {name: content for name, content in files.items() if name.endswith(".txt")}
     root = tree({name: content for name, content in files.items() if name not in texts})
     with pytest.raises(DataError) as caught:
