@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 
 from llava_rad.encoders import ENCODERS, RAD_DINO, Preprocessing, load_encoder
@@ -50,19 +51,19 @@ def test_a_revision_is_followed(hub_cache, folder):
         load_encoder("someone/encoder", revision="v1")
 
 
-def test_biomedclip_cxr_takes_two_files_of_its_repository_and_layer_minus_2(
-    hub_cache, tmp_path, shared_parity
-):
-    tower = shared_parity / "llava_rad_checkpoint" / "vision_tower"
+def test_biomedclip_cxr_takes_two_files_of_its_repository_and_layer_minus_2(hub_cache, tmp_path):
+    trunk = timm.create_model("test_vit", num_classes=0)
+    state = {f"visual.trunk.{key}": tensor for key, tensor in trunk.state_dict().items()}
+    vision = {"timm_model_name": "test_vit", "image_size": 160}
     repository = tmp_path / "llava-rad"
     repository.mkdir()
     (repository / "config.json").write_text(json.dumps({"model_type": "llava"}))
     config, weights = ENCODERS["biomedclip-cxr"].open_clip_files
-    shutil.copy(tower / "biomedclip_cxr_tiny.json", repository / config)
-    shutil.copy(tower / "biomedclip_cxr_tiny_checkpoint.pt", repository / weights)
+    (repository / config).write_text(json.dumps({"vision_cfg": vision}))
+    torch.save(state, repository / weights)
     hub_cache("microsoft/llava-rad", repository)
     encoder = load_encoder("biomedclip-cxr")
-    assert (encoder.layer, encoder.dim, encoder.image_size) == (-2, 192, 224)
+    assert (encoder.layer, encoder.dim, encoder.image_size) == (-2, trunk.embed_dim, 160)
     assert load_encoder("biomedclip-cxr", layer=-1).layer == -1
 
 
