@@ -39,9 +39,7 @@ def test_whole_square_image_is_only_resized():
 
 
 def test_flip_mirrors():
-    config = CropsConfig(
-        flip=1, jitter=0, blur=(0, 0, 0), global_scale=(1, 1), aspect_ratio=(1, 1)
-    )
+    config = CropsConfig(flip=1, jitter=0, blur=(0, 0, 0), global_scale=(1, 1), aspect_ratio=(1, 1))
     image = _image(80, 80)
     flipped, _ = MultiCrop(config, 40, 14)(image, np.random.default_rng(0))
     plain, _ = MultiCrop(PLAIN, 40, 14)(image, np.random.default_rng(0))
