@@ -3,7 +3,11 @@
 Both formats hold the same columns with the same types, so that either can be opened with
 ``datasets.load_dataset("json" or "parquet", data_files=...)``. An absent text is stored as an
 empty string, because a column of nulls has no type; labels and extra facts are lists of
-``{"name", "value"}``, because objects whose keys differ from row to row have none either.
+``{"name", "value"}``, because objects whose keys differ from row to row have none either. (Only
+a JSON lines file whose first 10 MB hold no age, label or prior, while later rows do, needs
+``features=llava_rad.data.features()`` there: datasets takes the types from these first rows.
+Parquet stores them.)
+
 A manifest written by hand may leave out what it does not know, use null for an absent value and
 give labels and extra facts as plain objects.
 """
