@@ -24,12 +24,16 @@ class EncoderReference:
         revision: commit on the hub, if it comes from there.
         fingerprint: hash of its weights and preprocessing.
         dim: width of its patch tokens.
+        image_size: side of its square input in pixels.
+        layer: block its tokens come from; None is the output after the final norm.
     """
 
     id: str
     revision: str | None
     fingerprint: str
     dim: int
+    image_size: int
+    layer: int | None = None
 
 
 @dataclass(frozen=True)

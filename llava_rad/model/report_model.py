@@ -133,7 +133,12 @@ class ReportModel(nn.Module):
         config = ReportModelConfig(
             name=name,
             encoder=EncoderReference(
-                encoder.name, encoder_revision, encoder.fingerprint(), encoder.dim
+                id=encoder.name,
+                revision=encoder_revision,
+                fingerprint=encoder.fingerprint(),
+                dim=encoder.dim,
+                image_size=encoder.image_size,
+                layer=encoder.layer,
             ),
             adapter=shape,
             llm=reference,
@@ -348,6 +353,8 @@ class ReportModel(nn.Module):
         encoder = load_encoder(
             str(folder / "encoder") if config.encoder.id == "encoder" else config.encoder.id,
             revision=config.encoder.revision,
+            layer=config.encoder.layer,
+            image_size=config.encoder.image_size,
         )
         if encoder.fingerprint() != config.encoder.fingerprint:
             raise WeightsError(
