@@ -38,7 +38,7 @@ from llava_rad.metrics import (
 from llava_rad.metrics.page import value_label
 from llava_rad.metrics.table import text_table
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command(help=__doc__, no_args_is_help=True)

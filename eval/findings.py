@@ -39,7 +39,7 @@ from llava_rad.metrics.page import FLOOR_NAMES, value_label
 from llava_rad.metrics.radgraph import CASINGS
 from llava_rad.metrics.table import text_table
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command(help=__doc__, no_args_is_help=True)
@@ -79,6 +79,9 @@ def main(
     chexbert_attention_heads: Annotated[
         int | None, typer.Option(help="For a checkpoint whose heads do not have 64 dimensions.")
     ] = None,
+    chexbert_precision: Annotated[
+        str, typer.Option(help="float32, or the faster and almost equal bfloat16.")
+    ] = "float32",
     chexbert_windows: Annotated[
         bool, typer.Option("--chexbert-windows", help="Label long reports in windows.")
     ] = False,
@@ -108,6 +111,7 @@ def main(
         chexbert=chexbert,
         chexbert_vocabulary=chexbert_vocabulary,
         chexbert_attention_heads=chexbert_attention_heads,
+        chexbert_precision=chexbert_precision,
         chexbert_windows=chexbert_windows,
         radgraph=radgraph,
         radgraph_model=radgraph_model,

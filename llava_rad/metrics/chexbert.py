@@ -10,6 +10,9 @@ A report of more than 512 word pieces loses its end, as published; how many did 
 With ``windows`` it is labelled in overlapping windows instead: positive beats uncertain beats
 negative beats blank, and ``No Finding`` must hold in every window.
 
+Labels are those of float32. ``precision="bfloat16"`` is several times faster where the processor
+multiplies in it and differs in a label now and then; the facts say which was used.
+
 An empty report goes through the network like any other, as published.
 """
 
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_rad.errors import WeightsError
+from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.observations import OBSERVATIONS, Mention
 from llava_rad.metrics.result import (
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 REPOSITORY, FILENAME = "StanfordAIMI/RRG_scorers", "chexbert.pth"
 VOCABULARY = "google-bert/bert-base-uncased"
+PRECISIONS = ("float32", "bfloat16")
 POSITIONS = 512
 WINDOW_STRIDE = 255
 BERT_HEAD_DIM = 64
@@ -75,11 +79,13 @@ class CheXbert:
         heads: "torch.nn.ModuleList",
         tokenizer: "BertTokenizer",
         checkpoint_hash: str,
+        precision: str = "float32",
     ) -> None:
         self.encoder = encoder
         self.heads = heads
         self.tokenizer = tokenizer
         self.checkpoint_hash = checkpoint_hash
+        self.precision = precision
         self._known: dict[tuple[str, bool], _Label] = {}
 
     @classmethod
@@ -89,6 +95,7 @@ class CheXbert:
         *,
         vocabulary: str | Path | None = None,
         attention_heads: int | None = None,
+        precision: str = "float32",
         device: "str | torch.device | None" = None,
     ) -> "CheXbert":
         """Load a checkpoint in the layout of the public ``chexbert.pth``.
@@ -99,13 +106,23 @@ class CheXbert:
                 weights, else the one in the local hub cache.
             attention_heads: heads of each layer, for a checkpoint whose heads do not have BERT's
                 64 dimensions: the file does not say.
+            precision: ``"float32"`` or ``"bfloat16"``.
             device: where the network runs; CUDA where there is one by default.
 
         Raises:
             WeightsError: a file is not there (kind ``missing``) or not such a checkpoint.
+            MetricError: there is no such precision.
         """
         import torch
         from transformers import BertTokenizer
+
+        if precision not in PRECISIONS:
+            raise MetricError(
+                f"there is no precision '{precision}'",
+                where="chexbert",
+                remedy=f"Choose one of {', '.join(PRECISIONS)}",
+                kind="unknown_precision",
+            )
 
         path = resolve_file(weights, repo=REPOSITORY, filename=FILENAME, metric="chexbert")
         beside = path.with_name("vocab.txt")
@@ -122,10 +139,11 @@ class CheXbert:
             heads.to(device).eval(),
             BertTokenizer(vocab=str(vocabulary_path)),
             file_hash(path),
+            precision,
         )
 
     def label(
-        self, texts: Sequence[str], *, windows: bool = False, batch_tokens: int = 4096
+        self, texts: Sequence[str], *, windows: bool = False, batch_tokens: int = 1024
     ) -> CheXbertLabels:
         """Label reports.
 
@@ -180,7 +198,10 @@ class CheXbert:
             ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
             lengths = torch.tensor([len(row) for row in rows], device=device)
             mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
-            with torch.inference_mode():
+            half = torch.autocast(
+                device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+            )
+            with torch.inference_mode(), half:
                 hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
                 best = torch.stack([head(hidden).argmax(dim=1) for head in self.heads], dim=1)
             for i, row, vector in zip(batch, best.cpu(), hidden.float().cpu(), strict=True):
@@ -233,6 +254,7 @@ def chexbert(
     facts = {
         "scorer": "llava_rad CheXbert labeler (labels equal to f1chexbert 0.0.2)",
         "checkpoint_sha256": labeler.checkpoint_hash,
+        "precision": labeler.precision,
         "long_reports": "windows" if windows else "truncated",
         "texts_over_512_word_pieces": too_long,
     }

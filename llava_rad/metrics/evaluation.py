@@ -330,6 +330,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     metrics = {
         name: {
             "definition": DEFINITIONS[name],
+            "section": e.section,
+            "count": e.count,
             **result.facts,
             "notes": list(result.notes),
             "values": {

@@ -208,7 +208,9 @@ def _calibration(e: Evaluation) -> list[dict[str, Any]]:
     stated = e.stated()
     if stated is None:
         return []
-    mine, theirs = stated.mean(axis=1)
+    # No Finding is not stated but left over, and would flatten the scale.
+    names = OBSERVATIONS[:-1]
+    mine, theirs = stated[..., : len(names)].mean(axis=1)
     top = max(0.05, float(max(mine.max(), theirs.max())))
     return [
         {
@@ -218,7 +220,7 @@ def _calibration(e: Evaluation) -> list[dict[str, Any]]:
             "text": f"{100 * mine[i]:.1f} % of predictions, {100 * theirs[i]:.1f} % of references",
             "numbers": f"{100 * mine[i]:.1f} / {100 * theirs[i]:.1f}",
         }
-        for i, name in enumerate(OBSERVATIONS)
+        for i, name in enumerate(names)
     ]
 
 

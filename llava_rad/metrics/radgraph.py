@@ -32,7 +32,6 @@ from llava_rad.metrics.result import (
     join_results,
     mean_result,
     ratio,
-    some_empty,
 )
 
 LEVELS = ("simple", "partial", "complete")
@@ -63,9 +62,6 @@ def radgraph_f1(
     """
     check_pairs(predictions, references)
     annotations = annotator.annotate([*predictions, *references])
-    empty = some_empty(predictions, references)
-    for i in np.flatnonzero(empty):
-        annotations[i] = {"text": "", "entities": {}}
     return score_annotations(
         annotations[: len(predictions)],
         annotations[len(predictions) :],

@@ -29,6 +29,7 @@ class MetricSettings:
         chexbert: checkpoint, its folder or a hub repository; else the local hub cache.
         chexbert_vocabulary: BERT's uncased vocabulary; else beside the checkpoint or the cache.
         chexbert_attention_heads: for a checkpoint whose heads do not have 64 dimensions.
+        chexbert_precision: ``"float32"`` or the faster, almost equal ``"bfloat16"``.
         chexbert_windows: label reports over 512 word pieces in windows instead of cutting them.
         radgraph: model folder, archive or a hub repository; else the local hub cache.
         radgraph_model: ``"radgraph"`` or ``"radgraph-xl"``.
@@ -45,6 +46,7 @@ class MetricSettings:
     chexbert: str | Path | None = None
     chexbert_vocabulary: str | Path | None = None
     chexbert_attention_heads: int | None = None
+    chexbert_precision: str = "float32"
     chexbert_windows: bool = False
     radgraph: str | Path | None = None
     radgraph_model: str = "radgraph-xl"
@@ -70,6 +72,7 @@ class _Networks:
             s.chexbert,
             vocabulary=s.chexbert_vocabulary,
             attention_heads=s.chexbert_attention_heads,
+            precision=s.chexbert_precision,
             device=s.device,
         )
 
