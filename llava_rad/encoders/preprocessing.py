@@ -51,16 +51,16 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Preprocessing:
     """How a radiograph becomes ``pixel_values``: resize, crop or pad, normalise, three channels.
 
-    The resize runs once, on the single gray channel, in 8 bits with Pillow (antialiased), which is
-    bit for bit what transformers' Pillow processors do on three equal channels.
+    The resize runs on the single gray channel (once for each gray that pads), in 8 bits with Pillow
+    (antialiased), which is bit for bit what transformers' Pillow processors do on three channels.
 
     Attributes:
         image_size: side of the square output in pixels.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         geometry: ``shorter_side_center_crop`` resizes the shorter side and cuts the overhanging
-            ends of the longer one; ``pad_square`` pads to a square with the mean gray, as LLaVA 1.5
-            does, and keeps everything; ``resize`` squeezes to a square.
+            ends of the longer one; ``pad_square`` pads to a square with each channel's mean, as
+            LLaVA 1.5 does, and keeps everything; ``resize`` squeezes to a square.
         interpolation: filter of the resize.
         rendering: the 8-bit rendering of :func:`llava_rad.images.load_radiograph` that the encoder
             was trained with.
@@ -133,15 +133,22 @@ class Preprocessing:
                 remedy="Read the file with llava_rad.images.load_radiograph",
                 kind="not_grayscale_8bit",
             )
-        square = self._to_square(Image.fromarray(pixels))  # uint8 [image_size, image_size]
-        return torch.from_numpy(self._normalised_levels()[:, square])
+        image = Image.fromarray(pixels)
+        borders = [int(mean * 255) for mean in self.mean]
+        if self.geometry != "pad_square" or image.width == image.height:
+            borders = [0, 0, 0]  # none is drawn
+        squares = {border: self._to_square(image, border) for border in set(borders)}
+        levels = self._normalised_levels()
+        channels = [level[squares[border]] for level, border in zip(levels, borders, strict=True)]
+        return torch.from_numpy(np.stack(channels))
 
-    def _to_square(self, image: Image.Image) -> np.ndarray:
+    def _to_square(self, image: Image.Image, border: int) -> np.ndarray:
+        """Pixels uint8 [image_size, image_size]; ``border`` is the gray of the padding."""
         size, resample = self.image_size, _PIL_FILTERS[self.interpolation]
         width, height = image.size
         if self.geometry == "pad_square" and width != height:
             side = max(width, height)
-            padded = Image.new("L", (side, side), int(self.mean[0] * 255))
+            padded = Image.new("L", (side, side), border)
             padded.paste(image, ((side - width) // 2, (side - height) // 2))
             image = padded
         if self.geometry != "shorter_side_center_crop":
