@@ -56,6 +56,7 @@ class PromptTemplate:
         stop: the special token that ends a report; None means the tokenizer's EOS.
         stop_texts: texts at which a report is cut, such as the word that opens a next turn.
         image_lines: for each accepted role, its line; ``<image>`` marks the picture.
+        image_end: text between an image's line and what follows it.
         field_lines: for each accepted field, its line; ``{text}`` marks the words.
         instruction: the last line of the user's turn.
         instruction_with_indication: takes the place of ``instruction`` where an indication is
@@ -74,6 +75,7 @@ class PromptTemplate:
             "prior_frontal": f"Prior frontal image: {IMAGE}",
         }
     )
+    image_end: str = "\n"
     field_lines: Mapping[str, str] = field(
         default_factory=lambda: {
             "indication": "Indication: {text}",
@@ -145,7 +147,7 @@ class PromptTemplate:
         parts = [self.before]
         for start, end in lines:
             parts[-1] += start
-            parts.append(end + "\n")
+            parts.append(end + self.image_end)
         parts[-1] += "\n".join(text) + self.after
         return parts
 

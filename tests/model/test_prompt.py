@@ -90,3 +90,12 @@ def test_refuses_templates_that_cannot_work():
         PromptTemplate(image_lines={"current_frontal": "no picture"})
     with pytest.raises(ConfigError, match="unknown field 'history'"):
         PromptTemplate(field_lines={"history": "{text}"})
+
+
+def test_what_ends_an_image_line_is_part_of_the_template():
+    template = PromptTemplate(**{**LLAVA_RAD, "image_end": " "})
+    first, second = template.parts(ReportRequest((FRONTAL,)))
+    assert first.endswith("USER: ") and second.startswith(" Provide")
+    assert PromptTemplate.from_dict(template.to_dict()) == template
+    older = {k: v for k, v in template.to_dict().items() if k != "image_end"}
+    assert PromptTemplate.from_dict(older).image_end == "\n"
