@@ -47,7 +47,7 @@ def build_stage_model(
         dtype=torch.bfloat16 if bf16 else torch.float32,
         device=device,
         quantize=config.quantize,
-        attention=config.attention,
+        attention=config.attention or _attention(device),
     )
     tokenizer = load_tokenizer(config.llm, config.llm_revision)
     template = restricted_template(
@@ -76,6 +76,11 @@ def build_stage_model(
         start_adapter(model, start)
     model.adapter.to(device)
     return model
+
+
+def _attention(device: torch.device | None) -> str | None:
+    """Written-out attention on a CPU, where the backward pass of torch's fused one is slower."""
+    return "eager" if device is None or device.type == "cpu" else None
 
 
 def start_adapter(model: ReportModel, folder: Path) -> None:
