@@ -15,8 +15,8 @@ import types
 
 def radeval(job):
     """RadEval's BLEU-1..4 (one scorer an order, as it runs them) and ROUGE."""
-    from radeval.metrics.bleu import BleuMetric
-    from radeval.metrics.rouge import RougeMetric
+    from radeval.metrics.bleu.adapter import BleuMetric
+    from radeval.metrics.rouge.adapter import RougeMetric
 
     bleu, rouge = BleuMetric(), RougeMetric()
     start = time.perf_counter()

@@ -101,10 +101,12 @@ def other_patients(patients: Sequence[str], *, seed: int = 0) -> NDArray[np.int6
             kind="one_patient",
         )
     count = len(patients)
-    generator = np.random.default_rng(seed)
+    names = sorted(set(patients))
+    ranks = np.random.default_rng(seed).permutation(len(names))
+    rank = dict(zip(names, ranks, strict=True))
     # In an order where a patient's studies stand together, a shift by the largest group's size
     # leads each study to another patient's, unless that group is more than half of all.
-    order = sorted(generator.permutation(count), key=lambda i: patients[i])
+    order = sorted(range(count), key=lambda i: rank[patients[i]])
     shift = max(Counter(patients).values())
     chosen = np.empty(count, dtype=np.int64)
     for place, i in enumerate(order):

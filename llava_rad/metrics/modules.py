@@ -31,6 +31,7 @@ class ReportMetric(evaluate.Metric):
             )
         self._scorer = Scorer([name], settings, require=True)
         super().__init__(config_name=name, keep_in_memory=True, **options)
+        self.info.module_name = name  # evaluate puts the class' name here
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

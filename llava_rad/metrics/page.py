@@ -254,7 +254,8 @@ def _ends(order: list[int], cases: int) -> list[tuple[str, int]]:
     if len(order) <= 2 * cases:
         half = (len(order) + 1) // 2
         return [("worst" if n < half else "best", i) for n, i in enumerate(order)]
-    return [("worst", i) for i in order[:cases]] + [("best", i) for i in order[-cases:]]
+    best = order[len(order) - cases :]
+    return [("worst", i) for i in order[:cases]] + [("best", i) for i in best]
 
 
 def _case(e: Evaluation, i: int, rank: str) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.metrics import BertScorer, bertscore
+
+
+@pytest.fixture
+def scorer(bert_folder):
+    return BertScorer.load(str(bert_folder), layer=1, device="cpu")
+
+
+def by_hand(folder, layer, prediction, reference):
+    """Zhang et al., equation 1, one pair at a time."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    sides = []
+    for text in (prediction, reference):
+        with torch.no_grad():
+            out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+        state = out.hidden_states[layer][0].numpy()
+        sides.append(state / np.linalg.norm(state, axis=1, keepdims=True))
+    cosine = sides[0] @ sides[1].T
+    precision, recall = cosine[1:-1].max(axis=1).mean(), cosine[:, 1:-1].max(axis=0).mean()
+    return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def test_each_pair_by_hand(scorer, bert_folder, texts):
+    predictions, references = texts[10:16], texts[20:26]
+    result = bertscore(predictions, references, scorer=scorer)
+    for i, pair in enumerate(zip(predictions, references, strict=True)):
+        expected = by_hand(bert_folder, 1, *pair)
+        for name, value in zip(("precision", "recall", "f1"), expected, strict=True):
+            assert result.per_pair[name][i] == pytest.approx(value, abs=1e-5)
+    assert result.values["f1"] == pytest.approx(result.per_pair["f1"].mean())
+
+
+def test_equal_texts_score_one_and_empty_ones_zero(scorer):
+    result = bertscore(["no effusion", "", " "], ["no effusion", "clear", ""], scorer=scorer)
+    np.testing.assert_allclose(result.per_pair["f1"], [1.0, 0.0, 0.0], atol=1e-6)
+
+
+def test_rescaling_moves_the_baseline_to_zero(bert_folder, tmp_path):
+    table = tmp_path / "baseline.tsv"
+    table.write_text("LAYER,P,R,F\n0,0.1,0.1,0.1\n1,0.2,0.4,0.5\n", encoding="utf-8")
+    plain = BertScorer.load(str(bert_folder), layer=1, device="cpu")
+    scaled = BertScorer.load(
+        str(bert_folder), layer=1, rescale=True, baseline_file=table, device="cpu"
+    )
+    pair = ["no effusion", ""], ["large opacity", "clear"]
+    raw, result = bertscore(*pair, scorer=plain), bertscore(*pair, scorer=scaled)
+    expected = (raw.per_pair["f1"][0] - 0.5) / (1 - 0.5)
+    assert result.per_pair["f1"][0] == pytest.approx(expected)
+    assert result.per_pair["f1"][1] == 0.0
+    assert result.facts["rescaled"] and not raw.facts["rescaled"]
+
+
+def test_what_is_missing_is_named(bert_folder, tmp_path):
+    with pytest.raises(WeightsError, match="hf download distilroberta-base") as caught:
+        BertScorer.load()
+    assert caught.value.kind == "missing"
+    with pytest.raises(MetricError, match="layer"):
+        BertScorer.load(str(bert_folder))
+    with pytest.raises(MetricError, match="layers 0 to 2"):
+        BertScorer.load(str(bert_folder), layer=9)
+    with pytest.raises(MetricError, match="baseline"):
+        BertScorer.load(str(bert_folder), layer=1, rescale=True)
+    (tmp_path / "table.tsv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(MetricError, match="LAYER, P, R and F"):
+        BertScorer.load(
+            str(bert_folder), layer=1, rescale=True, baseline_file=tmp_path / "table.tsv"
+        )
