@@ -72,9 +72,6 @@ class BertScorer:
             WeightsError: the model is not there (kind ``missing``).
             MetricError: the layer or the baseline is not known.
         """
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-
         layer = LAYERS.get(model) if layer is None else layer
         if layer is None:
             raise MetricError(
@@ -84,16 +81,23 @@ class BertScorer:
                 kind="no_layer",
             )
         baseline = _baseline(model, layer, baseline_file) if rescale else None
+        missing = WeightsError(
+            "the model is not on this machine",
+            where=f"bertscore: {model}",
+            remedy=f"Fetch it with: hf download {model}",
+            kind="missing",
+        )
+        if not _is_here(model):
+            raise missing
+        # Imported after the look-up, so that a missing model is told at once.
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
             encoder = AutoModel.from_pretrained(model, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise WeightsError(
-                "the model is not on this machine",
-                where=f"bertscore: {model}",
-                remedy=f"Fetch it with: hf download {model}",
-                kind="missing",
-            ) from error
+            raise missing from error
         if not 0 <= layer <= encoder.config.num_hidden_layers:
             raise MetricError(
                 f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",
@@ -168,6 +172,19 @@ def bertscore(
     }
     per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
     return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _is_here(model: str) -> bool:
+    """Whether a model's configuration is in a folder of that name or in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if (Path(model) / "config.json").is_file():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError:
+        return False
 
 
 def _baseline(model: str, layer: int, file: Path | None) -> tuple[float, float, float]:

@@ -113,9 +113,6 @@ class CheXbert:
             WeightsError: a file is not there (kind ``missing``) or not such a checkpoint.
             MetricError: there is no such precision.
         """
-        import torch
-        from transformers import BertTokenizer
-
         if precision not in PRECISIONS:
             raise MetricError(
                 f"there is no precision '{precision}'",
@@ -132,6 +129,10 @@ class CheXbert:
             filename="vocab.txt",
             metric="chexbert",
         )
+        # Imported after the look-ups, so that a missing file is told at once.
+        import torch
+        from transformers import BertTokenizer
+
         encoder, heads = _read_checkpoint(path, attention_heads)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(

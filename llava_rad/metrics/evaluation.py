@@ -184,11 +184,18 @@ def evaluate_predictions(
         progress: told what is being done.
 
     Raises:
-        MetricError: features lack a study, or a required metric cannot be computed.
+        MetricError: features lack a study, or no metric or not a required one can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
     """
     texts, references = predictions.predictions, predictions.references
     scores = scorer(texts, references, languages=predictions.languages, progress=progress)
+    if not scores.results:
+        raise MetricError(
+            "no metric could be computed: " + " ".join(scores.left_out.values()),
+            where=predictions.path,
+            remedy="Fetch the weights, or choose metrics that need none",
+            kind="nothing_computed",
+        )
     progress("floors")
     floors = _floors(predictions, scorer, scores, training, features, seed)
     progress("intervals")

@@ -1,0 +1,97 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+PROGRAM = Path(__file__).parents[2] / "eval" / "compare.py"
+REFERENCES = ["small effusion", "clear lungs", "large nodule", "rib fracture"] * 8
+
+
+@pytest.fixture(scope="module")
+def app():
+    spec = importlib.util.spec_from_file_location("eval_compare", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+@pytest.fixture
+def run(app):
+    return lambda *arguments: CliRunner().invoke(
+        app, [*map(str, arguments), "--metrics", "rouge,bleu_coco"]
+    )
+
+
+def write(path, predictions, *, ids=None, references=REFERENCES):
+    rows = [
+        {"id": f"s{i}" if ids is None else ids[i], "prediction": p, "reference": r}
+        for i, (p, r) in enumerate(zip(predictions, references, strict=True))
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path):
+    return write(tmp_path / "bad.jsonl", ["clear lungs"] * 32)
+
+
+def test_a_better_model_is_told_from_a_worse_one(tmp_path, bad, run):
+    good = write(tmp_path / "good.jsonl", REFERENCES)
+    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    assert done.exit_code == 0, done.stderr
+    assert "32 pairs" in done.stdout and "p Holm" in done.stdout
+    found = json.loads((tmp_path / "out.json").read_text())["files"][str(good)]
+    rouge = found["rouge/rougeL"]
+    assert rouge["difference"] == pytest.approx(0.75)
+    assert rouge["interval"]["low"] > 0
+    # Seven values are compared; each p-value is the smallest that 200 swaps can give.
+    assert rouge["p_randomisation"] == pytest.approx(1 / 201)
+    assert rouge["p_holm"] == pytest.approx(7 / 201)
+
+
+def test_pairs_are_matched_by_id_and_not_by_line(tmp_path, bad, run):
+    order = list(range(32))[::-1]
+    shuffled = write(
+        tmp_path / "shuffled.jsonl",
+        ["clear lungs"] * 32,
+        ids=[f"s{i}" for i in order],
+        references=[REFERENCES[i] for i in order],
+    )
+    done = run(bad, shuffled, "--json", tmp_path / "out.json", "--resamples", "50")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())["files"][str(shuffled)]
+    assert all(difference["difference"] == 0 for difference in found.values())
+    assert all(difference["p_holm"] == 1 for difference in found.values())
+
+
+def test_ids_of_one_file_alone_are_named(tmp_path, bad, run):
+    ids = [*(f"s{i}" for i in range(30)), "extra", "s31"]
+    other = write(tmp_path / "other.jsonl", REFERENCES, ids=ids)
+    done = run(bad, other, "--resamples", "20")
+    assert done.exit_code == 0
+    assert "31 pairs" in done.stdout
+    assert "bad.jsonl: 1 ids are not in every file and are left out: s30" in done.stderr
+    assert "other.jsonl: 1 ids are not in every file and are left out: extra" in done.stderr
+
+
+def test_other_references_and_other_studies_are_refused(tmp_path, bad, run):
+    changed = write(
+        tmp_path / "changed.jsonl", REFERENCES, references=["no effusion", *REFERENCES[1:]]
+    )
+    done = run(bad, changed)
+    assert done.exit_code == 1 and "1 references differ" in done.stderr and "s0" in done.stderr
+    strangers = write(tmp_path / "strangers.jsonl", REFERENCES, ids=[f"x{i}" for i in range(32)])
+    done = run(bad, strangers)
+    assert done.exit_code == 1 and "no id in common" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_three_files_and_wrong_usage(tmp_path, bad, run):
+    good = write(tmp_path / "good.jsonl", REFERENCES)
+    done = run(bad, good, bad, "--resamples", "20")
+    assert done.exit_code == 0 and done.stdout.count("p Holm") == 2
+    assert run(bad).exit_code == 2
+    assert run(bad, tmp_path / "absent.jsonl").exit_code == 1
