@@ -1,0 +1,186 @@
+"""Fitting probes to targets and testing them, over seeds and shares of the training patients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava_rad.errors import ConfigError
+from llava_rad.probing.examples import Examples
+from llava_rad.probing.features import Features
+from llava_rad.probing.knn import knn_scores
+from llava_rad.probing.linear_probe import LinearProbe, fit_linear_probe
+from llava_rad.probing.outcome import BinaryOutcome, CategoryOutcome, NumberOutcome, Outcome
+from llava_rad.probing.processes import share_jobs
+from llava_rad.probing.scores import Floats
+from llava_rad.probing.targets import Target
+
+
+@dataclass(frozen=True)
+class SplitVectors:
+    """One vector an image, by split, and the patients of the images.
+
+    Attributes:
+        train, validation, test: [images, dim].
+        train_patients: of the training images.
+        test_patients: of the test images.
+    """
+
+    train: Floats
+    validation: Floats
+    test: Floats
+    train_patients: tuple[str, ...]
+    test_patients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A probe's test.
+
+    Attributes:
+        outcome: predictions of all seeds on the test images.
+        probes: the fitted probes, one a seed; empty for k-NN, which fits nothing.
+        patients: training patients that each seed learned from.
+        facts: how it was made, for the record.
+    """
+
+    outcome: Outcome
+    probes: tuple[LinearProbe, ...]
+    patients: int
+    facts: dict[str, float]
+
+
+def split_vectors(features: Features, examples: Examples, pooling: str) -> SplitVectors:
+    """Features of ``examples.all``, pooled and taken apart by split."""
+    vectors = features.pooled(pooling).double().numpy()
+    train, validation = len(examples.train), len(examples.validation)
+    return SplitVectors(
+        train=vectors[:train],
+        validation=vectors[train : train + validation],
+        test=vectors[train + validation :],
+        train_patients=tuple(e.patient for e in examples.train),
+        test_patients=tuple(e.patient for e in examples.test),
+    )
+
+
+def run_linear_probe(
+    vectors: SplitVectors,
+    targets: Sequence[Target],
+    *,
+    solver: str = "lbfgs",
+    seeds: int = 5,
+    fraction: float = 1.0,
+) -> ProbeResult:
+    """Fit on training images, choose on validation images, predict the test images.
+
+    Processes of ``accelerate launch`` share the seeds.
+
+    Args:
+        vectors: of the images.
+        targets: one target, or several binary ones, which share a grid setting.
+        solver: see :func:`fit_linear_probe`.
+        seeds: number of fits. With all patients, ``lbfgs`` makes one, whatever is asked: it has
+            one solution.
+        fraction: share of the training patients to learn from, drawn anew by each seed; larger
+            shares of one seed hold the patients of smaller ones.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: the targets cannot be learned.
+    """
+    if not 0 < fraction <= 1 or seeds < 1:
+        raise ConfigError(
+            f"fraction is {fraction}, seeds is {seeds}",
+            remedy="Give a fraction above 0 and up to 1, and at least one seed",
+        )
+    kind = targets[0].kind
+    names = tuple(t.name for t in targets) if kind == "binary" else targets[0].classes or ("value",)
+    train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
+
+    def fit(seed: int) -> tuple[Floats, LinearProbe]:
+        chosen = draw_patients(vectors.train_patients, fraction, seed)
+        probe = fit_linear_probe(
+            kind,
+            names,
+            (vectors.train[chosen], train[chosen]),
+            (vectors.validation, validation),
+            solver=solver,
+            seed=seed,
+        )
+        return probe.predict(vectors.test), probe
+
+    fits = 1 if solver == "lbfgs" and fraction == 1 else seeds
+    results = share_jobs(fit, range(fits))
+    scores = np.stack([scores for scores, _ in results])
+    chosen = draw_patients(vectors.train_patients, fraction, 0)
+    patients = {p for p, is_in in zip(vectors.train_patients, chosen, strict=True) if is_in}
+    return ProbeResult(
+        outcome=_outcome(targets, train, scores, test, vectors.test_patients),
+        probes=tuple(probe for _, probe in results),
+        patients=len(patients),
+        facts={"fits": fits, "fraction": fraction},
+    )
+
+
+def run_knn(
+    vectors: SplitVectors, targets: Sequence[Target], *, seeds: int = 5, fraction: float = 1.0
+) -> ProbeResult:
+    """Classify binary targets by the k nearest neighbours.
+
+    Arguments as for :func:`run_linear_probe`. With all patients there is one result whatever the
+    seeds.
+    """
+    train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
+    scores, ks = [], []
+    for seed in range(1 if fraction == 1 else seeds):
+        chosen = draw_patients(vectors.train_patients, fraction, seed)
+        seed_scores, k = knn_scores(
+            (vectors.train[chosen], train[chosen]), (vectors.validation, validation), vectors.test
+        )
+        scores.append(seed_scores)
+        ks.append(k)
+    chosen = draw_patients(vectors.train_patients, fraction, 0)
+    patients = {p for p, is_in in zip(vectors.train_patients, chosen, strict=True) if is_in}
+    return ProbeResult(
+        outcome=_outcome(targets, train, np.stack(scores), test, vectors.test_patients),
+        probes=(),
+        patients=len(patients),
+        facts={"fits": len(scores), "fraction": fraction, "k": float(np.median(ks))},
+    )
+
+
+def draw_patients(patients: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Which images belong to a drawn share of the patients: bool [images].
+
+    At least one patient is drawn. Of one seed, smaller shares are part of larger ones.
+    """
+    names = sorted(set(patients))
+    count = max(1, round(fraction * len(names)))
+    order = np.random.default_rng(seed).permutation(len(names))
+    drawn = {names[index] for index in order[:count]}
+    return np.array([patient in drawn for patient in patients])
+
+
+def _matrix(targets: Sequence[Target], split: str) -> Floats:
+    columns = [getattr(target, split) for target in targets]
+    return np.stack(columns, axis=1) if targets[0].kind == "binary" else columns[0]
+
+
+def _outcome(
+    targets: Sequence[Target],
+    train: Floats,
+    scores: Floats,
+    test: Floats,
+    patients: tuple[str, ...],
+) -> Outcome:
+    """The outcome on the test images whose target is known; ``scores`` [seeds, images, outputs]."""
+    target = targets[0]
+    known = ~np.isnan(test) if test.ndim == 1 else (~np.isnan(test)).any(axis=1)
+    scores, test = scores[:, known], test[known]
+    patients = tuple(patients[index] for index in np.flatnonzero(known))
+    if target.kind == "binary":
+        return BinaryOutcome(patients, tuple(t.name for t in targets), scores, test)
+    if target.kind == "number":
+        return NumberOutcome(patients, scores[:, :, 0], test, float(np.nanmean(train)))
+    common = int(np.bincount(train[~np.isnan(train)].astype(int)).argmax())
+    return CategoryOutcome(patients, target.classes, scores, test, common, target.ordered)

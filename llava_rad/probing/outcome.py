@@ -1,0 +1,431 @@
+"""What a task's predictions on the test examples say: values, intervals, differences.
+
+An outcome keeps the predictions of every seed, so that each number (and its interval, and the
+difference to another encoder on the same patients) can be worked out afterwards. Resampling draws
+patients, not images: images of one patient are alike, and an interval that treats them as
+independent is too narrow.
+"""
+
+import io
+import json
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llava_rad.errors import DataError, MetricError
+from llava_rad.probing.scores import (
+    Floats,
+    auroc,
+    average_precision,
+    correlation,
+    r_squared,
+    weighted_mean,
+)
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_BLOCK = 4_000_000  # weights in memory at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval.
+
+    Attributes:
+        value: mean over the seeds.
+        low, high: percentile interval from resampled test patients, seeds averaged in each.
+        spread: standard deviation over the seeds; None for a single one.
+        floor: what the same test gives without looking at the image; None where that is not known.
+    """
+
+    value: float
+    low: float
+    high: float
+    spread: float | None = None
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one outcome is than another on the same patients.
+
+    Attributes:
+        difference: value of the first minus value of the second.
+        low, high: interval from a paired bootstrap over patients.
+        p: two-sided p-value from the same.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Outcome(ABC):
+    """Predictions of one task on its test examples.
+
+    Attributes:
+        patients: the patient of each example.
+    """
+
+    patients: tuple[str, ...]
+
+    kind: ClassVar[str]
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def seeds(self) -> int:
+        """How many fits there are."""
+
+    @abstractmethod
+    def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
+        """Each measure of one seed's predictions, by name.
+
+        Args:
+            seed: index of the fit.
+            weights: of the examples, [resamples, examples].
+
+        Returns:
+            Each [resamples].
+        """
+
+    def floors(self) -> dict[str, float]:
+        """Values of a prediction that is the same for every image, where they are known."""
+        return {}
+
+    def estimates(
+        self, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    ) -> dict[str, Estimate]:
+        """Every measure with its interval.
+
+        Args:
+            resamples: of the patients.
+            level: confidence of the intervals.
+            seed: of the resamples; equal seeds draw equal patients.
+        """
+        ones = np.ones((1, len(self.patients)))
+        single = [self.values(s, ones) for s in range(self.seeds)]
+        drawn = self._drawn(resamples, seed)
+        floors = self.floors()
+        estimates = {}
+        for name in single[0]:
+            values = np.array([float(values[name][0]) for values in single])
+            low, high = _percentiles(drawn[name], level)
+            estimates[name] = Estimate(
+                value=float(values.mean()),
+                low=low,
+                high=high,
+                spread=float(values.std(ddof=1)) if self.seeds > 1 else None,
+                floor=floors.get(name),
+            )
+        return estimates
+
+    def compare(
+        self,
+        other: "Outcome",
+        *,
+        resamples: int = RESAMPLES,
+        level: float = LEVEL,
+        seed: int = 0,
+    ) -> dict[str, Difference]:
+        """Differences to another outcome of the same task (paired bootstrap, Koehn 2004).
+
+        Raises:
+            MetricError: the two are not on the same examples.
+        """
+        if self.patients != other.patients or type(self) is not type(other):
+            raise MetricError(
+                "the two outcomes are not on the same test examples",
+                remedy="Compare encoders on one manifest and one task",
+                kind="other_examples",
+            )
+        mine, theirs = self._drawn(resamples, seed), other._drawn(resamples, seed)
+        ones = np.ones((1, len(self.patients)))
+        first, second = self._mean_values(ones), other._mean_values(ones)
+        differences = {}
+        for name, values in mine.items():
+            samples = values - theirs[name]
+            samples = samples[~np.isnan(samples)]
+            low, high = _percentiles(samples, level)
+            tail = min((samples <= 0).sum(), (samples >= 0).sum())
+            differences[name] = Difference(
+                difference=float(first[name][0] - second[name][0]),
+                low=low,
+                high=high,
+                p=float(min(1.0, 2 * (tail + 1) / (len(samples) + 1))),
+            )
+        return differences
+
+    def _mean_values(self, weights: Floats) -> dict[str, Floats]:
+        parts = [self.values(seed, weights) for seed in range(self.seeds)]
+        return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+
+    def _drawn(self, resamples: int, seed: int) -> dict[str, Floats]:
+        blocks = [self._mean_values(w) for w in resample_patients(self.patients, resamples, seed)]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def save(self, path: Path) -> None:
+        """Write the predictions as ``.npz``, which :func:`load_outcome` reads back."""
+        content: dict[str, Any] = {"kind": self.kind}
+        arrays: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            (arrays if isinstance(value, np.ndarray) else content)[field.name] = value
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, content=np.array(json.dumps(content)), **arrays)
+        path.write_bytes(buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class BinaryOutcome(Outcome):
+    """Labels that are there or not.
+
+    Attributes:
+        labels: their names.
+        scores: higher means rather present, [seeds, examples, labels].
+        targets: 1, 0, or NaN where unknown, [examples, labels].
+    """
+
+    labels: tuple[str, ...]
+    scores: Floats
+    targets: Floats
+
+    kind = "binary"
+
+    @property
+    def seeds(self) -> int:
+        """How many fits there are."""
+        return len(self.scores)
+
+    def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
+        """``auroc/LABEL``, ``auprc/LABEL`` and their means over labels, ``auroc`` and ``auprc``.
+
+        A mean is over the labels that have a value in all of the test examples.
+        """
+        found: dict[str, Floats] = {}
+        for name, function in (("auroc", auroc), ("auprc", average_precision)):
+            columns = []
+            for column, label in enumerate(self.labels):
+                known = ~np.isnan(self.targets[:, column])
+                truth = self.targets[known, column]
+                value = function(self.scores[seed, known, column], truth, weights[:, known])
+                if len(self.labels) > 1:
+                    found[f"{name}/{label}"] = value
+                if 0 < truth.sum() < len(truth):
+                    columns.append(value)
+            found[name] = _nanmean(columns, len(weights))
+        return found
+
+    def floors(self) -> dict[str, float]:
+        """AUROC 0.5; for AUPRC the share of positives."""
+        floors: dict[str, float] = {"auroc": 0.5}
+        shares = []
+        for column, label in enumerate(self.labels):
+            truth = self.targets[~np.isnan(self.targets[:, column]), column]
+            floors[f"auroc/{label}"] = 0.5
+            if 0 < truth.sum() < len(truth):
+                floors[f"auprc/{label}"] = float(truth.mean())
+                shares.append(float(truth.mean()))
+        if shares:
+            floors["auprc"] = float(np.mean(shares))
+        return floors
+
+
+@dataclass(frozen=True)
+class CategoryOutcome(Outcome):
+    """One of several categories.
+
+    Attributes:
+        classes: their names, in their order where they have one.
+        scores: probabilities, [seeds, examples, classes].
+        targets: index of the true class, [examples].
+        common: index of the class that is most frequent in training.
+        ordered: whether neighbouring classes are alike, as age groups are.
+    """
+
+    classes: tuple[str, ...]
+    scores: Floats
+    targets: Floats
+    common: int
+    ordered: bool = False
+
+    kind = "category"
+
+    @property
+    def seeds(self) -> int:
+        """How many fits there are."""
+        return len(self.scores)
+
+    def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
+        """``accuracy``, ``auroc`` (mean of each class against the rest), ``within_one`` class."""
+        chosen = self.scores[seed].argmax(axis=1)
+        areas = []
+        for index in range(len(self.classes)):
+            positive = (self.targets == index).astype(np.float64)
+            if 0 < positive.sum() < len(positive):
+                areas.append(auroc(self.scores[seed, :, index], positive, weights))
+        found = {
+            "accuracy": weighted_mean((chosen == self.targets).astype(np.float64), weights),
+            "auroc": _nanmean(areas, len(weights)),
+        }
+        if self.ordered:
+            near = (np.abs(chosen - self.targets) <= 1).astype(np.float64)
+            found["within_one"] = weighted_mean(near, weights)
+        return found
+
+    def floors(self) -> dict[str, float]:
+        """What the most frequent class of the training examples gives."""
+        floors = {"accuracy": float((self.targets == self.common).mean()), "auroc": 0.5}
+        if self.ordered:
+            floors["within_one"] = float((np.abs(self.targets - self.common) <= 1).mean())
+        return floors
+
+
+@dataclass(frozen=True)
+class NumberOutcome(Outcome):
+    """A quantity.
+
+    Attributes:
+        scores: predicted, [seeds, examples].
+        targets: true, [examples].
+        mean: of the training examples.
+    """
+
+    scores: Floats
+    targets: Floats
+    mean: float
+
+    kind = "number"
+    lower_is_better = ("mae",)
+
+    @property
+    def seeds(self) -> int:
+        """How many fits there are."""
+        return len(self.scores)
+
+    def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
+        """``mae`` (mean absolute error), ``r2`` and ``correlation``."""
+        predicted = self.scores[seed]
+        return {
+            "mae": weighted_mean(np.abs(predicted - self.targets), weights),
+            "r2": r_squared(predicted, self.targets, weights),
+            "correlation": correlation(predicted, self.targets, weights),
+        }
+
+    def floors(self) -> dict[str, float]:
+        """What the mean of the training examples gives."""
+        return {"mae": float(np.abs(self.mean - self.targets).mean()), "r2": 0.0}
+
+
+@dataclass(frozen=True)
+class MaskOutcome(Outcome):
+    """Segmented structures.
+
+    Attributes:
+        structures: their names.
+        dice: of each image, NaN where its mask is not known, [seeds, examples, structures].
+        distance: mean surface distance in percent of the image's longer side, NaN where a mask
+            is empty or not known, [seeds, examples, structures].
+        present: 1 where the true mask is not empty, [examples, structures].
+    """
+
+    structures: tuple[str, ...]
+    dice: Floats
+    distance: Floats
+    present: Floats
+
+    kind = "mask"
+    lower_is_better = ("surface_distance",)
+
+    @property
+    def seeds(self) -> int:
+        """How many fits there are."""
+        return len(self.dice)
+
+    def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
+        """``dice`` and ``surface_distance``, by structure and as means over structures.
+
+        Two empty masks have a Dice of 1. Where a structure is absent from some images there is
+        also ``dice_present``, over the images that show it.
+        """
+        found: dict[str, Floats] = {}
+        columns: dict[str, list[Floats]] = {}
+        for column, structure in enumerate(self.structures):
+            dice = self.dice[seed, :, column]
+            parts = {"dice": dice, "surface_distance": self.distance[seed, :, column]}
+            known = ~np.isnan(dice)
+            if (self.present[known, column] == 0).any():
+                parts["dice_present"] = np.where(self.present[:, column] > 0, dice, np.nan)
+            for name, values in parts.items():
+                value = weighted_mean(values, weights)
+                columns.setdefault(name, []).append(value)
+                if len(self.structures) > 1:
+                    found[f"{name}/{structure}"] = value
+        return found | {name: _nanmean(parts, len(weights)) for name, parts in columns.items()}
+
+
+_KINDS: dict[str, type[Outcome]] = {
+    outcome.kind: outcome
+    for outcome in (BinaryOutcome, CategoryOutcome, NumberOutcome, MaskOutcome)
+}
+
+
+def load_outcome(path: Path) -> Outcome:
+    """Read what :meth:`Outcome.save` wrote.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values: dict[str, Any] = json.loads(str(file["content"]))
+            values |= {name: file[name] for name in file.files if name != "content"}
+        outcome = _KINDS[values.pop("kind")]
+        return outcome(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"saved predictions cannot be read ({error})",
+            where=path,
+            remedy="Delete the file, and they are made again",
+            kind="bad_predictions",
+        ) from error
+
+
+def resample_patients(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
+    """Blocks of rows [some, examples]: how often each example is in a resample of the patients."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // len(patients))
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = generator.integers(0, len(names), size=(size, len(names)))
+        drawn += len(names) * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * len(names))
+        yield counts.reshape(size, len(names))[:, index].astype(np.float64)
+
+
+def _percentiles(samples: Floats, level: float) -> tuple[float, float]:
+    samples = samples[~np.isnan(samples)]
+    if not len(samples):
+        return float("nan"), float("nan")
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(samples, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _nanmean(columns: Sequence[Floats], rows: int) -> Floats:
+    if not columns:
+        return np.full(rows, np.nan)
+    stacked = np.stack(columns)
+    known = ~np.isnan(stacked)
+    total = np.where(known, stacked, 0).sum(axis=0)
+    count = known.sum(axis=0)
+    return np.divide(total, count, out=np.full(rows, np.nan), where=count > 0)

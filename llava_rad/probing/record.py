@@ -1,0 +1,71 @@
+"""Results as plain data: what an encoder is, and estimates with what they mean."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from llava_rad.encoders import ImageEncoder
+from llava_rad.probing.outcome import Difference, Estimate
+
+MEASURES = {
+    "auroc": "area under the ROC curve; of several labels or classes the mean",
+    "auprc": "average precision; of several labels the mean",
+    "accuracy": "share of images whose class is right",
+    "within_one": "share of images whose class is right or next to the right one",
+    "mae": "mean absolute error, in the unit of the column; lower is better",
+    "r2": "share of the variance that is explained",
+    "correlation": "Pearson's correlation",
+    "dice": "overlap of the masks, mean over images",
+    "dice_present": "Dice over the images that show the structure",
+    "surface_distance": "mean distance between the outlines in % of the image's longer side; "
+    "lower is better",
+}
+
+
+def encoder_facts(encoder: ImageEncoder) -> dict[str, Any]:
+    """What a row of a comparison has to state of an encoder."""
+    preprocessing = encoder.preprocessing
+    geometry = {
+        "shorter_side_center_crop": f"shorter side {preprocessing.shorter_side}, centre crop",
+        "pad_square": "padded to a square",
+        "resize": "stretched to a square",
+    }[preprocessing.geometry]
+    return {
+        "name": encoder.name,
+        "input_size": encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "tokens": encoder.num_tokens,
+        "dim": encoder.dim,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "preprocessing": f"{geometry}, {preprocessing.interpolation}, "
+        f"mean {preprocessing.mean[0]:.3f}, std {preprocessing.std[0]:.3f}, "
+        f"{preprocessing.rendering}",
+        "fingerprint": encoder.fingerprint(),
+    }
+
+
+def to_plain(
+    results: Mapping[str, Estimate] | Mapping[str, Difference],
+) -> dict[str, dict[str, float | None]]:
+    """Estimates or differences for JSON, which has no NaN."""
+    return {
+        name: {
+            key: None if value is None or math.isnan(value) else value
+            for key, value in asdict(result).items()
+        }
+        for name, result in results.items()
+    }
+
+
+def number(value: float | None) -> str:
+    """A value as tables show it: three decimals, two from 10 on, empty where there is none."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval as tables show it."""
+    ends = [number(low), number(high)]
+    return " to ".join(ends) if all(ends) else ""
