@@ -1,0 +1,96 @@
+"""From a state dict to a transformers module, whole or not at all."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from llava_rad.encoders.hf import WEIGHT_FILES
+from llava_rad.encoders.weights import LoadReport, matching, read_state_dict
+from llava_rad.errors import WeightsError
+
+#: Tables that old versions saved and new ones compute.
+_COMPUTED = ("*rotary_emb.inv_freq", "*position_ids")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a transformers folder, sharded or not; PyTorch files without running code.
+
+    Raises:
+        WeightsError: there are none, or a file is damaged or holds more than tensors.
+    """
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise WeightsError(
+            "there are no weights in the folder",
+            where=folder,
+            remedy=f"Put one of {', '.join(WEIGHT_FILES)} there; a download may be incomplete",
+            kind="no_weights",
+        )
+    return read_state_dict(file)
+
+
+def module_from_state(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: dict[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    source: object,
+) -> Any:
+    """Make a module from its tensors under any names that transformers reads.
+
+    Args:
+        model_class: to make.
+        config: of it.
+        state: its tensors; a name that it does not have is an error.
+        dtype: of the weights in memory.
+        source: named in errors.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected or of another shape.
+    """
+    left_out = set(matching(list(state), _COMPUTED))
+    kept = {key: tensor for key, tensor in state.items() if key not in left_out}
+    with quiet():
+        result: Any = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=kept,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # they come back in the report instead
+            output_loading_info=True,
+        )
+    module, info = result
+    mismatched = {
+        key: f"{key} {list(a)} against {list(b)}" for key, a, b in info["mismatched_keys"]
+    }
+    missing = set(info["missing_keys"]) - set(mismatched)
+    LoadReport(
+        source=str(source),
+        loaded=tuple(sorted(set(module.state_dict()) - missing - set(mismatched))),
+        missing=tuple(sorted(missing)),
+        unexpected=tuple(sorted(info["unexpected_keys"])),
+        mismatched=tuple(mismatched.values()),
+    ).require_complete()
+    return module.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' own messages and progress bars."""
+    level = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
