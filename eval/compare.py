@@ -93,10 +93,10 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print(f"{len(ids)} pairs; differences against {files[0]}")
-    for path, differences in results:
-        print(f"\n{path}\n{_table(differences, scores[0], scores[files[1:].index(path) + 1])}")
+    for (path, differences), mine in zip(results, scores[1:], strict=True):
+        print(f"\n{path}\n{_table(differences, scores[0], mine)}")
     for name, reason in scores[0].left_out.items():
-        print(f"not computed: {name}. {reason}", file=sys.stderr)
+        print(f"not computed: {name}: {reason}", file=sys.stderr)
 
 
 def _shared_ids(files: Sequence[Predictions]) -> list[str]:
@@ -146,7 +146,7 @@ def _score(scorer: Scorer, predictions: Predictions, ids: Sequence[str]) -> Scor
     )
     if not scores.results:
         raise MetricError(
-            "no metric could be computed: " + "; ".join(scores.left_out.values()),
+            "no metric could be computed: " + " ".join(scores.left_out.values()),
             where=predictions.path,
             kind="nothing_computed",
         )

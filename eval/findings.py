@@ -144,7 +144,7 @@ def main(
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, reason in evaluation.scores.left_out.items():
-        print(f"not computed: {name}. {reason}", file=sys.stderr)
+        print(f"not computed: {name}: {reason}", file=sys.stderr)
     print(f"written to {out}: metrics.json, per_sample.jsonl, report.html", file=sys.stderr)
 
 

@@ -291,7 +291,7 @@ class Scorer:
             except (MetricError, WeightsError) as error:
                 if self.require or error.kind not in ("missing", "language"):
                     raise
-                left_out[name] = str(error)
+                left_out[name] = str(error).removeprefix(f"{name}: ")
         return Scores(results, left_out)
 
 
