@@ -1,4 +1,5 @@
 import json
+import random
 
 import pytest
 
@@ -104,3 +105,31 @@ def test_training_reports_by_id(tmp_path):
     assert read_reports(path) == {"a": "clear", "2": "nodule"}
     with pytest.raises(DataError, match="more than once"):
         read_reports(write(tmp_path, ROW, ROW))
+
+
+def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path):
+    generator = random.Random(0)
+    whole = write(tmp_path, *({**ROW, "id": str(i), "labels": {"Edema": 1}} for i in range(4)))
+    content = whole.read_bytes()
+    path = tmp_path / "damaged.jsonl"
+    outcomes = set()
+    for _ in range(400):
+        damaged = bytearray(content)
+        for _ in range(generator.randint(1, 4)):
+            place = generator.randrange(len(damaged))
+            choice = generator.random()
+            if choice < 0.4:
+                damaged[place] = generator.randrange(256)
+            elif choice < 0.7:
+                del damaged[place : place + generator.randint(1, 9)]
+            else:
+                damaged[place:place] = generator.choice(
+                    [b"\x00", b"[", b'"', b"1e999", b"NaN", b"\n"]
+                )
+        path.write_bytes(damaged)
+        try:
+            read_predictions(path)
+            outcomes.add("read")
+        except DataError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
