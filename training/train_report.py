@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from llava_rad.config import load_config, save_config
+from llava_rad.config import load_config, save_config, to_dict
 from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import LlavaRadError, TrainingError
@@ -260,7 +260,7 @@ def train_stage(
         "steps": steps,
         "validation_loss": validate(),
         "processes": processes,
-        "settings": config.decides_weights(),
+        "settings": {**config.facts(), **to_dict(settings)},
         "versions": {name: version(name) for name in ("llava-rad", "torch", "transformers")},
     }
     weights = trained_weights(plain_model)

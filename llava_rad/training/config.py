@@ -302,6 +302,16 @@ class ReportTrainingConfig:
             return dict(LLAVA_RAD)
         return dict(VICUNA_V1) if self.prompt == "vicuna_v1" else {}
 
+    def facts(self) -> dict[str, Any]:
+        """Settings for the model's card: without places on this machine."""
+        values = self.decides_weights()
+        for name in ("name", "start", "encoder", "llm", "align", "finetune"):
+            del values[name]
+        for source in values["data"]["sources"]:
+            source["path"] = Path(source["path"]).name
+            del source["root"]
+        return values
+
     def decides_weights(self) -> dict[str, Any]:
         """The settings that a run must keep to go on from a checkpoint."""
         values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
