@@ -8,6 +8,6 @@ Every tensor of a source is accounted for, pickled files are read without runnin
 layout cannot say is refused with the reason instead of being approximated.
 """
 
-from llava_rad.interchange.conversion import ConversionReport, Target, convert
+from llava_rad.interchange.conversion import Conversion, Target, convert
 
-__all__ = ["ConversionReport", "Target", "convert"]
+__all__ = ["Conversion", "Target", "convert"]

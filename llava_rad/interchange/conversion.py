@@ -22,7 +22,7 @@ Target = Literal["llava-rad", "llava"]
 
 
 @dataclass(frozen=True)
-class ConversionReport:
+class Conversion:
     """What a conversion did.
 
     Attributes:
@@ -66,7 +66,7 @@ def convert(
     template: PromptTemplate | None = None,
     name: str | None = None,
     dtype: torch.dtype | None = None,
-) -> ConversionReport:
+) -> Conversion:
     """Read a checkpoint of another project, or a model of this one, and write it anew.
 
     Which layout a source has is told by its ``config.json`` and files. Places that a LLaVA
@@ -138,7 +138,7 @@ def convert(
     else:
         origin = {"converted_from": {"source": str(source), "layout": layout}}
         model.save_pretrained(output, name=name, training=origin, encoder_inside=True, dtype=dtype)
-    return ConversionReport(
+    return Conversion(
         source=str(source),
         output=str(output),
         layout=layout,

@@ -40,7 +40,7 @@ from llava_rad.encoders.open_clip_vit import load_open_clip
 from llava_rad.encoders.weights import read_state_dict
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.parts import Parts, Sources, reference_of, route
-from llava_rad.interchange.state import module_from_state, read_weights
+from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
 from llava_rad.interchange.towers import (
     block_layer,
     require_one_leading_token,
@@ -150,7 +150,7 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
         llm=language.llm,
         reference=language.reference,
         llm_weights=language.weights,
-        tokenizer=load_tokenizer(language.tokenizer),
+        tokenizer=language.tokenizer,
         template=sources.template or PromptTemplate(**LLAVA_RAD),
         ignored=ignored,
         notes=notes,
@@ -165,7 +165,7 @@ class _LanguagePart:
         self,
         llm: Any,
         reference: LLMReference,
-        tokenizer: str,
+        tokenizer: Any,
         weights: str,
         parts: dict[str, dict[str, Tensor]],
     ) -> None:
@@ -181,7 +181,7 @@ def _read_full(folder: Path, config: Mapping[str, Any], sources: Sources) -> _La
     parts = route(read_weights(folder), _RULES, source=folder)
     llm = _llm_from(parts["llm"], config, sources.dtype, folder)
     name = str(config.get("_name_or_path") or folder.name)
-    return _LanguagePart(llm, reference_of(llm, name), str(folder), "full", parts)
+    return _LanguagePart(llm, reference_of(llm, name), read_tokenizer(folder), "full", parts)
 
 
 def _read_projector(folder: Path, config: Mapping[str, Any], sources: Sources) -> _LanguagePart:
@@ -232,7 +232,7 @@ def _base_llm(
         dtype = sources.dtype or llm_config(reference).dtype or torch.float32
         llm, described = load_llm(reference, dtype=dtype)
         nothing: dict[str, dict[str, Tensor]] = {"projector": {}, "tower": {}}
-        part = _LanguagePart(llm, described, reference, "base", nothing)
+        part = _LanguagePart(llm, described, load_tokenizer(reference), "base", nothing)
     _require_same_architecture(config, part.llm, where=folder / "config.json")
     return part
 
@@ -395,7 +395,8 @@ def _load_tower(folder: Path, config: Mapping[str, Any], sources: Sources) -> Im
         raise WeightsError(
             "the vision tower's checkpoint is not here",
             where=name,
-            remedy="Give its place as vision_tower and the open_clip JSON as vision_config",
+            remedy="Give its place as vision_tower and the open_clip JSON as vision_config, or the "
+            "name of a known encoder (LLaVA-Rad's: biomedclip-cxr) as vision_tower",
             kind="missing_file",
         )
     if place is None or place.is_dir():
@@ -406,7 +407,8 @@ def _load_tower(folder: Path, config: Mapping[str, Any], sources: Sources) -> Im
         raise WeightsError(
             f"the open_clip JSON of the vision tower is not here ({described or 'not named'})",
             where=place,
-            remedy="Give its place as vision_config",
+            remedy="Give its place as vision_config, or the name of a known encoder (LLaVA-Rad's: "
+            "biomedclip-cxr) as vision_tower",
             kind="missing_file",
         )
     return load_open_clip(json_file, place, name=place.stem)

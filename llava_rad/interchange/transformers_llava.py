@@ -34,9 +34,9 @@ from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.image_boundary import fit_to_published
 from llava_rad.interchange.parts import Parts, Sources, reference_of, route
-from llava_rad.interchange.state import module_from_state, read_weights
+from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
-from llava_rad.model import LLAVA_RAD, PromptTemplate, load_tokenizer
+from llava_rad.model import LLAVA_RAD, PromptTemplate
 
 _MAIRA_2 = "maira2"
 _IMAGE = "<image>"
@@ -111,7 +111,7 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
         dtype=sources.dtype or stored,
         source=f"{folder} (LLM)",
     )
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = read_tokenizer(folder)
     encoder = _tower(folder, llava, state["tower"], maira=maira)
     template = sources.template
     notes: list[str] = []
