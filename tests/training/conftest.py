@@ -1,20 +1,16 @@
 """A small run: a tiny encoder and LLM in folders, pictures, and a manifest."""
 
-import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from program_runs import run_program
 from tiny_models import byte_level_tokenizer, tiny_encoder, tiny_llm
+from training_runs import PROGRAM
 
 from llava_rad.data import PriorStudy, Study, StudyImage, save_manifest
-
-ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "training" / "train_report.py"
 
 SENTENCES = [
     "The lungs are clear.",
@@ -96,38 +92,35 @@ def settings(parts):
     ]
 
 
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+@pytest.fixture(scope="session")
+def train_in(settings):
+    """Runs the program to the end.
+
+    ``train_in(folder, name, *overrides) -> the run's folder, what it said``
+    """
+
+    def run(folder, name, *overrides, fails=False, **options):
+        (folder / "empty.yaml").touch()
+        succeeded, said = run_program(
+            PROGRAM,
+            [
+                "--config",
+                str(folder / "empty.yaml"),
+                f"output={folder / name}",
+                *settings,
+                *overrides,
+            ],
+            folder / "log",
+            **options,
+        )
+        assert succeeded != fails, said
+        return folder / name, said
+
+    return run
 
 
-def start(config: Path, overrides: list[str], *, processes: int = 1) -> subprocess.Popen:
-    """The program as users start it."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        launcher += ["--master_port", "0"]
-    return subprocess.Popen(
-        [*launcher, str(PROGRAM), "--config", str(config), *overrides],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(config: Path, overrides: list[str], *, processes: int = 1, succeeds: bool = True) -> str:
-    process = start(config, overrides, processes=processes)
-    output, _ = process.communicate(timeout=300)
-    assert (process.returncode == 0) == succeeds, output
-    return output
-
-
-def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture
+def train(train_in, tmp_path):
+    """As ``train_in``, in the test's own folder."""
+    (tmp_path / "empty.yaml").touch()
+    return partial(train_in, tmp_path)

@@ -1,7 +1,6 @@
 """Checkpoints: complete or not there, and refused where they belong to another run."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -22,6 +21,10 @@ def save(folder, step, stage="align", keep=2, **tensors):
     return save_checkpoint(folder, stage, step, weights, state, FACTS, keep=keep)
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def resumable(folder, config=FACTS["config"], manifests=FACTS["manifests"], allowed=True):
     return find_resumable(folder, config, manifests, allowed=allowed)
 
@@ -34,7 +37,7 @@ def test_the_last_ones_are_kept_in_the_order_of_the_run(tmp_path):
         ("align", 100),
         ("finetune", 1),
     ]
-    assert sorted(os.listdir(tmp_path)) == ["align-0000100", "finetune-0000001"]
+    assert names(tmp_path) == ["align-0000100", "finetune-0000001"]
     assert resumable(tmp_path).stage == "finetune"
 
 
@@ -45,7 +48,7 @@ def test_a_half_written_one_is_no_checkpoint(tmp_path):
     (partial / "weights.safetensors").write_bytes(b"half")
     assert resumable(tmp_path).step == 1
     save(tmp_path, 2)
-    assert sorted(os.listdir(tmp_path)) == ["align-0000001", "align-0000002"]
+    assert names(tmp_path) == ["align-0000001", "align-0000002"]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -55,16 +58,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llava_rad.training.checkpoints.save_file", full)
-    with pytest.raises(TrainingError, match="No space left on device.*start the same command"):
+    with pytest.raises(TrainingError, match=r"No space left on device.*start the same command"):
         save(tmp_path, 2)
-    assert os.listdir(tmp_path) == ["align-0000001"]
+    assert names(tmp_path) == ["align-0000001"]
 
 
 def test_what_reads_back_otherwise_is_no_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    monkeypatch.setattr(
-        "llava_rad.training.checkpoints.load_file", lambda _: {"w": torch.zeros(2)}
-    )
+    monkeypatch.setattr("llava_rad.training.checkpoints.load_file", lambda _: {"w": torch.zeros(2)})
     with pytest.raises(TrainingError, match="reads back otherwise"):
         save(tmp_path, 2)
     assert [c.step for c in find_checkpoints(tmp_path)] == [1]
@@ -73,7 +74,7 @@ def test_what_reads_back_otherwise_is_no_checkpoint(tmp_path, monkeypatch):
 def test_a_damaged_one_is_named(tmp_path):
     checkpoint = save(tmp_path, 1)
     (checkpoint.path / "weights.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(TrainingError, match="damaged.*Delete this folder"):
+    with pytest.raises(TrainingError, match=r"damaged.*Delete this folder"):
         checkpoint.tensors()
     (checkpoint.path / "state.json").write_text("{")
     with pytest.raises(TrainingError, match="damaged"):

@@ -27,7 +27,11 @@ def test_a_resumed_run_drops_what_comes_again(tmp_path):
     tracker = Tracker()
     log = RunLog(tmp_path, "align", 2, tracker)
     log.write(3, loss=9.0)
-    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 9.0)]
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 9.0),
+    ]
     assert tracker.rows == [(3, {"align/loss": 9.0})]
 
     RunLog(tmp_path, "finetune", 0, tracker).write(1, loss=1.0)
