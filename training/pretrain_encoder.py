@@ -12,12 +12,13 @@ checkpoint is and gives the same result as if it had never stopped.
 """
 
 import argparse
-import json
+import contextlib
+import functools
 import logging
 import math
 import sys
 import time
-from datetime import datetime, timezone
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -27,15 +28,19 @@ from torch.utils.data import DataLoader
 from llava_rad.config import load_config, save_config
 from llava_rad.data import load_manifest
 from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
-from llava_rad.dinov2.backbone import new_backbone, pretrained_backbone
+from llava_rad.dinov2.backbone import build_backbone
 from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
 from llava_rad.dinov2.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
-from llava_rad.dinov2.export import export_encoder
+from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
 from llava_rad.dinov2.image_cache import build_cache, pixel_statistics
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
 from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
+from llava_rad.dinov2.pretrained_heads import load_heads
+from llava_rad.dinov2.probe import Probe
+from llava_rad.dinov2.run_log import RunLog, draw_curves
 from llava_rad.dinov2.schedules import Schedules, scaled_lr
+from llava_rad.dinov2.sharding import shard, synchronise_gradients, whole_state
 from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse, check_finite
 from llava_rad.encoders import Preprocessing
@@ -46,10 +51,13 @@ SMALL_BATCH = 256  # below it, defaults made for large batches need other values
 
 def main(config: PretrainingConfig) -> None:
     """Run a whole pretraining."""
-    accelerator = Accelerator()
+    # Said outright, since Accelerate would take each CPU process of torchrun for the only one.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     rank, processes = accelerator.process_index, accelerator.num_processes
     device, say = accelerator.device, accelerator.print
     output = config.output
+    checkpoint_folder = output / "checkpoints"
+    settings = config.decides_weights(processes)
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         save_config(config, output / "config.yaml")
@@ -57,6 +65,7 @@ def main(config: PretrainingConfig) -> None:
     # 1. Images. The first process decodes them into the cache, the others then open it.
     with accelerator.main_process_first():
         sources = [open_source(source, config) for source in config.data.sources]
+        probe = open_probe(config)
     if not sources:
         raise TrainingError(
             "there are no images to learn from",
@@ -69,21 +78,29 @@ def main(config: PretrainingConfig) -> None:
 
     # 2. Student and teacher. Equal seeds give every process the same start.
     torch.manual_seed(config.seed)
-    if config.backbone.encoder is None:
-        backbone = new_backbone(config.backbone)
-    else:
-        backbone = pretrained_backbone(config.backbone)
-    patch_size = backbone.config.patch_size
+    backbone = build_backbone(config.backbone)
+    config.check_crop_sizes(backbone.config.patch_size)
     if device.type == "cpu":
         # Written-out attention: torch's fused one is slower on a CPU, twice so in bfloat16.
         backbone.set_attn_implementation("eager")
+    else:
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    compute_dtype = torch.bfloat16 if config.precision == "bf16" else None
+    sharded = config.sharding == "fsdp2" and processes > 1
     model = StudentTeacher(
         backbone,
         config.head,
         config.ibot_head,
         config.loss,
-        torch.bfloat16 if config.precision == "bf16" else None,
+        None if sharded else compute_dtype,
     ).to(device)
+    heads = load_heads(model.student, config.heads) if config.heads else []
+    model.reset_teacher()
+    parameters = sum(p.numel() for p in model.student.parameters())
+    if sharded:
+        shard(model, compute_dtype)
+    else:
+        model.student = accelerator.prepare_model(model.student)
 
     # 3. Optimiser and schedules, all as functions of the step.
     effective_batch = config.optimiser.batch_size * config.optimiser.accumulate * processes
@@ -97,30 +114,55 @@ def main(config: PretrainingConfig) -> None:
         config.optimiser.patch_embedding_lr,
     )
     optimiser = torch.optim.AdamW(groups, betas=config.optimiser.betas, fused=True)
-    model.student = accelerator.prepare_model(model.student)
+    preprocessing = Preprocessing(
+        config.output_size or Phase(config, schedules, schedules.steps - 1).global_size,
+        mean=(mean,) * 3,
+        std=(std,) * 3,
+        rendering=config.data.rendering,
+    )
 
     say(f"images            {len(order)} a pass, mean {mean:.4f}, standard deviation {std:.4f}")
-    say(f"processes         {processes} on {device.type}, {config.precision}")
+    split = ", parameters split over them" if sharded else ""
+    say(f"processes         {processes} on {device.type}, {config.precision}{split}")
     say(f"effective batch   {effective_batch} images, peak learning rate {peak_lr:.2e}")
     say(f"length            {schedules.steps} steps of {epoch_steps} an epoch")
-    say(f"parameters        {sum(p.numel() for p in model.student.parameters()):,} in the student")
+    say(f"parameters        {parameters:,} in the student")
+    say(f"heads             {describe_heads(config, heads)}")
     if effective_batch < SMALL_BATCH:
         say(
-            f"WARNING: an effective batch below {SMALL_BATCH} wants a smaller head and a lower "
-            "end of schedule.teacher_temperature; configs/encoder/mini_vitti14.yaml is a start"
+            f"WARNING: an effective batch below {SMALL_BATCH} wants fewer prototypes and a colder "
+            "teacher (schedule.teacher_temperature); configs/encoder/mini_vitti14.yaml is a start"
         )
 
     # 4. Go on from the last checkpoint, if there is one.
     step = 0
-    checkpoint_folder = output / "checkpoints"
+    watch = EpochWatch(config.head.prototypes, backbone.config.hidden_size, device)
     if found := checkpoints(checkpoint_folder):
-        step = load_checkpoint(found[-1], model, optimiser)["step"]
+        step, collected = load_checkpoint(found[-1], model, optimiser, settings)
+        if accelerator.is_main_process:
+            watch.load_state(collected)
         say(f"resuming at step {step} from {found[-1]}")
-    log = MetricsLog(output / "metrics.jsonl", step) if accelerator.is_main_process else None
+    log = RunLog(output, step) if accelerator.is_main_process else None
+
+    def run_probe() -> None:
+        if probe is None:
+            return
+        size = probe.config.image_size or preprocessing.image_size
+        features = probe.features(
+            lambda images: model.teacher(images, None, None).cls,
+            preprocessing.with_image_size(size),
+            rank,
+            device,
+        )
+        if log:
+            scores = probe.scores(features)
+            log.write(step, step / epoch_steps, **scores)
+            say("probe  " + "  ".join(f"{name[6:]} {value:.3f}" for name, value in scores.items()))
 
     # 5. The loop.
-    watch = EpochWatch(config.head.prototypes, backbone.config.hidden_size, device)
     model.train()
+    if step == 0:
+        run_probe()
     started, seen = time.perf_counter(), 0
     while step < schedules.steps:
         phase = Phase(config, schedules, step)
@@ -129,7 +171,7 @@ def main(config: PretrainingConfig) -> None:
             order,
             MultiCrop(config.crops, phase.global_size, phase.local_size),
             config.loss,
-            patch_size,
+            backbone.config.patch_size,
             phase.batch_size,
             rank,
             processes,
@@ -159,7 +201,7 @@ def main(config: PretrainingConfig) -> None:
                 if config.crops.local_count:
                     local_crops = apply_appearance(batch.local_crops, mean, std)
                 last = micro == phase.accumulate - 1
-                with sync_gradients(accelerator, model.student, last):
+                with gradient_exchange(accelerator, model.student, last):
                     losses = model(
                         global_crops, local_crops, batch.masks, values.teacher_temperature
                     )
@@ -177,36 +219,49 @@ def main(config: PretrainingConfig) -> None:
             step += 1
             seen += effective_batch
 
-            # 6. Watch, log, save.
-            if step % config.log_steps == 0 or step in (1, schedules.steps):
+            # 6. Watch, log, probe, save.
+            epoch = step / epoch_steps
+            saves = step == 1 or is_due(step, config.checkpoint_steps, schedules.steps)
+            if saves or step % config.log_steps == 0:
                 figures = {
                     name: float(value) for name, value in accelerator.reduce(parts, "mean").items()
                 }
                 check_finite(figures, step)
                 rate = seen / (time.perf_counter() - started)
                 if log:
-                    log.write(step, epoch=step / epoch_steps, lr=values.lr, **figures)
+                    log.write(step, epoch, lr=values.lr, **figures)
                 listed = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
                 say(f"step {step}/{schedules.steps}  {listed}  {rate:.1f} images/s")
             if step % epoch_steps == 0 or step == schedules.steps:
                 summary = watch.summary()
                 watch.clear()
                 if log:
-                    log.write(step, epoch=step / epoch_steps, **summary)
+                    log.write(step, epoch, **summary)
                 say("epoch  " + "  ".join(f"{name} {value:.3f}" for name, value in summary.items()))
-                check_collapse(summary, step // epoch_steps)
-            if step == 1 or step % config.checkpoint_steps == 0 or step == schedules.steps:
-                if accelerator.is_main_process:
-                    saved = save_checkpoint(
-                        checkpoint_folder, step, model, optimiser, {}, config.keep_checkpoints
-                    )
-                    if step == 1:  # a run must not die hours later on its first checkpoint
-                        load_checkpoint(saved, model, optimiser)
+                if config.looks_for_collapse and epoch > config.schedule.warmup_epochs:
+                    check_collapse(summary, epoch)
+            if probe and is_due(step, probe.config.every_epochs * epoch_steps, schedules.steps):
+                run_probe()
+            if saves:
+                saved = save_checkpoint(
+                    checkpoint_folder,
+                    step,
+                    model,
+                    optimiser,
+                    watch.state(),
+                    settings,
+                    keep=config.keep_checkpoints,
+                    writes=accelerator.is_main_process,
+                )
                 accelerator.wait_for_everyone()
+                if step == 1:  # a run must not die hours later on its first checkpoint
+                    load_checkpoint(saved, model, optimiser, settings)
+                if log:
+                    draw_curves(output)
 
     # 7. The teacher becomes an encoder folder.
+    teacher = whole_state(model.teacher, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
-        size = config.output_size or Phase(config, schedules, schedules.steps - 1).global_size
         facts = {
             "images in training": sum(len(source) for source in sources),
             "optimiser steps": schedules.steps,
@@ -214,15 +269,16 @@ def main(config: PretrainingConfig) -> None:
             "started from": config.backbone.encoder or "random weights",
         }
         export_encoder(
-            model.teacher,
+            backbone.config,
+            teacher,
             output / "encoder",
-            Preprocessing(
-                image_size=size, mean=(mean,) * 3, std=(std,) * 3, rendering=config.data.rendering
-            ),
+            preprocessing,
             facts,
             getattr(torch, config.output_dtype),
         )
+        export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
         say(f"encoder           {output / 'encoder'}")
+        say(f"curves            {draw_curves(output)}")
     accelerator.end_training()
 
 
@@ -245,10 +301,42 @@ def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
         images = TarShards(source.path, data.rendering)
     else:
         images = image_folder(source.path, data.rendering)
+    return cached(images, config)
+
+
+def cached(images: ImageSource, config: PretrainingConfig) -> ImageSource:
+    """Return the images from the cache, which is made first if need be, or as they are."""
+    data = config.data
     if data.cache_size is None:
         return images
     folder = data.cache_folder or config.output / "cache"
     return build_cache(images, folder, data.cache_size, data.workers)
+
+
+def open_probe(config: PretrainingConfig) -> Probe | None:
+    """Return the probe, if one is asked for."""
+    if config.probe is None:
+        return None
+    prepare = functools.partial(cached, config=config)
+    return Probe(config.probe, config.data.views, config.data.rendering, prepare)
+
+
+def describe_heads(config: PretrainingConfig, loaded: list[str]) -> str:
+    """Say where the heads come from, and warn of new ones that would harm a trained backbone."""
+    new = [name for name in ("dino_head", "ibot_head") if name not in loaded]
+    if config.ibot_head is None:
+        new = [name for name in new if name != "ibot_head"]
+    parts = [f"{' and '.join(loaded)} from {config.heads}"] if loaded else []
+    parts += [f"{' and '.join(new)} new"] if new else []
+    alone = config.schedule.heads_only_epochs
+    if alone:
+        parts.append(f"only the heads train for {alone:g} epochs")
+    elif new and config.backbone.encoder is not None:
+        parts.append(
+            "WARNING: new heads pull a trained backbone towards noise; set heads, or "
+            "schedule.heads_only_epochs"
+        )
+    return ", ".join(parts)
 
 
 def training_statistics(sources: list[ImageSource]) -> tuple[float, float]:
@@ -284,25 +372,17 @@ class Phase:
             self.last_step = schedules.steps
 
 
-def sync_gradients(accelerator: Accelerator, module: torch.nn.Module, last: bool):
+def gradient_exchange(
+    accelerator: Accelerator, student: torch.nn.Module, last: bool
+) -> AbstractContextManager[None]:
     """Exchange gradients between processes only in the last forward pass of a step."""
-    return torch.enable_grad() if last else accelerator.no_sync(module)
+    synchronise_gradients(student, last)
+    return contextlib.nullcontext() if last else accelerator.no_sync(student)
 
 
-class MetricsLog:
-    """One JSON object a line; lines after the step that a run resumes from are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
-        self.path = path
-
-    def write(self, step: int, **figures: float) -> None:
-        """Append one line."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": now, **figures}) + "\n")
+def is_due(step: int, every: float, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return step == steps or step % max(1, round(every)) == 0
 
 
 if __name__ == "__main__":

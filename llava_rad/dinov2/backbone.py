@@ -5,9 +5,11 @@ out of training is a plain transformers folder.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from llava_rad.dinov2.config import BackboneConfig
-from llava_rad.encoders import load_encoder
+from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
 
 # Width, layers, heads.
@@ -36,8 +38,19 @@ class Tokens(NamedTuple):
     patches: Tensor
 
 
-def new_backbone(config: BackboneConfig) -> PreTrainedModel:
-    """Return a randomly initialised backbone."""
+def build_backbone(config: BackboneConfig) -> PreTrainedModel:
+    """Return the student's backbone: new, or that of an encoder, ready to be trained.
+
+    Raises:
+        ConfigError: the encoder is not a DINOv2 vision transformer.
+        WeightsError: it cannot be loaded.
+    """
+    backbone = _new(config) if config.encoder is None else _pretrained(config.encoder)
+    _set_drop_path(backbone, config.drop_path)
+    return backbone
+
+
+def _new(config: BackboneConfig) -> PreTrainedModel:
     width, layers, heads = ARCHITECTURES[config.architecture]
     settings: dict[str, Any] = {
         "hidden_size": width,
@@ -46,7 +59,6 @@ def new_backbone(config: BackboneConfig) -> PreTrainedModel:
         "patch_size": config.patch_size,
         "image_size": config.image_size,
         "layerscale_value": config.layer_scale,
-        "drop_path_rate": config.drop_path,
     }
     if config.registers:
         return Dinov2WithRegistersModel(
@@ -55,22 +67,31 @@ def new_backbone(config: BackboneConfig) -> PreTrainedModel:
     return Dinov2Model(Dinov2Config(**settings))
 
 
-def pretrained_backbone(config: BackboneConfig) -> PreTrainedModel:
-    """Return the backbone of an encoder of the registry or of a folder, ready to be trained.
-
-    Raises:
-        ConfigError: the encoder is not a DINOv2 vision transformer.
-        WeightsError: it cannot be loaded.
-    """
-    encoder = load_encoder(str(config.encoder))
-    backbone = getattr(encoder, "model", None)
+def _pretrained(encoder: str) -> PreTrainedModel:
+    # A file in the original repository's layout need not say how its images were prepared: crops
+    # are normalised with the new training set's own statistics.
+    preprocessing = DINOV2 if Path(encoder).is_file() else None
+    backbone = getattr(load_encoder(encoder, preprocessing=preprocessing), "model", None)
     if not isinstance(backbone, Dinov2Model | Dinov2WithRegistersModel):
         raise ConfigError(
             "only DINOv2 vision transformers can be trained further",
-            where=config.encoder,
+            where=encoder,
             remedy="Use one of the dinov2 or rad-dino encoders, or null to start from scratch",
         )
+    if backbone.embeddings.mask_token is None:
+        raise ConfigError(
+            "the encoder has no mask token, which masked training needs",
+            where=encoder,
+            remedy="Use an encoder that was saved with use_mask_token=true",
+        )
     return backbone.requires_grad_(True)
+
+
+def _set_drop_path(backbone: Any, rate: float) -> None:
+    """Give every layer the same stochastic depth, whatever the encoder was saved with."""
+    for layer in backbone.encoder.layer:
+        layer.drop_path = StochasticDepth(rate, mode="row") if rate > 0 else nn.Identity()
+    backbone.config.drop_path_rate = rate
 
 
 def tokens(

@@ -6,9 +6,24 @@ published recipes and say which of their values are ours.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from llava_rad.config import to_dict
 from llava_rad.errors import ConfigError
+
+# Settings that a resumed run may change: they alter what is reported and kept, not the weights.
+_FREE_TO_CHANGE = (
+    "output",
+    "sharding",
+    "probe",
+    "stop_when_collapsed",
+    "log_steps",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "output_size",
+    "output_dtype",
+)
+_BATCH_SETTINGS = ("batch_size", "accumulate")
 
 
 def _require(condition: bool, what: str, remedy: str) -> None:
@@ -62,13 +77,16 @@ class BackboneConfig:
     """The vision transformer.
 
     Attributes:
-        encoder: start from this registry name or folder; ``null`` starts from random weights.
+        encoder: start from this registry name, this folder, or this weight file in the layout of
+            the original repository, such as ``teacher_checkpoint.pth``; ``null`` starts from random
+            weights.
         architecture: of a new backbone.
         patch_size: in pixels, of a new backbone.
         image_size: side in pixels for which a new backbone has its own position table.
         registers: register tokens of a new backbone.
         layer_scale: initial value of layer scale of a new backbone.
-        drop_path: stochastic depth of the student, the same rate in every layer.
+        drop_path: stochastic depth of the student, the same rate in every layer, whatever an
+            encoder was saved with.
     """
 
     encoder: str | None = None
@@ -78,6 +96,9 @@ class BackboneConfig:
     registers: int = 0
     layer_scale: float = 1e-5
     drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_path < 1, "drop_path is no share of 1", "Use 0, or for example 0.1")
 
 
 @dataclass(frozen=True)
@@ -165,7 +186,8 @@ class ScheduleConfig:
         weight_decay, momentum: start and end of a cosine.
         teacher_temperature: start and end of a linear warm-up over ``temperature_epochs``.
         freeze_last_layer_epochs: the prototypes stay as they are.
-        heads_only_epochs: only the heads train; for a pretrained backbone under new heads.
+        heads_only_epochs: only the heads train, for a pretrained backbone under new heads; the
+            backbone's own warm-up of ``warmup_epochs`` comes after it.
     """
 
     epochs: float = 100
@@ -184,6 +206,11 @@ class ScheduleConfig:
             self.warmup_epochs < self.epochs,
             "warmup_epochs must be below epochs",
             "Shorten the warm-up",
+        )
+        _require(
+            self.heads_only_epochs < self.epochs,
+            "heads_only_epochs must be below epochs",
+            "Leave time in which the backbone trains",
         )
 
 
@@ -232,16 +259,48 @@ class HighResolutionConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """A probe of the teacher's CLS token while the run goes on.
+
+    Attributes:
+        manifest: of labelled studies; its training split is learned from, its validation split
+            scored, its test split left alone.
+        targets: labels by name, ``sex`` and ``age``.
+        method: ``linear`` (logistic and ridge regression) or ``knn``.
+        neighbours: of ``knn``.
+        every_epochs: how often; also before the first step and after the last.
+        image_size: side in pixels; ``null`` takes the exported encoder's.
+    """
+
+    manifest: Path
+    targets: list[str]
+    method: Literal["linear", "knn"] = "linear"
+    neighbours: int = 20
+    every_epochs: float = 1.0
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.targets), "targets is empty", "Name at least one, such as sex")
+        _require(self.every_epochs > 0, "every_epochs must be above 0", "Use for example 1")
+        _require(self.neighbours > 0, "neighbours must be above 0", "Use for example 20")
+
+
+@dataclass(frozen=True)
 class PretrainingConfig:
     """A whole run of ``training/pretrain_encoder.py``.
 
     Attributes:
         output: folder of the run.
-        heads: safetensors file of a published DINO head to start from.
+        heads: trained heads to start from: a published ``dino_head.safetensors``, an encoder folder
+            of an earlier run, or a training checkpoint of the original repository.
         ibot_head: settings of a separate head for patches; ``null`` shares the DINO head.
         precision: ``bf16`` computes both networks in bfloat16; parameters, gradients as the
             optimiser sees them and losses are float32 either way.
-        sharding: ``fsdp2`` splits parameters, gradients and optimiser over the processes.
+        sharding: ``fsdp2`` splits parameters, gradients and optimiser over the processes; without
+            it each process holds a copy.
+        probe: measures the teacher while it trains; ``null`` does not.
+        stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
+            the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
         output_size: image size in pixels of the exported encoder; the last global crop's if null.
         output_dtype: of the exported encoder's weights.
     """
@@ -259,6 +318,8 @@ class PretrainingConfig:
     high_resolution: HighResolutionConfig | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     sharding: Literal["none", "fsdp2"] = "none"
+    probe: ProbeConfig | None = None
+    stop_when_collapsed: bool = True
     seed: int = 0
     log_steps: int = 10
     checkpoint_steps: int = 1000
@@ -267,11 +328,8 @@ class PretrainingConfig:
     output_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
-        patch = self.backbone.patch_size
-        sizes = [self.crops.global_size, self.crops.local_size]
         if self.high_resolution is not None:
             high = self.high_resolution
-            sizes += [high.global_size, high.local_size]
             _require(
                 high.batch_size * high.accumulate
                 == self.optimiser.batch_size * self.optimiser.accumulate,
@@ -284,14 +342,47 @@ class PretrainingConfig:
                 "Shorten it, or set crops.global_size",
             )
         if self.backbone.encoder is None:
-            for size in sizes:
-                _require(
-                    size % patch == 0,
-                    f"a crop of {size} pixels is no multiple of the patch size {patch}",
-                    f"Use {size // patch * patch} or {(size // patch + 1) * patch}",
-                )
+            self.check_crop_sizes(self.backbone.patch_size)
         _require(
             self.loss.ibot_weight > 0 or self.ibot_head is None,
             "ibot_head is set but loss.ibot_weight is 0",
             "Remove ibot_head or set the weight",
         )
+
+    def check_crop_sizes(self, patch: int) -> None:
+        """Refuse crops that do not divide into patches of ``patch`` pixels.
+
+        Raises:
+            ConfigError: naming the size and the nearest ones that do.
+        """
+        sizes = [self.crops.global_size]
+        local_sizes = [self.crops.local_size]
+        if self.high_resolution is not None:
+            sizes.append(self.high_resolution.global_size)
+            local_sizes.append(self.high_resolution.local_size)
+        for size in sizes + (local_sizes if self.crops.local_count else []):
+            _require(
+                size % patch == 0,
+                f"a crop of {size} pixels is no multiple of the patch size {patch}",
+                f"Use {max(size // patch, 1) * patch} or {(size // patch + 1) * patch}",
+            )
+
+    @property
+    def looks_for_collapse(self) -> bool:
+        """Whether the run stops on collapse; without the DINO loss there is no sign to go by."""
+        return self.stop_when_collapsed and self.loss.dino_weight > 0
+
+    def decides_weights(self, processes: int) -> dict[str, Any]:
+        """Return the settings that a run must keep to go on from a checkpoint.
+
+        The effective batch must stay, however it is shared out over processes and forward passes.
+        """
+        values = {key: v for key, v in to_dict(self).items() if key not in _FREE_TO_CHANGE}
+        for name in ("cache_folder", "workers"):
+            del values["data"][name]
+        batch, accumulate = (values["optimiser"].pop(name) for name in _BATCH_SETTINGS)
+        values["optimiser"]["effective_batch"] = batch * accumulate * processes
+        if values["high_resolution"] is not None:
+            for name in _BATCH_SETTINGS:
+                del values["high_resolution"][name]
+        return values

@@ -4,9 +4,10 @@ Losses and targets are functions of the whole batch, not of one process's share 
 run gives the same numbers on one device and on many.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 
@@ -38,8 +39,22 @@ def max_over_processes(tensor: Tensor) -> Tensor:
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate equally sized ``[batch, ...]`` tensors of all processes in rank order.
 
-    Gradients flow back to the process that each row came from.
+    Gradients flow back to the process that each row came from, summed over the processes.
     """
-    if world_size() == 1:
-        return rows
-    return torch.cat(differentiable.all_gather(rows.contiguous()))
+    return rows if world_size() == 1 else _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        first = dist.get_rank() * ctx.count
+        return total[first : first + ctx.count]

@@ -1,19 +1,22 @@
-"""The teacher as an encoder folder, for ``--encoder FOLDER`` and for plain transformers."""
+"""The teacher as an encoder folder, and as a checkpoint that the original repository reads."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
+from transformers import Dinov2Model, Dinov2WithRegistersModel, PreTrainedConfig
 
-from llava_rad.dinov2.student_teacher import Network
+from llava_rad.encoders.dinov2_repo import transformers_to_repo
 from llava_rad.encoders.preprocessing import Preprocessing
+
+_HEADS = ("dino_head", "ibot_head")
 
 
 def export_encoder(
-    teacher: Network,
+    config: PreTrainedConfig,
+    teacher: dict[str, Tensor],
     folder: Path,
     preprocessing: Preprocessing,
     facts: dict[str, Any],
@@ -21,28 +24,48 @@ def export_encoder(
 ) -> None:
     """Write weights, configuration, preprocessing, heads and a card.
 
+    Both :func:`llava_rad.encoders.load_encoder` and plain transformers load the folder.
+
     Args:
-        teacher: its backbone becomes the encoder; its heads go into files of their own, from
-            which a later run can start.
+        config: of the backbone.
+        teacher: its whole tensors by name, backbone and heads. The heads go into files of their
+            own, from which a later run can start.
         folder: made if absent.
         preprocessing: with the training set's own mean and standard deviation.
         facts: lines of the card, such as the numbers of images.
         dtype: of the stored backbone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    backbone: Any = copy.deepcopy(teacher.backbone)
-    backbone.to(dtype)
-    backbone.config.drop_path_rate = 0.0
-    backbone.save_pretrained(folder)
+    own_config: Any = type(config).from_dict({**config.to_dict(), "drop_path_rate": 0.0})
+    registers = config.model_type == "dinov2_with_registers"
+    with torch.device("meta"):
+        backbone: Any = (Dinov2WithRegistersModel if registers else Dinov2Model)(own_config)
+    backbone.load_state_dict(_part(teacher, "backbone"), assign=True)
+    backbone.to(dtype).save_pretrained(folder)
     preprocessing.write(folder)
-    save_file(_state(teacher.dino_head), folder / "dino_head.safetensors")
-    if teacher.ibot_head is not None:
-        save_file(_state(teacher.ibot_head), folder / "ibot_head.safetensors")
+    for head in _HEADS:
+        if tensors := _part(teacher, head):
+            save_file(tensors, folder / f"{head}.safetensors")
     (folder / "README.md").write_text(_card(preprocessing, facts), encoding="utf-8")
 
 
-def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+def export_repository_checkpoint(teacher: dict[str, Tensor], path: Path) -> None:
+    """Write the teacher with its heads as the original repository's evaluations read it.
+
+    Args:
+        teacher: its whole tensors by name.
+        path: by custom ``teacher_checkpoint.pth``.
+    """
+    backbone = transformers_to_repo(_part(teacher, "backbone"))
+    tensors = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    for head in _HEADS:
+        tensors |= {f"{head}.{name}": tensor for name, tensor in _part(teacher, head).items()}
+    torch.save({"teacher": tensors}, path)
+
+
+def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def _card(preprocessing: Preprocessing, facts: dict[str, Any]) -> str:

@@ -13,6 +13,9 @@ class WeightNormLinear(nn.Module):
     ``weight = weight_g * weight_v / |weight_v|`` row by row. Written out, not taken from
     ``torch.nn.utils``, so that the parameters keep the names of published checkpoints and can be
     copied and sharded like any others.
+
+    Always float32: a logit is a cosine, and the teacher divides it by a temperature of about 0.04.
+    bfloat16's steps of 1/256 below 1 would then be steps of a tenth in the exponent.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
@@ -24,8 +27,9 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in_dim] -> [..., out_dim]``."""
-        lengths = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
-        return F.linear(x, self.weight_v * (self.weight_g / lengths))
+        with torch.autocast(x.device.type, enabled=False):
+            lengths = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
+            return F.linear(x.float(), self.weight_v * (self.weight_g / lengths))
 
 
 class DINOHead(nn.Module):
@@ -59,6 +63,5 @@ class DINOHead(nn.Module):
         self.last_layer = WeightNormLinear(bottleneck_dim, prototypes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``[..., in_dim] -> logits [..., prototypes]``."""
-        x = self.mlp(tokens)
-        return self.last_layer(F.normalize(x.float(), dim=-1).to(x.dtype))
+        """``[..., in_dim] -> logits [..., prototypes]``, float32."""
+        return self.last_layer(F.normalize(self.mlp(tokens).float(), dim=-1))

@@ -54,21 +54,26 @@ class Schedules:
     def at(self, step: int) -> StepValues:
         """Return the values of step ``step``, counted from 0."""
         config = self.config
-        warmup = round(config.warmup_epochs * self.epoch_steps)
-        temperature_steps = round(config.temperature_epochs * self.epoch_steps)
-        if step < warmup:
-            lr = self.peak_lr * step / max(warmup - 1, 1)
-        else:
-            lr = cosine(self.peak_lr, self.min_lr, (step - warmup) / (self.steps - warmup))
+        temperature_steps = self._steps(config.temperature_epochs)
+        lr = self._lr(step)
         cold, warm = config.teacher_temperature
         warming = min(1.0, step / (temperature_steps - 1)) if temperature_steps > 1 else 1.0
-        frozen = step < round(config.freeze_last_layer_epochs * self.epoch_steps)
-        heads_only = step < round(config.heads_only_epochs * self.epoch_steps)
+        heads_only = self._steps(config.heads_only_epochs)
         return StepValues(
             lr=lr,
-            last_layer_lr=0.0 if frozen else lr,
-            backbone_lr=0.0 if heads_only else lr,
+            last_layer_lr=0.0 if step < self._steps(config.freeze_last_layer_epochs) else lr,
+            # The backbone has its own warm-up, after the time in which only the heads train.
+            backbone_lr=0.0 if step < heads_only else min(lr, self._lr(step - heads_only)),
             weight_decay=cosine(*config.weight_decay, step / self.steps),
             momentum=cosine(*config.momentum, step / self.steps),
             teacher_temperature=cold + (warm - cold) * warming,
         )
+
+    def _steps(self, epochs: float) -> int:
+        return round(epochs * self.epoch_steps)
+
+    def _lr(self, step: int) -> float:
+        warmup = self._steps(self.config.warmup_epochs)
+        if step < warmup:
+            return self.peak_lr * step / max(warmup - 1, 1)
+        return cosine(self.peak_lr, self.min_lr, (step - warmup) / (self.steps - warmup))

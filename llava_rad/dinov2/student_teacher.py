@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Network(nn.Module):
     """A backbone with its heads; student and teacher are one each.
 
     Parameters stay in float32. With ``compute_dtype`` each forward pass works on copies of that
-    type: unlike autocast, which would carry the residual stream in float32 and convert it at
-    every layer, nothing is converted in between.
+    type, as FSDP2's mixed precision does, and gradients come back in float32. Autocast would carry
+    the residual stream in float32 and convert it at every layer; here nothing is converted in
+    between, which is faster, and the price is a residual stream that is rounded to 8 bits after
+    every block. Prototypes, targets and losses are float32 either way, and ``precision: fp32`` is
+    there to compare.
 
     Args:
         backbone: from :mod:`llava_rad.dinov2.backbone`.
@@ -92,7 +95,11 @@ class Network(nn.Module):
         """Return the module as a function that computes in ``compute_dtype``."""
         if self.compute_dtype is None:
             return module
-        copies = {name: p.to(self.compute_dtype) for name, p in module.named_parameters()}
+        copies = {
+            name: parameter.to(self.compute_dtype)
+            for name, parameter in module.named_parameters()
+            if not name.startswith("last_layer.")  # prototypes are compared in float32
+        }
         return lambda *args, **kwargs: functional_call(module, copies, args, kwargs)
 
 
@@ -102,8 +109,7 @@ def _head(width: int, config: HeadConfig) -> DINOHead:
     )
 
 
-@dataclass
-class NetworkOutput:
+class NetworkOutput(NamedTuple):
     """Tokens and logits of one network.
 
     Attributes:
@@ -160,6 +166,10 @@ class StudentTeacher(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.dino_centring = SoftmaxCentring(head.prototypes, loss.centre_momentum)
         self.ibot_centring = SoftmaxCentring((ibot_head or head).prototypes, loss.centre_momentum)
+
+    def reset_teacher(self) -> None:
+        """Copy the student to the teacher, after weights were loaded into the student."""
+        self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> "StudentTeacher":
         """Switch the student; the teacher never drops anything."""

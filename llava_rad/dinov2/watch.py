@@ -14,9 +14,12 @@ from llava_rad.dinov2.dino_loss import prototype_entropy
 from llava_rad.dinov2.distributed import sum_over_processes
 from llava_rad.errors import TrainingError
 
-# Below these a feature no longer tells images apart; a healthy run stays far above.
-_LEAST_RANK = 1.05
-_LEAST_SPREAD = 1e-4
+# When a run has collapsed. Between healthy runs and those that the tests make collapse lies about
+# a factor of ten: spread 0.5 to 1 against 0.04 and below (bfloat16's rounding alone makes 0.001 of
+# equal features), entropy below 0.999 against 1. A low effective rank is no sign: runs that came to
+# learn have passed through 1.3, and collapsed ones stay at 3 to 5 directions of noise.
+_LEAST_SPREAD = 0.05
+_LARGEST_ENTROPY = 0.9999
 
 
 class EpochWatch:
@@ -55,20 +58,34 @@ class EpochWatch:
         padded = torch.nn.functional.pad(normalised, (0, 1), value=1.0)
         self._moments += padded.T @ padded
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what was collected by all processes, for a checkpoint."""
+        return {
+            "used": sum_over_processes(self._used).clamp_max(1),
+            "sums": sum_over_processes(self._sums),
+            "moments": sum_over_processes(self._moments),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`; to be called in one process only, since sums are added up."""
+        self._used, self._sums, self._moments = (
+            state[name].to(self.device) for name in ("used", "sums", "moments")
+        )
+
     @torch.no_grad()
     def summary(self) -> dict[str, float]:
         """Return the epoch's figures.
 
         ``target_entropy``: mean entropy of the teacher's assignments, as a share of the largest
-        possible. ``prototypes_used``: share of the prototypes that were some token's first
-        choice, as far as there were enough tokens. ``feature_spread``: root mean square distance
-        of normalised features from their mean, 0 when all are equal, 1 when they are spread over
-        the sphere. ``effective_rank``: exponential of the entropy of the feature covariance's
-        spectrum (Roy and Vetterli 2007).
+        possible. ``prototypes_seen``: how many prototypes were some token's first choice;
+        ``prototypes_used``: their share of all, as far as there were enough tokens.
+        ``feature_spread``: root mean square distance of normalised features from their mean, 0
+        when all are equal, 1 when they are spread over the sphere. ``effective_rank``: exponential
+        of the entropy of the feature covariance's spectrum (Roy and Vetterli 2007).
         """
-        used = sum_over_processes(self._used).clamp_max(1)
-        entropy, batches = sum_over_processes(self._sums).tolist()
-        moments = sum_over_processes(self._moments).double()
+        state = self.state()
+        used, moments = state["used"], state["moments"].double()
+        entropy, batches = state["sums"].tolist()
         count = moments[-1, -1]
         mean = moments[-1, :-1] / count
         covariance = moments[:-1, :-1] / count - torch.outer(mean, mean)
@@ -77,6 +94,7 @@ class EpochWatch:
         shares = spectrum / max(variance, 1e-30)
         return {
             "target_entropy": entropy / max(batches, 1) / math.log(max(self.prototypes, 2)),
+            "prototypes_seen": float(used.sum()),
             "prototypes_used": float(used.sum()) / min(self.prototypes, max(float(count), 1.0)),
             "feature_spread": math.sqrt(variance),
             "effective_rank": math.exp(-float(torch.special.xlogy(shares, shares).sum())),
@@ -100,22 +118,35 @@ def check_finite(losses: dict[str, float], step: int) -> None:
         )
 
 
-def check_collapse(summary: dict[str, float], epoch: int) -> None:
-    """Stop a run whose teacher no longer tells images apart.
+def check_collapse(summary: dict[str, float], epoch: float) -> None:
+    """Stop a run whose teacher no longer tells images apart, or no longer says anything.
+
+    To be asked after the learning rate's warm-up: a new vision transformer starts with features
+    that hardly depend on the image.
+
+    Args:
+        summary: of one epoch, from :meth:`EpochWatch.summary`.
+        epoch: named in the error.
 
     Raises:
-        TrainingError: naming the sign that was seen.
+        TrainingError: naming the signs that were seen and what to change.
     """
-    signs = []
-    if summary["feature_spread"] < _LEAST_SPREAD:
-        signs.append(f"feature spread {summary['feature_spread']:.1e} is below {_LEAST_SPREAD}")
-    if summary["effective_rank"] < _LEAST_RANK:
-        signs.append(f"effective rank {summary['effective_rank']:.2f} is below {_LEAST_RANK}")
+    spread, entropy = summary["feature_spread"], summary["target_entropy"]
+    signs, remedies = [], []
+    if spread < _LEAST_SPREAD:
+        signs.append(f"its features of all images are nearly the same (spread {spread:.3f})")
+        remedies.append("raise loss.koleo_weight, lower optimiser.base_lr")
+    if entropy > _LARGEST_ENTROPY:
+        signs.append(f"it likes all prototypes the same (entropy {entropy:.6f} of at most 1)")
+        remedies.append("lower schedule.teacher_temperature, use fewer prototypes")
+    if summary["prototypes_seen"] <= 1:
+        signs.append("it gives every image the same prototype")
+        remedies.append("use loss.targets=sinkhorn, raise schedule.teacher_temperature")
     if signs:
         raise TrainingError(
-            f"the teacher has collapsed: {' and '.join(signs)}",
-            where=f"epoch {epoch}",
-            remedy="Use loss.targets=sinkhorn, lower optimiser.base_lr, lower the end of "
-            "schedule.teacher_temperature, raise loss.koleo_weight, or enlarge the batch",
+            f"the teacher has collapsed: {'; '.join(signs)}",
+            where=f"epoch {epoch:g}",
+            remedy=f"Change the settings ({'; '.join(remedies)}; a larger batch helps against all "
+            "of this), or go on in spite of it with stop_when_collapsed=false",
             kind="collapsed",
         )
