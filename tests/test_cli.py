@@ -284,3 +284,25 @@ def test_data_lists_its_sets_and_names_what_is_wrong(images, tmp_path):
     assert run("data", "folder").exit_code == 2
     result = run("data", "mimic-xcr", images, "-o", tmp_path / "m.jsonl")
     assert result.exit_code == 1 and "mimic-cxr" in result.stderr
+
+
+def test_convert_makes_a_published_checkpoint_usable(shared_parity, images, tmp_path):
+    folder = shared_parity / "llava_rad_checkpoint"
+    tower = folder / "vision_tower" / "biomedclip_cxr_tiny"
+    output = tmp_path / "converted"
+    result = run(
+        "convert", folder / "llava-rad-tiny", "-o", output, "--base-llm", folder / "base_llm",
+        "--vision-tower", f"{tower}_checkpoint.pt", "--vision-config", f"{tower}.json",
+        "--format", "json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["target"] == "llava-rad"
+    one = run("report", images / "image0.png", "--model", output, "--max-new-tokens", 4)
+    assert one.exit_code == 0, one.stderr
+
+
+def test_convert_says_what_it_cannot_read(tmp_path):
+    result = run("convert", tmp_path, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.stderr.replace("\n", "")
+    assert not (tmp_path / "out").exists()
