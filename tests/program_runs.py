@@ -28,6 +28,12 @@ _CONTEXT.set_forkserver_preload(
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
+def environment() -> dict[str, str]:
+    """Of a program that is started by a launcher of its own."""
+    root = Path(__file__).parents[1]
+    return {**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(root)}
+
+
 def start_program(
     program: Path,
     arguments: Sequence[str],
@@ -74,9 +80,9 @@ def run_program(
 
 
 def _run(program: Path, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    for stream in (1, 2):
+        os.dup2(sys.stdout.fileno(), stream)
     os.environ.update(environment)
     import torch
 

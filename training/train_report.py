@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from accelerate.utils import DistributedType
 
 from llava_rad.config import load_config, save_config, to_dict
 from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import LlavaRadError, TrainingError
-from llava_rad.training.batches import MicroBatch, Numbers, TrainingBatches, count_tokens
+from llava_rad.training.batches import MicroBatch, TrainingBatches, count_tokens, load_batches
 from llava_rad.training.building import build_stage_model, check_saved, train_mode
 from llava_rad.training.checkpoints import Checkpoint, find_resumable, save_checkpoint
 from llava_rad.training.checks import check_changed, check_finite, sums_of
@@ -36,9 +36,11 @@ from llava_rad.training.order import BatchOrder
 from llava_rad.training.run_log import Meter, RunLog, draw_curve, progress_line
 from llava_rad.training.samples import ReportSamples
 from llava_rad.training.schedule import learning_rate, steps_of
+from llava_rad.training.sharding import shard
 from llava_rad.training.state import (
     optimiser_state,
     restore,
+    restore_weights,
     trained_parameters,
     trained_weights,
 )
@@ -49,6 +51,8 @@ from llava_rad.training.validation import validation_loss
 def main(config: ReportTrainingConfig) -> None:
     """Run the stages of a training."""
     accelerator = Accelerator(
+        # Said outright: without it, processes on CPUs do not find each other.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         log_with=config.trackers,
         project_dir=str(config.output),
@@ -63,10 +67,19 @@ def main(config: ReportTrainingConfig) -> None:
             "(accelerate launch starts only one on a CPU)",
             kind="wrong_processes",
         )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise TrainingError(
+            "the launcher's own sharding is not used here",
+            where=f"distributed_type {accelerator.distributed_type.value}",
+            remedy="Launch with configs/accelerate/ddp.yaml and set sharding=fsdp2",
+            kind="foreign_sharding",
+        )
 
     studies = load_studies(config.data)
     say(f"studies           {studies.summary()}")
-    encoder = load_encoder(config.encoder, revision=config.encoder_revision)
+    encoder = load_encoder(
+        config.encoder, revision=config.encoder_revision, device=accelerator.device
+    )
     say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
 
     checkpoint = find_resumable(
@@ -140,14 +153,19 @@ def train_stage(
             batch.patches = cache.read(batch.paths)
         return batch.model_inputs(accelerator.device)
 
-    # 4. Optimiser; the learning rate is a function of the step.
+    # 4. Optimiser, on parameters that may be split over the processes; the learning rate is a
+    # function of the step.
+    sharded = config.sharding == "fsdp2" and processes > 1
+    if sharded:
+        shard(report_model, processes)
     optimiser = torch.optim.AdamW(
         trained_parameters(report_model),
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
-    model, optimiser = accelerator.prepare(report_model, optimiser)
+    optimiser = accelerator.prepare(optimiser)
+    model = report_model if sharded else accelerator.prepare(report_model)
     plain_model, plain_optimiser = accelerator.unwrap_model(model), optimiser.optimizer
 
     # 5. Go on from the checkpoint.
@@ -156,21 +174,19 @@ def train_stage(
         restore(checkpoint, plain_model, plain_optimiser)
         step = checkpoint.step
         say(f"resuming          at step {step} from {checkpoint.path}")
-    batches = iter(
-        DataLoader(
-            TrainingBatches(
-                samples,
-                order,
-                settings.micro_batch,
-                accumulate,
-                accelerator.process_index,
-                processes,
-                preprocessing,
-            ),
-            batch_size=None,
-            sampler=Numbers(step * accumulate, steps * accumulate),
-            num_workers=0 if cache else config.data.workers,
-        )
+    batches = load_batches(
+        TrainingBatches(
+            samples,
+            order,
+            settings.micro_batch,
+            accumulate,
+            accelerator.process_index,
+            processes,
+            preprocessing,
+        ),
+        step * accumulate,
+        steps * accumulate,
+        workers=0 if cache else config.data.workers,
     )
     log = RunLog(config.output, stage, step, accelerator) if accelerator.is_main_process else None
 
@@ -206,7 +222,8 @@ def train_stage(
         step_loss = torch.zeros((), device=accelerator.device)
         for batch in micro_batches:
             with accelerator.accumulate(model):
-                out = model(**inputs(batch))
+                with accelerator.autocast():
+                    out = model(**inputs(batch))
                 check_finite("loss", out.loss, step, batch.study_ids)
                 # Each token of the step's whole batch counts the same. Accumulation and the
                 # average over processes divide, so their divisors come in here.
@@ -266,6 +283,9 @@ def train_stage(
     weights = trained_weights(plain_model)
     if accelerator.is_main_process:
         folder = config.output / stage
+        if sharded:
+            plain_model = build_stage_model(config, stage, encoder, start=start)
+            restore_weights(plain_model, weights)
         plain_model.save_pretrained(folder, training=facts)
         check_saved(folder, weights)
         say(f"{stage} model      {folder}")

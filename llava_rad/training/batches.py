@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError
@@ -152,15 +152,37 @@ class TrainingBatches(Dataset[MicroBatch]):
         return collate(samples, self.data, self.preprocessing)
 
 
-class Numbers(Sampler[int]):
-    """The numbers ``first`` to ``last - 1``, for a loader that starts in the middle of a stage."""
+def load_batches(
+    data: TrainingBatches, first: int, last: int, workers: int
+) -> Iterator[MicroBatch]:
+    """The items ``first`` to ``last - 1``, read ahead by worker processes.
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first = first
-        self.last = last
+    Args:
+        data: of this process.
+        first: forward pass to start with.
+        last: one past the end.
+        workers: processes that read ahead; 0 reads in this one.
 
-    def __len__(self) -> int:
-        return self.last - self.first
+    Raises:
+        DataError: as :func:`collate`, when the batch's turn comes.
+    """
+    loader = DataLoader(
+        _Caught(data), batch_size=None, sampler=range(first, last), num_workers=workers
+    )
+    for item in loader:
+        if isinstance(item, LlavaRadError):
+            raise item
+        yield item
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.last))
+
+class _Caught(Dataset[MicroBatch | LlavaRadError]):
+    """Gives errors as items: a worker process would bury their message in its traceback."""
+
+    def __init__(self, data: TrainingBatches) -> None:
+        self.data = data
+
+    def __getitem__(self, number: int) -> MicroBatch | LlavaRadError:
+        try:
+            return self.data[number]
+        except LlavaRadError as error:
+            return error

@@ -21,6 +21,7 @@ STAGES = ("align", "finetune")
 _FREE_TO_CHANGE = (
     "output",
     "processes",
+    "sharding",
     "resume",
     "trackers",
     "log_steps",
@@ -225,6 +226,8 @@ class ReportTrainingConfig:
         gradient_checkpointing: compute activations twice instead of keeping them.
         seed: of weights, order and dropout.
         processes: how many processes the run is meant for; ``null`` takes what is started.
+        sharding: ``fsdp2`` splits weights, gradients and optimiser over the processes; ``none``
+            keeps them whole in each (DDP).
         resume: ``auto`` goes on from the last checkpoint, ``never`` starts anew and refuses a
             folder that has checkpoints.
         checkpoint_steps: a checkpoint every this many steps, and at the end of each stage.
@@ -257,6 +260,7 @@ class ReportTrainingConfig:
     gradient_checkpointing: bool = False
     seed: int = 0
     processes: int | None = None
+    sharding: Literal["none", "fsdp2"] = "none"
     resume: Literal["auto", "never"] = "auto"
     checkpoint_steps: int = 500
     keep_checkpoints: int = 2
@@ -279,6 +283,12 @@ class ReportTrainingConfig:
             "a quantised LLM cannot be trained whole",
             where="quantize",
             remedy="Set lora, or quantize=null",
+        )
+        _require(
+            not (self.quantize and self.sharding == "fsdp2"),
+            "a quantised LLM cannot be split over processes",
+            where="sharding",
+            remedy="Use sharding=none: each process holds the small quantised LLM whole",
         )
         _require(
             self.prompt != "llava_rad" or self.data.images == ["current_frontal"],

@@ -40,20 +40,27 @@ class RunLog:
         partial = self.path.with_name(f".{METRICS_FILE}.partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.path)
+        self._written = {_kind(r) for r in kept if r["stage"] == stage}
 
     def write(self, step: int, **values: float) -> None:
-        """Add a row."""
+        """Add a row, unless a resumed run repeats one that it kept."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         row = {"stage": self.stage, "step": step, "time": now, **values}
+        if _kind(row) in self._written:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         named = {f"{self.stage}/{name}": value for name, value in values.items()}
         self._accelerator.log(named, step)
 
 
+def _kind(row: Row) -> tuple[int, bool]:
+    return row["step"], "validation_loss" in row
+
+
 def _before(row: Row, stage: str, step: int) -> bool:
     own, current = STAGES.index(row["stage"]), STAGES.index(stage)
-    return own < current or (own == current and 0 < row["step"] <= step)
+    return own < current or (own == current and step > 0 and row["step"] <= step)
 
 
 def read_metrics(folder: Path) -> list[Row]:

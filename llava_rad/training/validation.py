@@ -42,7 +42,8 @@ def validation_loss(
     for own, counts in share_out(len(batches), accelerator):
         samples = [data.sample(index) for index in batches[own]]
         batch = collate(samples, data, preprocessing)
-        out = model(**inputs(batch))
+        with accelerator.autocast():
+            out = model(**inputs(batch))
         if counts:
             totals += torch.tensor([float(out.loss) * out.target_tokens, out.target_tokens])
     loss, tokens = accelerator.reduce(totals.to(accelerator.device), "sum").tolist()
