@@ -51,7 +51,7 @@ def main(
     solver: Annotated[str, typer.Option(help="lbfgs (one solution) or adamw.")] = "lbfgs",
     seeds: Annotated[int, typer.Option(min=1, help="Fits of adamw.")] = 5,
     image_size: Annotated[int | None, typer.Option(help="Other than the encoder's own.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for vectors.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for vectors.")] = Path("runs/features"),
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Folder for the fitted layers.")] = None,
     json_file: Annotated[

@@ -66,7 +66,7 @@ def main(
     epochs: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Of fine-tuning.")] = 1e-4,
     image_size: Annotated[int | None, typer.Option(help="Other than the encoder's own.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for vectors.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for vectors.")] = Path("runs/features"),
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead.")] = 0,
     save: Annotated[
         Path | None, typer.Option(help="Folder for the fitted layer (and tuned encoder).")

@@ -1,0 +1,409 @@
+"""Training segmentation heads on frozen patch tokens, and testing them.
+
+The encoder sees whole images, padded to a square, whatever its own preprocessing cuts off. Masks
+and predictions meet on a grid of 512 pixels for the image's longer side, so that encoders of all
+input sizes are measured alike.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from llava_rad.data.feature_cache import FeatureCache
+from llava_rad.encoders import ImageEncoder
+from llava_rad.errors import ConfigError, DataError, ModelError
+from llava_rad.images import Radiograph
+from llava_rad.probing.examples import Example, Examples
+from llava_rad.probing.masks import Mask, MaskSource
+from llava_rad.probing.outcome import MaskOutcome
+from llava_rad.probing.overlap import dice, surface_distance
+from llava_rad.probing.processes import process_state, share_jobs
+from llava_rad.probing.scores import Floats
+from llava_rad.probing.segmentation_heads import SCALE, SegmentationHead
+
+SIDE = 512  # pixels of the longer side, on which masks are compared
+BATCH = 16
+LEARNING_RATES = (1e-2, 1e-3, 1e-4)
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """A head's test.
+
+    Attributes:
+        outcome: Dice and distances of all seeds on the test images.
+        examples: the test images, in the outcome's order.
+        head: of the first seed.
+        validation_dice: of each learning rate that was tried.
+    """
+
+    outcome: MaskOutcome
+    examples: tuple[Example, ...]
+    head: SegmentationHead
+    validation_dice: dict[float, float]
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Masks of examples as targets of training.
+
+    Attributes:
+        examples: those with a known mask.
+        targets: share of each logit's area inside the structure, [examples, structures, ...].
+        known: whether the mask is known, bool [examples, structures].
+        present: whether it is known and not empty, bool [examples, structures].
+    """
+
+    examples: tuple[Example, ...]
+    targets: Tensor
+    known: Tensor
+    present: Tensor
+
+
+def seeing_whole_images(encoder: ImageEncoder) -> ImageEncoder:
+    """The same encoder on images padded to a square, with nothing cut off."""
+    whole = copy.copy(encoder)
+    whole.preprocessing = replace(
+        encoder.preprocessing, geometry="pad_square", shorter_side=None, crop_rounding="floor"
+    )
+    return whole
+
+
+def segment(
+    encoder: ImageEncoder,
+    examples: Examples,
+    sources: Sequence[MaskSource],
+    cache: FeatureCache,
+    *,
+    head: str = "linear",
+    width: int = 256,
+    steps: int = 500,
+    seeds: int = 5,
+    progress: Callable[[str], None] | None = None,
+) -> SegmentationResult:
+    """Train a head on the training images that have masks, and test it.
+
+    AdamW with a cosine, batches of 16, binary cross-entropy and Dice loss in equal parts. The
+    learning rate is the one of three whose first seed has the best Dice on validation. Processes
+    of ``accelerate launch`` share the fits.
+
+    Args:
+        encoder: from :func:`seeing_whole_images`.
+        examples: images; those without any mask are passed over.
+        sources: of the masks.
+        cache: of the encoder's patch tokens.
+        head: kind of head, see :mod:`llava_rad.probing.segmentation_heads`.
+        width: its channels.
+        steps: of each fit.
+        seeds: number of fits.
+        progress: called with a line now and then.
+
+    Raises:
+        ConfigError: there is no such head, or a number is out of range.
+        DataError: a split has no masks, or one cannot be read.
+        ImageError: an image cannot be read.
+    """
+    if steps < 1 or seeds < 1 or width < 1:
+        raise ConfigError(
+            f"steps is {steps}, seeds is {seeds}, width is {width}", remedy="Use 1 or more"
+        )
+    say = progress or (lambda line: None)
+    structures = tuple(s for source in sources for s in source.structures)
+    grid = encoder.grid(encoder.image_size, encoder.image_size)
+    parts = {
+        name: _read_masks(getattr(examples, name), sources, grid)
+        for name in ("train", "validation", "test")
+    }
+    for name, part in parts.items():
+        if not part.examples:
+            raise DataError(
+                f"the {name} split has no image with a mask",
+                remedy="Check that masks are named like their images",
+                kind="no_masks",
+            )
+        say(f"{len(part.examples)} {name} images with masks")
+    fill_cache(cache, [e.path for part in parts.values() for e in part.examples], say)
+    train = parts["train"]
+    mean, scale = _token_statistics(cache, train.examples)
+
+    def fit(job: tuple[int, float]) -> tuple[float, dict[str, Tensor]]:
+        seed, learning_rate = job
+        torch.manual_seed(seed)
+        made = SegmentationHead(head, structures, encoder.dim, width)
+        made.mean.copy_(mean)
+        made.scale.copy_(scale)
+        _train(made, train, cache, grid, learning_rate, steps, seed)
+        overlap, _ = _test(made, parts["validation"], sources, cache, grid, distances=False)
+        quality = float(np.nanmean(np.nanmean(overlap, axis=0)))
+        say(f"seed {seed}, learning rate {learning_rate:g}: validation Dice {quality:.3f}")
+        return quality, {name: t.cpu() for name, t in made.state_dict().items()}
+
+    tried = share_jobs(fit, [(0, rate) for rate in LEARNING_RATES])
+    best = int(np.argmax([quality for quality, _ in tried]))
+    others = share_jobs(fit, [(seed, LEARNING_RATES[best]) for seed in range(1, seeds)])
+    states = [tried[best][1], *(state for _, state in others)]
+
+    def test(state: dict[str, Tensor]) -> tuple[Floats, Floats]:
+        made = SegmentationHead(head, structures, encoder.dim, width)
+        made.load_state_dict(state)
+        return _test(made, parts["test"], sources, cache, grid)
+
+    tests = share_jobs(test, states)
+    first = SegmentationHead(head, structures, encoder.dim, width)
+    first.load_state_dict(states[0])
+    return SegmentationResult(
+        outcome=_outcome(structures, parts["test"], tests),
+        examples=parts["test"].examples,
+        head=first.eval(),
+        validation_dice={
+            rate: quality for rate, (quality, _) in zip(LEARNING_RATES, tried, strict=True)
+        },
+    )
+
+
+def evaluate_head(
+    encoder: ImageEncoder,
+    examples: Sequence[Example],
+    sources: Sequence[MaskSource],
+    cache: FeatureCache,
+    head: SegmentationHead,
+) -> SegmentationResult:
+    """Test a saved head on images with masks.
+
+    Raises:
+        ConfigError: the head is for other structures.
+        ModelError: it belongs to another encoder.
+        DataError: no image has a mask, or one cannot be read.
+    """
+    _require_own(encoder, head)
+    structures = tuple(s for source in sources for s in source.structures)
+    if structures != head.structures:
+        raise ConfigError(
+            f"the masks are of {', '.join(structures)}, the head outlines "
+            f"{', '.join(head.structures)}",
+            remedy="Give masks of the same structures in the same order",
+        )
+    grid = encoder.grid(encoder.image_size, encoder.image_size)
+    part = _read_masks(examples, sources, grid)
+    if not part.examples:
+        raise DataError(
+            "no test image has a mask",
+            remedy="Check that masks are named like their images",
+            kind="no_masks",
+        )
+    fill_cache(cache, [e.path for e in part.examples], lambda line: None)
+    tests = [_test(head, part, sources, cache, grid)]
+    return SegmentationResult(_outcome(structures, part, tests), part.examples, head, {})
+
+
+@torch.inference_mode()
+def predict_masks(
+    encoder: ImageEncoder, head: SegmentationHead, radiograph: Radiograph
+) -> dict[str, Mask]:
+    """Outline structures in one radiograph.
+
+    Args:
+        encoder: from :func:`seeing_whole_images`, the one the head was trained on.
+        head: from :func:`load_head`.
+        radiograph: rendered as the encoder's preprocessing wants it.
+
+    Returns:
+        For each structure a mask of the radiograph's size.
+
+    Raises:
+        ModelError: the head belongs to another encoder.
+    """
+    _require_own(encoder, head)
+    device = next(encoder.parameters()).device
+    pixels = encoder.preprocessing(radiograph)[None].to(device)
+    patches = encoder.encode(pixels).patches
+    grid = encoder.grid(pixels.shape[-2], pixels.shape[-1])
+    logits = head.to(device)(patches, grid).cpu()
+    height, width = radiograph.pixels.shape
+    masks = _to_image(logits[0], height, width)
+    return dict(zip(head.structures, masks, strict=True))
+
+
+def _require_own(encoder: ImageEncoder, head: SegmentationHead) -> None:
+    owner = head.facts.get("encoder", {})
+    if owner.get("fingerprint") != encoder.fingerprint():
+        raise ModelError(
+            f"the head was trained on the tokens of {owner.get('name', 'an unnamed encoder')}, "
+            f"not of {encoder.name}",
+            remedy="Load the encoder that the head was trained on, at the same input size",
+            kind="other_encoder",
+        )
+
+
+def fill_cache(cache: FeatureCache, paths: Sequence[str], say: Callable[[str], None]) -> None:
+    """Encode what is missing, each process its share."""
+    state = process_state()
+    cache.fill(
+        paths,
+        rank=state.process_index,
+        processes=state.num_processes,
+        progress=lambda done, of: say(f"encoded patches of {done} of {of}"),
+    )
+    state.wait_for_everyone()
+    cache.refresh()
+
+
+def _read_masks(
+    examples: Sequence[Example], sources: Sequence[MaskSource], grid: tuple[int, int]
+) -> _Masks:
+    kept, targets, known, present = [], [], [], []
+    for example in examples:
+        masks = _masks_of(example, sources)
+        if all(mask is None for mask in masks):
+            continue
+        kept.append(example)
+        known.append([mask is not None for mask in masks])
+        present.append([mask is not None and bool(mask.any()) for mask in masks])
+        size = (SCALE * grid[1], SCALE * grid[0])
+        targets.append(
+            [
+                np.zeros(size[::-1], np.uint8)
+                if mask is None
+                else np.asarray(_squared(mask).resize(size, Image.Resampling.BOX))
+                for mask in masks
+            ]
+        )
+    return _Masks(
+        tuple(kept),
+        torch.from_numpy(np.array(targets)),
+        torch.from_numpy(np.array(known, dtype=bool)),
+        torch.from_numpy(np.array(present, dtype=bool)),
+    )
+
+
+def _masks_of(example: Example, sources: Sequence[MaskSource]) -> list[Mask | None]:
+    return [mask for source in sources for mask in source.read(example)]
+
+
+def _squared(mask: Mask) -> Image.Image:
+    """The mask as the encoder sees its image: padded to a square."""
+    height, width = mask.shape
+    side = max(height, width)
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = np.where(mask, 255, 0)
+    return Image.fromarray(square)
+
+
+def _to_image(logits: Tensor, height: int, width: int) -> list[Mask]:
+    """Logits of a padded square [structures, rows, columns] as masks of the image inside it."""
+    side = max(height, width)
+    full = F.interpolate(logits[None].float(), (side, side), mode="bilinear")[0]
+    top, left = (side - height) // 2, (side - width) // 2
+    inside = full[:, top : top + height, left : left + width] > 0
+    return [mask.numpy() for mask in inside]
+
+
+def _token_statistics(cache: FeatureCache, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over at most 256 images' tokens."""
+    paths = [e.path for e in examples[:: max(1, len(examples) // 256)]]
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for start in range(0, len(paths), BATCH):
+        tokens = cache.read(paths[start : start + BATCH]).double().flatten(0, 1)
+        count += len(tokens)
+        total = total + tokens.sum(dim=0)
+        square = square + tokens.square().sum(dim=0)
+    mean = total / count
+    deviation = (square / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float()
+
+
+def _train(
+    head: SegmentationHead,
+    masks: _Masks,
+    cache: FeatureCache,
+    grid: tuple[int, int],
+    learning_rate: float,
+    steps: int,
+    seed: int,
+) -> None:
+    device = process_state().device
+    head.to(device).train()
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    order: list[int] = []
+    for _ in range(steps):
+        if len(order) < min(BATCH, len(masks.examples)):
+            order += torch.randperm(len(masks.examples), generator=generator).tolist()
+        batch, order = order[:BATCH], order[BATCH:]
+        patches = cache.read([masks.examples[i].path for i in batch]).to(device)
+        loss = _loss(
+            head(patches, grid),
+            masks.targets[batch].to(device).float() / 255,
+            masks.known[batch].to(device),
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    head.cpu().eval()
+
+
+def _loss(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy plus Dice loss over the masks that are known."""
+    weight = known[:, :, None, None].float()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    entropy = (entropy * weight).sum() / (weight.sum() * logits.shape[-1] * logits.shape[-2])
+    inside = logits.sigmoid() * weight
+    overlap = (inside * targets).sum(dim=(0, 2, 3))
+    total = (inside + targets * weight).sum(dim=(0, 2, 3))
+    return entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+@torch.inference_mode()
+def _test(
+    head: SegmentationHead,
+    masks: _Masks,
+    sources: Sequence[MaskSource],
+    cache: FeatureCache,
+    grid: tuple[int, int],
+    *,
+    distances: bool = True,
+) -> tuple[Floats, Floats]:
+    """Dice and surface distance (% of the longer side) of images, [examples, structures] each."""
+    device = process_state().device
+    head.to(device).eval()
+    overlaps = np.full((len(masks.examples), len(head.structures)), np.nan)
+    apart = np.full_like(overlaps, np.nan)
+    for start in range(0, len(masks.examples), BATCH):
+        batch = masks.examples[start : start + BATCH]
+        logits = head(cache.read([e.path for e in batch]).to(device), grid).cpu()
+        for row, (example, image_logits) in enumerate(zip(batch, logits, strict=True), start):
+            true = _masks_of(example, sources)
+            shape = next(mask.shape for mask in true if mask is not None)
+            height, width = (max(1, round(SIDE * side / max(shape))) for side in shape)
+            predicted = _to_image(image_logits, height, width)
+            for column, mask in enumerate(true):
+                if mask is None:
+                    continue
+                small = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+                truth = np.asarray(small, bool)
+                overlaps[row, column] = dice(predicted[column], truth)
+                if distances:
+                    apart[row, column] = surface_distance(predicted[column], truth) * 100 / SIDE
+    head.cpu()
+    return overlaps, apart
+
+
+def _outcome(
+    structures: tuple[str, ...], masks: _Masks, tests: Sequence[tuple[Floats, Floats]]
+) -> MaskOutcome:
+    return MaskOutcome(
+        patients=tuple(e.patient for e in masks.examples),
+        structures=structures,
+        dice=np.stack([overlap for overlap, _ in tests]),
+        distance=np.stack([distance for _, distance in tests]),
+        present=masks.present.double().numpy(),
+    )

@@ -1,0 +1,71 @@
+"""The program eval/segmentation.py, run whole on tiny pictures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from probing_data import write_probing_data
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("segmentation", ROOT / "eval/segmentation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+@pytest.fixture(scope="module")
+def trained(program, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmentation")
+    manifest = write_probing_data(folder)
+    result = CliRunner().invoke(
+        program,
+        [
+            "--encoder", "pixels", "--image-size", "56", "--manifest", str(manifest),
+            "--steps", "60", "--seeds", "2", "--cache", str(folder / "cache"),
+            "--save", str(folder / "head"), "--overlays", str(folder / "overlays.png"),
+            "--json", str(folder / "numbers.json"),
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    return result, folder
+
+
+def test_table_numbers_and_overlays(trained):
+    result, folder = trained
+    (record,) = json.loads((folder / "numbers.json").read_text())["results"]
+    value = record["measures"]["dice"]
+    assert value["low"] <= value["value"] <= value["high"]
+    assert f"{value['value']:.3f}" in result.stdout
+    assert "learning rate" in result.stderr and "learning rate" not in result.stdout
+    picture = Image.open(folder / "overlays.png")
+    assert picture.width > 3 * 70 and picture.height > 3 * 70
+    colours = {colour for _, colour in picture.getcolors(1 << 24)}
+    assert (64, 220, 120) in colours and (255, 92, 92) in colours
+
+
+def test_a_saved_head_is_tested_without_training(program, trained):
+    _, folder = trained
+    arguments = [
+        "--encoder", "pixels", "--image-size", "56", "--manifest", str(folder / "manifest.jsonl"),
+        "--cache", str(folder / "cache"), "--load", str(folder / "head"),
+        "--json", str(folder / "again.json"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 0, result.stderr
+    (record,) = json.loads((folder / "again.json").read_text())["results"]
+    (first,) = json.loads((folder / "numbers.json").read_text())["results"]
+    assert record["fits"] == 1 and record["validation_dice"] == {}
+    assert record["measures"]["dice"]["value"] == pytest.approx(
+        first["measures"]["dice"]["value"], abs=0.05
+    )
+    arguments[arguments.index("56")] = "70"
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the head was trained on the tokens of pixels")

@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_rad.data import Study, StudyImage
+from llava_rad.errors import ConfigError, DataError
+from llava_rad.probing.examples import Example
+from llava_rad.probing.masks import decode_runs, image_id, open_masks
+
+
+@pytest.fixture
+def example(tmp_path):
+    """An image of 40 x 60 pixels (height x width), named by a UID as DICOM files are."""
+    path = tmp_path / "1.2.826.17"
+    Image.new("L", (60, 40), 9).save(path, "PNG")
+    image = StudyImage(str(path))
+    return Example(Study("s", "p", images=(image,)), image)
+
+
+def encode(mask):
+    """Run lengths as SIIM-ACR's organisers describe them, one pixel after the other."""
+    runs, gap, length = [], 0, 0
+    for pixel in mask.T.ravel():
+        if pixel:
+            length += 1
+            continue
+        if length:
+            runs += [gap, length]
+            gap, length = 0, 0
+        gap += 1
+    if length:
+        runs += [gap, length]
+    return " ".join(map(str, runs))
+
+
+def test_runs_go_down_columns_from_the_end_of_the_last_one():
+    # Skip 1 and take 2 (the rest of the first column), skip 2 and take 1 (end of the second).
+    mask = decode_runs("1 2 2 1", (3, 3))
+    assert mask.astype(int).tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    rng = np.random.default_rng(0)
+    for shape in ((5, 7), (8, 8), (1, 9)):
+        mask = rng.random(shape) < 0.4
+        np.testing.assert_array_equal(decode_runs(encode(mask), shape), mask)
+    assert not decode_runs(" -1", (4, 4)).any()
+
+
+@pytest.mark.parametrize("text", ["3 4 5", "a b", "10 90", "-3 4", "1.5 2"])
+def test_bad_runs_are_named(text):
+    with pytest.raises(DataError, match="row 7"):
+        decode_runs(text, (6, 6), where="row 7")
+
+
+def square(rows, columns):
+    mask = np.zeros((1024, 1024), bool)
+    mask[rows, columns] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("header", "unlisted"),
+    [
+        ("ImageId, EncodedPixels", None),  # SIIM-ACR, with its blank
+        ("SOPInstanceUID,EncodedPixels", None),  # CANDID-PTX
+        ("anon_SOPUID,mask_rle", False),
+    ],
+)
+def test_tables_of_run_lengths(example, tmp_path, header, unlisted):
+    first, second = square(slice(3, 9), slice(5, 6)), square(slice(100, 200), slice(300, 400))
+    table = tmp_path / "runs.csv"
+    rows = [f"1.2.826.17,{encode(first)}", f"1.2.826.17,{encode(second)}", "9.9,-1", "9.8,"]
+    table.write_text("\n".join([header, *rows]) + "\n")
+    (source,) = open_masks([f"pneumothorax={table}"])
+    assert source.structures == ("pneumothorax",)
+    (mask,) = source.read(example)
+    np.testing.assert_array_equal(mask, first | second)
+
+    def named(name):
+        image = StudyImage(str(tmp_path / name))
+        return source.read(Example(Study("t", "q", images=(image,)), image))[0]
+
+    assert not named("9.9").any()
+    other = named("7.7")
+    assert other is None if unlisted is None else not other.any()
+    if unlisted is None:
+        assert named("9.8") is None  # not annotated
+
+
+def test_a_table_of_another_layout_says_what_is_known(tmp_path):
+    (tmp_path / "t.csv").write_text("image,mask\na,1 2\n")
+    with pytest.raises(DataError, match=r"image, mask.*ImageId and EncodedPixels"):
+        open_masks([f"x={tmp_path / 't.csv'}"])
+
+
+def test_rib_polygons(example, tmp_path):
+    corners = [{"x": 10, "y": 5}, {"x": 30, "y": 5}, {"x": 30, "y": 15}, {"x": 10, "y": 15}]
+    ribs = {
+        "img": {"0": "data/other.png", "1": f"data/{image_id_of(example)}.png"},
+        "R1": {"0": "None", "1": corners},
+        "L1": {"0": corners, "1": "None"},
+    }
+    (tmp_path / "ribs.json").write_text(json.dumps(ribs))
+    (source,) = open_masks([str(tmp_path / "ribs.json")])
+    right, left = source.read(example)
+    assert right.shape == (40, 60) and right.sum() == 21 * 11
+    assert right[5:16, 10:31].all()
+    assert not left.any()
+    assert source.structures == ("R1", "L1")
+
+
+def image_id_of(example):
+    return example.path.rsplit("/", 1)[-1]
+
+
+def test_names_without_an_ending_keep_their_last_number(tmp_path):
+    assert image_id(tmp_path / "1.2.826.17") == "1.2.826.17"
+    assert image_id(tmp_path / "1.2.826.17.dcm") == "1.2.826.17"
+    assert image_id(tmp_path / "a.b.PNG") == "a.b"
+
+
+def test_folders_of_pictures(example, tmp_path):
+    folder = tmp_path / "hearts"
+    folder.mkdir()
+    mask = np.zeros((80, 120), np.uint8)  # twice the image's size
+    mask[:10] = 255
+    Image.fromarray(mask).save(folder / "1.2.826.17.png")
+    (source,) = open_masks([f"heart={folder}"])
+    (read,) = source.read(example)
+    assert read.sum() == 10 * 120
+
+    Image.new("L", (50, 50)).save(folder / "1.2.826.17.png")
+    with pytest.raises(DataError, match="50 x 50, its image 60 x 40"):
+        source.read(example)
+    (folder / "1.2.826.17.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        source.read(example)
+
+
+def test_lungs_of_the_manifest(example, tmp_path):
+    (source,) = open_masks([])
+    assert source.read(example) == [None]
+    Image.new("L", (60, 40), 255).save(tmp_path / "m.png")
+    image = StudyImage(example.path, lung_mask=str(tmp_path / "m.png"))
+    (mask,) = source.read(Example(Study("s", "p", images=(image,)), image))
+    assert mask.all()
+
+
+def test_masks_that_are_none(tmp_path):
+    with pytest.raises(ConfigError, match="NAME=FOLDER"):
+        open_masks(["heart=missing"])
+    with pytest.raises(ConfigError, match="named twice"):
+        open_masks(["lungs", f"lungs={tmp_path}"])
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(DataError, match="rib polygons"):
+        open_masks([str(tmp_path / "x.json")])
