@@ -1,0 +1,74 @@
+"""Every configuration of report training and of its launcher loads and says what it should."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from llava_rad.config import load_config
+from llava_rad.encoders.registry import ENCODERS
+from llava_rad.training import ReportTrainingConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+REPORT = sorted((CONFIGS / "report").glob("*.yaml"))
+LAUNCHERS = {"single": 1, "ddp": 4, "multinode": 16}
+
+
+def load(name, *overrides):
+    return load_config(ReportTrainingConfig, CONFIGS / "report" / f"{name}.yaml", overrides)
+
+
+def test_there_is_one_for_each_size():
+    assert {path.stem for path in REPORT} == {
+        "phi2_lora",
+        "phi3_mini_qlora",
+        "smollm2_mini",
+        "vicuna_7b_full",
+        "vicuna_7b_lora",
+        "vicuna_7b_lora_biomedclip_cxr",
+    }
+
+
+@pytest.mark.parametrize("path", REPORT, ids=lambda path: path.stem)
+def test_each_loads_and_divides_on_its_launchers(path):
+    config = load(path.stem)
+    assert config.encoder in ENCODERS
+    assert config.output == Path("runs") / path.stem
+    for processes in (1, 2, 4):
+        for stage in config.stages:
+            assert config.of(stage).accumulate(processes) >= 1
+    load(path.stem, "encoder=biomedclip-cxr", "data.sources=[{path: a.jsonl}]")
+
+
+@pytest.mark.parametrize("name", ["vicuna_7b_lora", "vicuna_7b_lora_biomedclip_cxr", "phi2_lora"])
+def test_lora_recipes_are_the_published_one(name):
+    config = load(name)
+    align, finetune = config.align, config.finetune
+    assert (align.epochs, align.lr, align.batch_size) == (1, 1e-3, 256)
+    assert (finetune.epochs, finetune.lr, finetune.batch_size, finetune.micro_batch) == (
+        3,
+        1e-4,
+        64,
+        16,
+    )
+    assert {(s.warmup, s.weight_decay) for s in (align, finetune)} == {(0.03, 0.0)}
+    assert (config.lora.r, config.lora.alpha, config.lora.dropout) == (64, 128, 0.05)
+    assert (config.precision, config.data.max_length) == ("bf16", 2048)
+
+
+def test_each_says_what_its_name_promises():
+    assert load("vicuna_7b_full").lora is None
+    assert load("vicuna_7b_full").sharding == "fsdp2"
+    assert load("phi3_mini_qlora").quantize == "4bit"
+    assert load("vicuna_7b_lora_biomedclip_cxr").encoder == "biomedclip-cxr"
+    assert load("vicuna_7b_lora_biomedclip_cxr").prompt == "llava_rad"
+
+
+def test_launchers_load_in_accelerate():
+    paths = sorted((CONFIGS / "accelerate").glob("*.yaml"))
+    assert {path.stem for path in paths} == set(LAUNCHERS)
+    for path in paths:
+        config = load_config_from_file(str(path))
+        assert config.num_processes == LAUNCHERS[path.stem]
+        assert config.distributed_type == ("NO" if path.stem == "single" else "MULTI_GPU")
+        assert config.mixed_precision is None  # the training's own setting
