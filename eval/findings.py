@@ -12,7 +12,6 @@ are not on this machine is named with the command that fetches them, and the oth
 ``--require`` makes that an error. Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,24 +19,19 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from llava_rad.errors import DataError, LlavaRadError, MetricError
+from llava_rad.errors import LlavaRadError, MetricError
 from llava_rad.metrics import (
     DEFAULT_METRICS,
-    HEADLINES,
     METRICS,
-    Evaluation,
     MetricSettings,
     Scorer,
     evaluate_predictions,
-    pair_to_json,
+    evaluation_table,
     read_predictions,
     read_reports,
-    render_page,
-    to_json,
+    write_evaluation,
 )
-from llava_rad.metrics.page import FLOOR_NAMES, value_label
 from llava_rad.metrics.radgraph import CASINGS
-from llava_rad.metrics.table import text_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -136,75 +130,16 @@ def main(
             seed=seed,
             progress=lambda step: print(f"computing {step}", file=sys.stderr),
         )
-        _write(evaluation, out, cases)
+        write_evaluation(evaluation, out, cases=cases)
     except LlavaRadError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    print(_table(evaluation))
+    print(evaluation_table(evaluation))
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, reason in evaluation.scores.left_out.items():
         print(f"not computed: {name}: {reason}", file=sys.stderr)
     print(f"written to {out}: metrics.json, per_sample.jsonl, report.html", file=sys.stderr)
-
-
-def _write(evaluation: Evaluation, out: Path, cases: int) -> None:
-    summary = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
-    lines = [
-        json.dumps(pair_to_json(evaluation, i), ensure_ascii=False, allow_nan=False) + "\n"
-        for i in range(evaluation.count)
-    ]
-    page = render_page(evaluation, cases=cases)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.json").write_text(summary + "\n", encoding="utf-8")
-        (out / "per_sample.jsonl").write_text("".join(lines), encoding="utf-8")
-        (out / "report.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"the results cannot be written: {error.strerror}",
-            where=out,
-            remedy="Give another folder with -o",
-        ) from error
-
-
-def _table(evaluation: Evaluation) -> str:
-    floors = evaluation.floors.headlines()
-    parts = evaluation.by_reference()
-    rows = []
-    for name, result in evaluation.scores.results.items():
-        values = result.values
-        for value in HEADLINES[name]:
-            key = f"{name}/{value}"
-            interval = evaluation.intervals[name].get(value)
-            rows.append(
-                [
-                    name,
-                    value_label(value),
-                    f"{values[value]:.4f}",
-                    f"{interval.low:.4f}-{interval.high:.4f}" if interval else "",
-                    *(f"{numbers[key]:.4f}" for numbers in floors.values()),
-                    *(f"{numbers[key]:.4f}" for numbers in parts.values()),
-                ]
-            )
-    head = ["metric", "value", "result", "95 % interval"]
-    head += [FLOOR_NAMES[name] for name in floors] + [f"{part} refs" for part in parts]
-    facts = [
-        f"{evaluation.predictions.path.name}: {evaluation.count} pairs, {evaluation.section}, "
-        f"{evaluation.distinct} distinct outputs "
-        f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
-        f"single report chosen among {evaluation.floors.fixed_from}; normal and abnormal told by "
-        f"{evaluation.normal_by}",
-    ]
-    scorers = [
-        f"  {name}: "
-        + ", ".join(
-            f"{key} {value[:12] if key.endswith('sha256') else value}"
-            for key, value in result.facts.items()
-        )
-        for name, result in evaluation.scores.results.items()
-    ]
-    return "\n".join([*facts, "", text_table(head, rows), "", "scorers:", *scorers])
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,30 @@ class Failure:
     error: LlavaRadError
 
 
+def read_study(model: ReportModel, study: Study) -> StudyRequest | Failure:
+    """Read a study's pictures and choose what the model is shown of it."""
+    rendering = model.processor.preprocessing.rendering
+    images = [*study.images, *(study.prior.images if study.prior else ())]
+    try:
+        pictures = {i.path: load_radiograph(i.path, rendering=rendering) for i in images}
+        result = study_request(study, model.processor.template, pictures)
+    except LlavaRadError as error:
+        return Failure(study.study_id, error)
+    seen = [w for image in result.images for w in pictures[image.path].warnings]
+    return replace(result, warnings=(*seen, *result.warnings))
+
+
+#: Makes a study into what the model is shown, as :func:`read_study` does.
+StudyReader = Callable[[ReportModel, Study], StudyRequest | Failure]
+
+
 def report_studies(
     model: ReportModel,
     studies: Iterable[Study],
     settings: GenerationSettings | None = None,
     *,
     batch_size: int = 1,
+    read: StudyReader = read_study,
 ) -> Iterator[Report | Failure]:
     """Write a report for each study, in order; a study that fails does not stop the others.
 
@@ -38,13 +56,14 @@ def report_studies(
         studies: each with its images' paths.
         settings: of the decoding.
         batch_size: studies decoded together.
+        read: how a study becomes a request.
 
     Yields:
         One result a study.
     """
     remaining = iter(studies)
     while batch := list(islice(remaining, batch_size)):
-        results: list[StudyRequest | Failure] = [_read(model, study) for study in batch]
+        results: list[StudyRequest | Failure] = [read(model, study) for study in batch]
         ready = [r for r in results if isinstance(r, StudyRequest)]
         reports = iter(generate_reports(model, [r.request for r in ready], settings))
         for study, result in zip(batch, results, strict=True):
@@ -57,18 +76,6 @@ def report_studies(
                 images=tuple(image.path for image in result.images),
                 warnings=result.warnings,
             )
-
-
-def _read(model: ReportModel, study: Study) -> StudyRequest | Failure:
-    rendering = model.processor.preprocessing.rendering
-    images = [*study.images, *(study.prior.images if study.prior else ())]
-    try:
-        pictures = {i.path: load_radiograph(i.path, rendering=rendering) for i in images}
-        result = study_request(study, model.processor.template, pictures)
-    except LlavaRadError as error:
-        return Failure(study.study_id, error)
-    seen = [w for image in result.images for w in pictures[image.path].warnings]
-    return replace(result, warnings=(*seen, *result.warnings))
 
 
 class ReportFile:

@@ -6,8 +6,9 @@ comparisons and results on some of the pairs follow. ``score`` computes many at 
 whose weights are missing; ``load_metric`` gives one as a module of the library ``evaluate``.
 
 Around them: ``resampling`` (bootstrap, paired tests), ``floors`` (what texts written without the
-image score), ``predictions`` (the file format), ``evaluation`` and ``page`` (everything that is
-said about one file, as JSON and as HTML). Nothing heavy is imported before it is needed.
+image score), ``image_gain`` (what texts written with a wrong image score), ``predictions`` (the
+file format), ``evaluation``, ``page`` and ``output`` (everything that is said about one file, as
+JSON, HTML and text). Nothing heavy is imported before it is needed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,20 @@ from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
 from llava_rad.metrics.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json
+from llava_rad.metrics.image_gain import (
+    CONTROLS,
+    Control,
+    Gain,
+    ImageControl,
+    control_markdown,
+    control_table,
+    control_to_json,
+    measure_control,
+)
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.meteor import meteor, meteor_wordnet
 from llava_rad.metrics.observations import FIVE, OBSERVATIONS, Mention
+from llava_rad.metrics.output import evaluation_table, write_evaluation
 from llava_rad.metrics.page import render_page
 from llava_rad.metrics.predictions import Prediction, Predictions, read_predictions, read_reports
 from llava_rad.metrics.radcliq import radcliq_v1
@@ -44,6 +56,7 @@ if TYPE_CHECKING:
     from llava_rad.metrics.modules import ReportMetric, load_metric
 
 __all__ = [
+    "CONTROLS",
     "DEFAULT_METRICS",
     "FIVE",
     "HEADLINES",
@@ -51,8 +64,11 @@ __all__ = [
     "OBSERVATIONS",
     "BertScorer",
     "CheXbert",
+    "Control",
     "Difference",
     "Evaluation",
+    "Gain",
+    "ImageControl",
     "Interval",
     "Mention",
     "MetricResult",
@@ -71,13 +87,18 @@ __all__ = [
     "chexpert_rules",
     "cider",
     "compare",
+    "control_markdown",
+    "control_table",
+    "control_to_json",
     "evaluate_predictions",
+    "evaluation_table",
     "headline_values",
     "holm",
     "label_f1",
     "label_report",
     "label_reports",
     "load_metric",
+    "measure_control",
     "meteor",
     "meteor_wordnet",
     "pair_to_json",
@@ -91,6 +112,7 @@ __all__ = [
     "score",
     "score_annotations",
     "to_json",
+    "write_evaluation",
 ]
 
 
