@@ -34,6 +34,7 @@ from llava_rad.training.config import STAGES, ReportTrainingConfig
 from llava_rad.training.features import fill_cache
 from llava_rad.training.order import BatchOrder
 from llava_rad.training.run_log import Meter, RunLog, draw_curve, progress_line
+from llava_rad.training.sample_reports import write_sample_reports
 from llava_rad.training.samples import ReportSamples
 from llava_rad.training.schedule import learning_rate, steps_of
 from llava_rad.training.sharding import shard
@@ -129,7 +130,12 @@ def train_stage(
 
     # 2. Tokenised samples, and the order in which the steps take them.
     samples = ReportSamples(
-        studies.train, processor, config.data.max_length, config.data.dropout, seed
+        studies.train,
+        processor,
+        config.data.max_length,
+        config.data.dropout,
+        seed,
+        augment=config.data.augment,
     )
     validation = None
     if len(studies.validation):
@@ -251,6 +257,15 @@ def train_stage(
             if step % (config.validation_steps or epoch_steps) == 0 and step < steps:
                 validate()
                 train_mode(model, stage)
+            if config.sample_steps and step % config.sample_steps == 0 and validation and log:
+                page = config.output / "samples" / f"{stage}-{step:07d}.html"
+                with accelerator.autocast():
+                    scores = write_sample_reports(
+                        page, plain_model, validation, config.sample_count, inputs
+                    )
+                log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
+                train_mode(model, stage)
+                say(f"{stage} {step}/{steps}  sample reports {page}")
             # One after the first step, so that a run does not fail hours later on its first.
             if step % config.checkpoint_steps == 0 or step in (1, steps):
                 weights = trained_weights(plain_model)

@@ -1,7 +1,7 @@
 """From batches of the order to the tensors of one forward pass."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.images import load_radiograph
 from llava_rad.model import IGNORE
+from llava_rad.training.augmentation import augment
 from llava_rad.training.order import BatchOrder
 from llava_rad.training.samples import ReportSample, ReportSamples
 
@@ -80,21 +81,20 @@ def collate(
         )
     if preprocessing is not None:
         batch.pixel_values = torch.stack(
-            [
-                _read(path, sample.study_id, preprocessing)
-                for sample in samples
-                for path in sample.paths
-            ]
+            [_read(path, sample, preprocessing) for sample in samples for path in sample.paths]
         )
     return batch
 
 
-def _read(path: str, study_id: str, preprocessing: Preprocessing) -> Tensor:
+def _read(path: str, sample: ReportSample, preprocessing: Preprocessing) -> Tensor:
     try:
-        return preprocessing(load_radiograph(path, rendering=preprocessing.rendering))
+        radiograph = load_radiograph(path, rendering=preprocessing.rendering)
+        if sample.rng is not None:
+            radiograph = replace(radiograph, pixels=augment(radiograph.pixels, sample.rng))
+        return preprocessing(radiograph)
     except LlavaRadError as error:
         raise DataError(
-            f"an image of study {study_id} cannot be read: {error.what}",
+            f"an image of study {sample.study_id} cannot be read: {error.what}",
             where=path,
             remedy="Restore the file, or take the study out of the manifest",
             kind="unreadable_image",

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import set_peft_model_state_dict
 from torch import nn
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
 from llava_rad.model import ReportModel, ReportModelConfig, load_llm, load_tokenizer
+from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
 from llava_rad.model.report_model import ADAPTER_FILE
 from llava_rad.model.tensors import read_tensors
 from llava_rad.training.config import ReportTrainingConfig
@@ -32,7 +36,7 @@ def build_stage_model(
         config: of the run.
         stage: ``align`` or ``finetune``.
         encoder: frozen.
-        start: folder of a report model whose adapter to start from.
+        start: folder of a report model whose adapter, and LoRA if it has one, to start from.
         device: where to put adapter and LLM.
 
     Raises:
@@ -73,7 +77,7 @@ def build_stage_model(
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
     if start is not None:
-        start_adapter(model, start)
+        start_from(model, start)
     model.adapter.to(device)
     return model
 
@@ -83,18 +87,22 @@ def _attention(device: torch.device | None) -> str | None:
     return "eager" if device is None or device.type == "cpu" else None
 
 
-def start_adapter(model: ReportModel, folder: Path) -> None:
-    """Take over the adapter of a trained report model.
+def start_from(model: ReportModel, folder: Path) -> None:
+    """Take over the adapter of a trained report model, and its LoRA if it has one.
 
     Raises:
-        ConfigError: it does not fit the encoder, the LLM or the adapter's shape.
+        ConfigError: it does not fit the encoder, the LLM, the adapter's shape or the LoRA.
     """
     found = ReportModelConfig.load(folder)
     own = model.config
+    theirs_part, ours_part = "", ""
+    if found.llm_weights != "base":
+        theirs_part, ours_part = _trained_part(folder, found), _lora_of(model)
     for what, theirs, ours in (
         ("encoder", found.encoder.fingerprint, own.encoder.fingerprint),
         ("adapter", found.adapter, own.adapter),
         ("LLM", found.llm.id, own.llm.id),
+        ("trained part of the LLM", theirs_part, ours_part),
     ):
         if theirs != ours:
             raise ConfigError(
@@ -104,6 +112,23 @@ def start_adapter(model: ReportModel, folder: Path) -> None:
                 kind="other_start",
             )
     model.adapter.load_state_dict(read_tensors(folder / ADAPTER_FILE))
+    if found.llm_weights == "lora":
+        set_peft_model_state_dict(model.llm, read_tensors(folder / "lora" / LORA_FILE))
+
+
+def _trained_part(folder: Path, config: ReportModelConfig) -> str:
+    """What of a saved model's LLM is trained, in words to compare."""
+    if config.llm_weights != "lora":
+        return "all its weights"
+    values = LoraConfig.from_pretrained(str(folder / "lora"))
+    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
+
+
+def _lora_of(model: ReportModel) -> str:
+    if not isinstance(model.llm, PeftModel):
+        return "no LoRA"
+    values: Any = model.llm.peft_config["default"]
+    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
 
 
 def train_mode(model: nn.Module, stage: str) -> None:

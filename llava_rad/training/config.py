@@ -207,7 +207,8 @@ class ReportTrainingConfig:
         name: of the trained model; ``null`` takes the folder's name.
         stage: ``align`` trains the adapter alone, ``finetune`` the adapter with the LLM (its LoRA,
             or all of it where ``lora`` is null), ``both`` one after the other.
-        start: folder of a trained report model whose adapter the first stage starts from.
+        start: folder of a trained report model whose adapter, and LoRA where it has one, the first
+            stage starts from.
         encoder: registry name, folder or hub id; it is never trained.
         encoder_revision: commit on the hub.
         llm: ``package:NAME``, folder or hub id.
@@ -234,7 +235,8 @@ class ReportTrainingConfig:
         keep_checkpoints: older ones are removed.
         validation_steps: validation loss every this many steps; ``null`` is once an epoch. It is
             always computed at the end of a stage.
-        sample_steps: write sample reports every this many steps; ``null`` is never.
+        sample_steps: write reports of a few validation studies every this many steps, as a page
+            with their images and scores in ``output/samples``; ``null`` is never.
         sample_count: how many.
         log_steps: a line of progress every this many steps.
         trackers: of Accelerate, by name.
@@ -289,6 +291,12 @@ class ReportTrainingConfig:
             "a quantised LLM cannot be split over processes",
             where="sharding",
             remedy="Use sharding=none: each process holds the small quantised LLM whole",
+        )
+        _require(
+            not (self.sample_steps and self.sharding == "fsdp2"),
+            "sample reports are written by one process, which holds a part of the model only",
+            where="sample_steps",
+            remedy="Set sample_steps=null, or sharding=none",
         )
         _require(
             self.prompt != "llava_rad" or self.data.images == ["current_frontal"],

@@ -423,7 +423,7 @@ class _FlashAttention(torch.autograd.Function):
 def _attention(
     _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **_options: Any
 ) -> tuple[Tensor, None]:
-    out: Tensor = _FlashAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    out: Tensor = _FlashAttention.apply(query, key, value)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -54,8 +54,8 @@ class RunLog:
         self._accelerator.log(named, step)
 
 
-def _kind(row: Row) -> tuple[int, bool]:
-    return row["step"], "validation_loss" in row
+def _kind(row: Row) -> tuple[int, tuple[str, ...]]:
+    return row["step"], tuple(sorted(row.keys() - {"time"}))
 
 
 def _before(row: Row, stage: str, step: int) -> bool:

@@ -13,7 +13,7 @@ from llava_rad.training.config import DropoutConfig
 from llava_rad.training.studies import Split
 
 # Independent streams of randomness under one seed.
-_DROPOUT_STREAM = 1
+_DROPOUT_STREAM, _AUGMENT_STREAM = 1, 4
 
 
 def restricted_template(
@@ -40,11 +40,13 @@ class ReportSample:
         study_id: its id.
         tokens: prompt and report.
         paths: files of its images in the prompt's order.
+        rng: of this draw's augmentation; None leaves the images as they are.
     """
 
     study_id: str
     tokens: Sample
     paths: tuple[str, ...]
+    rng: np.random.Generator | None = None
 
 
 class ReportSamples:
@@ -55,7 +57,8 @@ class ReportSamples:
         processor: of the model.
         max_length: longest sample in tokens.
         dropout: of the optional parts; None shows all that a study has.
-        seed: of the dropout; one number or several.
+        seed: of the dropout and the augmentation; one number or several.
+        augment: turn and shift the images of each draw.
 
     Attributes:
         weights: how often each sample is drawn in an epoch.
@@ -74,10 +77,12 @@ class ReportSamples:
         max_length: int,
         dropout: DropoutConfig | None = None,
         seed: Sequence[int] = (0,),
+        augment: bool = False,
     ) -> None:
         self.processor = processor
         self.max_length = max_length
         self.seed = tuple(seed)
+        self.augment = augment
         self.left_out: dict[str, list[str]] = {}
         self.truncated: list[str] = []
         self.weights: list[float] = []
@@ -153,7 +158,7 @@ class ReportSamples:
         Args:
             index: which study.
             draw: number of the draw within the run, which decides what is left out; None leaves
-                out nothing.
+                out nothing and does not augment.
         """
         whole = self._requests[index]
         request = _without(whole.request, self._left_out_in(draw))
@@ -164,7 +169,10 @@ class ReportSamples:
             for image, shown in zip(whole.images, whole.request.images, strict=True)
             if shown.role in roles
         )
-        return ReportSample(self._ids[index], tokens, paths)
+        rng = None
+        if self.augment and draw is not None:
+            rng = np.random.default_rng([*self.seed, _AUGMENT_STREAM, draw])
+        return ReportSample(self._ids[index], tokens, paths, rng)
 
     def length(self, index: int, draw: int) -> int:
         """Tokens of a sample as one draw shows it, as near as adding up tells."""

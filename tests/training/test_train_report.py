@@ -166,3 +166,49 @@ def test_an_unknown_key_stops_before_anything_is_loaded(train):
     folder, said = train("run", "align.learning_rat=1", fails=True)
     assert "unknown key 'align.learning_rat'" in said
     assert not folder.exists()
+
+
+def test_sample_reports_are_a_page_with_images_and_scores(train):
+    folder, _ = train("run", "stage=align", "sample_steps=5", "sample_count=2")
+    (page,) = (folder / "samples").iterdir()
+    text = page.read_text()
+    assert page.name == "align-0000005.html"
+    assert text.count("<tr><td>s") == 2
+    assert text.count("data:image/png;base64,") >= 2
+    (row,) = [row for row in metrics(folder) if "sample/bleu_coco/bleu_4" in row]
+    assert row["step"] == 5
+    assert 0 <= row["sample/rouge/rougeL"] <= 1
+
+
+def test_samples_do_not_change_what_is_learnt(whole, train):
+    folder, _ = train("run", "stage=align", "sample_steps=2", "sample_count=1")
+    losses = [row["loss"] for row in metrics(folder) if "loss" in row]
+    assert losses == [r["loss"] for r in metrics(whole[0]) if "loss" in r and r["stage"] == "align"]
+
+
+def test_a_run_starts_from_a_trained_model_and_its_lora(whole, train, tmp_path):
+    start = f"start={whole[0] / 'finetune'}"
+    folder, _ = train("more", "stage=finetune", "finetune.epochs=0.2", start)
+    first = next(row for row in metrics(folder) if "validation_loss" in row)
+    last = [row for row in metrics(whole[0]) if "validation_loss" in row][-1]
+    assert first["validation_loss"] == pytest.approx(last["validation_loss"], abs=1e-6)
+
+    said = train("other", "stage=finetune", "lora.r=2", start, fails=True)[1]
+    assert "trained part of the LLM is not that of this run (LoRA of rank 4 and alpha 8" in said
+    said = train("other", "stage=align", start, fails=True)[1]
+    assert "instead of no LoRA" in said
+    said = train("other", "adapter.pool=1", f"start={whole[0] / 'align'}", fails=True)[1]
+    assert "its adapter is not that of this run" in said
+
+
+def test_augmented_runs_learn_from_changed_images(whole, train):
+    plain = ["stage=align", "align.epochs=1", "data.cache_features=false", "data.workers=0"]
+    augmented = train("one", *plain, "data.augment=true")[0]
+    again = train("two", *plain, "data.augment=true")[0]
+    unchanged = train("three", *plain)[0]
+
+    def losses(folder):
+        return [row["loss"] for row in metrics(folder) if "loss" in row]
+
+    assert losses(augmented) == losses(again)
+    assert losses(augmented) != losses(unchanged)

@@ -94,7 +94,7 @@ def test_torchrun_starts_two_and_tells(settings, tmp_path):
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nproc_per_node", "2", "--master_port", "0"),
+            *("--standalone", "--nproc_per_node", "2"),
             *(str(PROGRAM), "--config", str(tmp_path / "empty.yaml")),
             *(f"output={tmp_path / 'run'}", *settings),
             *("stage=align", "align.epochs=0.2", "processes=2"),
