@@ -38,7 +38,7 @@ from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, i
 from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
-from llava_rad.dinov2.run_log import RunLog, draw_curves
+from llava_rad.dinov2.run_log import CURVES_FILE, RunLog, draw_curves
 from llava_rad.dinov2.schedules import Schedules, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients, whole_state
 from llava_rad.dinov2.student_teacher import StudentTeacher
@@ -256,7 +256,7 @@ def main(config: PretrainingConfig) -> None:
                 accelerator.wait_for_everyone()
                 if step == 1:  # a run must not die hours later on its first checkpoint
                     load_checkpoint(saved, model, optimiser, settings)
-                if log:
+                elif log:
                     draw_curves(output)
 
     # 7. The teacher becomes an encoder folder.
@@ -278,7 +278,7 @@ def main(config: PretrainingConfig) -> None:
         )
         export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
         say(f"encoder           {output / 'encoder'}")
-        say(f"curves            {draw_curves(output)}")
+        say(f"curves            {output / CURVES_FILE}")
     accelerator.end_training()
 
 

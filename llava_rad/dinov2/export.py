@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, PreTrainedConfig
 
 from llava_rad.encoders.dinov2_repo import transformers_to_repo
+from llava_rad.encoders.hf import save_model
 from llava_rad.encoders.preprocessing import Preprocessing
 
 _HEADS = ("dino_head", "ibot_head")
@@ -41,7 +42,7 @@ def export_encoder(
     with torch.device("meta"):
         backbone: Any = (Dinov2WithRegistersModel if registers else Dinov2Model)(own_config)
     backbone.load_state_dict(_part(teacher, "backbone"), assign=True)
-    backbone.to(dtype).save_pretrained(folder)
+    save_model(backbone.to(dtype), folder, layer=None)
     preprocessing.write(folder)
     for head in _HEADS:
         if tensors := _part(teacher, head):

@@ -40,7 +40,7 @@ class EpochWatch:
     def clear(self) -> None:
         """Start a new epoch."""
         self._used = torch.zeros(self.prototypes, device=self.device)
-        self._sums = torch.zeros(2, device=self.device)  # entropy, batches
+        self._entropy = torch.zeros((), device=self.device)
         # Features and their products, with a constant 1 beside them to count and to average.
         self._moments = torch.zeros(self.dim + 1, self.dim + 1, device=self.device)
 
@@ -53,7 +53,7 @@ class EpochWatch:
             features: teacher CLS tokens ``[tokens, dim]``.
         """
         self._used[targets.argmax(dim=1)] = 1
-        self._sums += torch.stack([prototype_entropy(targets), self._sums.new_ones(())])
+        self._entropy += prototype_entropy(targets) * len(targets)
         normalised = torch.nn.functional.normalize(features.float(), dim=1)
         padded = torch.nn.functional.pad(normalised, (0, 1), value=1.0)
         self._moments += padded.T @ padded
@@ -62,14 +62,14 @@ class EpochWatch:
         """Return what was collected by all processes, for a checkpoint."""
         return {
             "used": sum_over_processes(self._used).clamp_max(1),
-            "sums": sum_over_processes(self._sums),
+            "entropy": sum_over_processes(self._entropy),
             "moments": sum_over_processes(self._moments),
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`; to be called in one process only, since sums are added up."""
-        self._used, self._sums, self._moments = (
-            state[name].to(self.device) for name in ("used", "sums", "moments")
+        self._used, self._entropy, self._moments = (
+            state[name].to(self.device) for name in ("used", "entropy", "moments")
         )
 
     @torch.no_grad()
@@ -85,7 +85,6 @@ class EpochWatch:
         """
         state = self.state()
         used, moments = state["used"], state["moments"].double()
-        entropy, batches = state["sums"].tolist()
         count = moments[-1, -1]
         mean = moments[-1, :-1] / count
         covariance = moments[:-1, :-1] / count - torch.outer(mean, mean)
@@ -93,7 +92,7 @@ class EpochWatch:
         variance = float(spectrum.sum())
         shares = spectrum / max(variance, 1e-30)
         return {
-            "target_entropy": entropy / max(batches, 1) / math.log(max(self.prototypes, 2)),
+            "target_entropy": float(state["entropy"] / count) / math.log(max(self.prototypes, 2)),
             "prototypes_seen": float(used.sum()),
             "prototypes_used": float(used.sum()) / min(self.prototypes, max(float(count), 1.0)),
             "feature_spread": math.sqrt(variance),

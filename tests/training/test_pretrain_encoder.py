@@ -1,28 +1,31 @@
 """The pretraining program, run whole on tiny images and a tiny vision transformer."""
 
-import importlib.util
-import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretraining_runs import (
+    PROGRAM,
+    assert_equal,
+    checkpoint,
+    encoder_weights,
+    load_program,
+    losses,
+    make_start,
+    metrics,
+    tiny_config,
+)
+from program_runs import run_program, start_program
 from safetensors.torch import load_file
-from transformers import AutoModel, Dinov2Config, Dinov2Model
+from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from llava_rad.config import from_dict, save_config
-from llava_rad.dinov2.config import PretrainingConfig
+from llava_rad.config import save_config
+from llava_rad.data import Study, StudyImage, save_manifest
 from llava_rad.encoders import Preprocessing, load_encoder
-from llava_rad.errors import TrainingError
-
-ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "training" / "pretrain_encoder.py"
+from llava_rad.errors import ConfigError, TrainingError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,79 +39,32 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def program():
-    spec = importlib.util.spec_from_file_location("pretrain_encoder", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program()
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A folder with images and a tiny encoder to start from."""
-    folder = tmp_path_factory.mktemp("pretraining")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    for number in range(12):
-        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-        image = Image.fromarray(pixels).resize((70, 60), Image.Resampling.BICUBIC)
-        image.save(folder / "images" / f"{number:02}.png")
-    torch.manual_seed(0)
-    Dinov2Model(
-        Dinov2Config(
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            mlp_ratio=2,
-            image_size=28,
-            layerscale_value=0.5,
-            drop_path_rate=0.2,
-        )
-    ).save_pretrained(folder / "tiny")
-    Preprocessing(image_size=28, mean=(0.5,) * 3, std=(0.25,) * 3).write(folder / "tiny")
-    return folder
-
-
-def _config(start, output, **changes):
-    values = {
-        "output": str(output),
-        "data": {
-            "sources": [{"path": str(start / "images")}],
-            "cache_size": 48,
-            "workers": 0,
-        },
-        "backbone": {"encoder": str(start / "tiny"), "drop_path": 0.2},
-        "crops": {"global_size": 28, "local_size": 14, "local_count": 2},
-        "head": {"prototypes": 16, "hidden_dim": 16, "bottleneck_dim": 8},
-        "schedule": {"epochs": 4, "warmup_epochs": 1, "temperature_epochs": 2},
-        "optimiser": {"batch_size": 4, "layer_decay": 1.0},
-        "precision": "fp32",
-        "log_steps": 1,
-        "checkpoint_steps": 3,
-    }
-    for key, value in changes.items():
-        target = values
-        *parents, last = key.split("__")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = value
-    return from_dict(PretrainingConfig, values)
-
-
-def _weights(output):
-    return load_file(output / "encoder" / "model.safetensors")
-
-
-def _assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
+    return make_start(tmp_path_factory.mktemp("pretraining"))
 
 
 @pytest.fixture(scope="module")
 def finished(program, start):
-    output = start / "finished"
-    program.main(_config(start, output))
-    return output
+    program.main(tiny_config(start, start / "finished"))
+    return start / "finished"
+
+
+@pytest.fixture
+def run(program, start, tmp_path):
+    """Runs the program with changed settings and returns the run's folder."""
+
+    def run(name="run", **changes):
+        program.main(tiny_config(start, tmp_path / name, **changes))
+        return tmp_path / name
+
+    return run
+
+
+SHORT = {"schedule__epochs": 1, "schedule__warmup_epochs": 0}
 
 
 def test_writes_an_encoder_that_both_libraries_load(finished):
@@ -120,6 +76,7 @@ def test_writes_an_encoder_that_both_libraries_load(finished):
         torch.testing.assert_close(encoder.encode(pixels).patches, output[:, 1:])
     assert plain.config.drop_path_rate == 0
     assert encoder.image_size == 28
+    assert "| images in training | 12 |" in (finished / "encoder" / "README.md").read_text()
 
 
 def test_writes_the_training_sets_own_statistics(finished, start):
@@ -134,99 +91,290 @@ def test_writes_the_training_sets_own_statistics(finished, start):
     assert preprocessing.std[0] == pytest.approx(pixels.std() / 255, abs=0.02)
 
 
-def test_teacher_moved_and_metrics_are_logged(finished, start):
-    before, after = load_file(start / "tiny" / "model.safetensors"), _weights(finished)
+def test_teacher_moved_and_metrics_are_logged_and_drawn(finished, start):
+    before, after = load_file(start / "tiny" / "model.safetensors"), encoder_weights(finished)
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    losses = [line for line in lines if "total" in line]
-    assert [line["step"] for line in losses] == list(range(1, 13))
-    assert {"dino", "ibot", "koleo", "lr"} <= losses[0].keys()
-    assert [line["step"] for line in lines if "effective_rank" in line] == [3, 6, 9, 12]
+    rows = metrics(finished)
+    assert losses(finished)[:, 0].tolist() == list(range(1, 13))
+    assert {"dino", "ibot", "koleo", "lr", "epoch"} <= rows[0].keys()
+    watched = [row for row in rows if "effective_rank" in row]
+    assert [(row["step"], row["epoch"]) for row in watched] == [(3, 1), (6, 2), (9, 3), (12, 4)]
+    assert Image.open(finished / "curves.png").size[0] > 500
 
 
 @pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_result(finished, start, tmp_path):
-    output = tmp_path / "killed"
-    save_config(_config(start, output), tmp_path / "config.yaml")
-    command = [sys.executable, str(PROGRAM), "--config", str(tmp_path / "config.yaml")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (output / "checkpoints" / "step_00000006").exists():
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert not (output / "encoder").exists()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    _assert_equal(_weights(output), _weights(finished))
-    assert _losses(output) == _losses(finished)
+    # The first checkpoint after step 1 is in the middle of an epoch.
+    settings = tiny_config(start, tmp_path / "killed", checkpoint_steps=5)
+    save_config(settings, tmp_path / "config.yaml")
+    arguments = ["--config", str(tmp_path / "config.yaml")]
+    (process,) = start_program(PROGRAM, arguments, tmp_path / "log")
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "killed" / "checkpoints" / "step_00000005").exists():
+        assert process.is_alive(), (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert not (tmp_path / "killed" / "encoder").exists()
+    succeeded, said = run_program(PROGRAM, arguments, tmp_path / "log")
+    assert succeeded, said
+    assert "resuming at step" in said
+    assert_equal(encoder_weights(tmp_path / "killed"), encoder_weights(finished))
+    assert metrics(tmp_path / "killed") == metrics(finished)
 
 
-def _losses(output):
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["total"]) for line in lines if "total" in line]
+def test_resuming_with_other_settings_is_refused(finished, program, start, tmp_path):
+    shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
+    program.main(tiny_config(start, tmp_path / "run", log_steps=5))  # decides nothing
+    assert_equal(encoder_weights(tmp_path / "run"), encoder_weights(finished))
+    with pytest.raises(TrainingError, match=r"optimiser\.base_lr 0\.004 against 0\.001"):
+        program.main(tiny_config(start, tmp_path / "run", optimiser__base_lr=1e-3))
 
 
-def test_accumulation_sees_the_same_images(program, start, finished, tmp_path):
-    accumulated = _config(
-        start,
-        tmp_path / "run",
-        optimiser__batch_size=2,
-        optimiser__accumulate=2,
-        loss__koleo_weight=0.0,
+def test_accumulated_passes_are_one_step_of_the_whole_batch(run):
+    """Where the losses are means over images, and the centre moves once per step."""
+    plain = {
+        **SHORT,
+        "loss__koleo_weight": 0.0,
+        "loss__ibot_weight": 0.0,
+        "loss__targets": "centring",
+        "backbone__drop_path": 0.0,
+    }
+    whole = run("whole", **plain)
+    parts = run("parts", **plain, optimiser__batch_size=2, optimiser__accumulate=2)
+    torch.testing.assert_close(losses(parts), losses(whole), atol=1e-5, rtol=1e-5)
+    assert_equal(checkpoint(whole, 3), checkpoint(parts, 3), tolerance=1e-5)
+    assert checkpoint(whole, 3)["dino_centring.centre"].abs().max() > 1e-3
+
+
+def test_high_resolution_phase_changes_the_crops_and_the_encoders_size(program, run, monkeypatch):
+    seen = []
+    forward = program.StudentTeacher.forward
+
+    def watched(self, global_crops, local_crops, *rest):
+        seen.append((*global_crops.shape, *local_crops.shape))
+        return forward(self, global_crops, local_crops, *rest)
+
+    monkeypatch.setattr(program.StudentTeacher, "forward", watched)
+    high = {"epochs": 1, "global_size": 42, "local_size": 28, "batch_size": 2, "accumulate": 2}
+    output = run(high_resolution=high, schedule__epochs=2)
+    assert seen[:3] == [(8, 1, 28, 28, 8, 1, 14, 14)] * 3
+    assert seen[3:] == [(4, 1, 42, 42, 4, 1, 28, 28)] * 6
+    encoder = load_encoder(output / "encoder")
+    assert encoder.image_size == 42
+    assert encoder.num_tokens == 9
+
+
+@pytest.mark.slow
+def test_run_resumed_at_the_high_resolution_phase_is_exact(program, start, run, tmp_path):
+    settings = {
+        "high_resolution": {"epochs": 1, "global_size": 42, "local_size": 14, "batch_size": 4},
+        "schedule__epochs": 2,
+        "checkpoint_steps": 1,
+        "keep_checkpoints": 9,
+    }
+    whole = run("whole", **settings)
+    for step in (2, 3, 5):
+        folder = tmp_path / f"from{step}"
+        name = f"step_{step:08d}"
+        shutil.copytree(whole / "checkpoints" / name, folder / "checkpoints" / name)
+        program.main(tiny_config(start, folder, **settings))
+        assert_equal(encoder_weights(folder), encoder_weights(whole))
+
+
+def test_registers_are_trained_and_exported(run, tmp_path):
+    torch.manual_seed(0)
+    backbone = Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            image_size=28,
+            patch_size=14,
+            num_register_tokens=3,
+            layerscale_value=0.5,
+        )
     )
-    program.main(accumulated)
-    assert len(_losses(tmp_path / "run")) == 12
-
-
-def test_high_resolution_phase_changes_the_crops_and_the_encoders_size(program, start, tmp_path):
-    high = {"epochs": 1, "global_size": 42, "local_size": 14, "batch_size": 2, "accumulate": 2}
-    program.main(_config(start, tmp_path / "run", high_resolution=high, schedule__epochs=2))
-    assert load_encoder(tmp_path / "run" / "encoder").image_size == 42
+    backbone.save_pretrained(tmp_path / "registers")
+    Preprocessing(image_size=28, mean=(0.5,) * 3, std=(0.25,) * 3).write(tmp_path / "registers")
+    output = run(backbone__encoder=str(tmp_path / "registers"), **SHORT)
+    encoder = load_encoder(output / "encoder")
+    assert encoder.num_registers == 3
+    assert encoder.encode(torch.randn(1, 3, 28, 28)).patches.shape == (1, 4, 24)
+    student = checkpoint(output, 3)["student.backbone.embeddings.register_tokens"]
+    assert not torch.equal(student, backbone.embeddings.register_tokens)
 
 
 @pytest.mark.parametrize("left_out", ["dino", "ibot", "koleo"])
-def test_each_loss_may_be_left_out(program, start, tmp_path, left_out):
-    changes = {f"loss__{left_out}_weight": 0.0, "schedule__epochs": 1, "schedule__warmup_epochs": 0}
-    program.main(_config(start, tmp_path / "run", **changes))
-    assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
+def test_each_loss_may_be_left_out(run, left_out):
+    output = run(**{f"loss__{left_out}_weight": 0.0}, **SHORT)
+    assert (output / "encoder" / "model.safetensors").exists()
 
 
-def test_centring_and_a_separate_patch_head(program, start, tmp_path):
-    config = _config(
-        start,
-        tmp_path / "run",
-        loss__targets="centring",
-        ibot_head={"prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8},
-        precision="bf16",
-        crops__local_count=0,
-        schedule__epochs=2,
-    )
-    program.main(config)
-    heads = load_file(tmp_path / "run" / "encoder" / "ibot_head.safetensors")
-    assert heads["last_layer.weight_v"].shape == (12, 8)
+class TestHeads:
+    def test_centring_and_a_separate_patch_head(self, run):
+        output = run(
+            loss__targets="centring",
+            ibot_head={"prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8},
+            precision="bf16",
+            crops__local_count=0,
+            **SHORT,
+        )
+        heads = load_file(output / "encoder" / "ibot_head.safetensors")
+        assert heads["last_layer.weight_v"].shape == (12, 8)
 
+    def test_of_an_earlier_run_are_gone_on_from(self, run, finished, capsys):
+        output = run(heads=str(finished / "encoder"), optimiser__base_lr=0.0, **SHORT)
+        before = load_file(finished / "encoder" / "dino_head.safetensors")
+        assert f"dino_head from {finished / 'encoder'}\n" in capsys.readouterr().out
+        for side in ("student", "teacher"):
+            state = checkpoint(output, 3)
+            head = {k: state[f"{side}.dino_head.{k}"] for k in before}
+            # The cosine ends at a rate of 1e-6, not at 0.
+            assert_equal(before, head, tolerance=1e-5)
 
-def test_batch_larger_than_the_set_ends_at_the_start(program, start, tmp_path):
-    with pytest.raises(TrainingError, match="larger than the training set of 12"):
-        program.main(_config(start, tmp_path / "run", optimiser__batch_size=16))
+    def test_train_alone_for_the_stated_time(self, run, start, capsys):
+        output = run(
+            schedule__epochs=2,
+            schedule__heads_only_epochs=1,
+            schedule__warmup_epochs=0,
+            schedule__freeze_last_layer_epochs=0,
+            checkpoint_steps=1,
+            keep_checkpoints=9,
+        )
+        assert "dino_head new, only the heads train for 1 epochs" in capsys.readouterr().out
+        states = [checkpoint(output, step) for step in (1, 3, 4)]
 
-
-def test_run_that_is_not_finite_stops_and_says_so(program, start, tmp_path):
-    with pytest.raises(TrainingError, match="loss is not finite") as caught:
-        program.main(
-            _config(
-                start,
-                tmp_path / "run",
-                optimiser__base_lr=1e20,
-                optimiser__clip=None,
-                schedule__warmup_epochs=0,
-                schedule__freeze_last_layer_epochs=0,
+        def moved(part, first, last):
+            return any(
+                not torch.equal(states[first][name], states[last][name])
+                for name in states[0]
+                if name.startswith(f"student.{part}.")
             )
+
+        assert moved("dino_head", 0, 1)
+        assert not moved("backbone", 0, 1)
+        assert moved("backbone", 1, 2)
+
+    def test_new_ones_under_a_trained_backbone_are_warned_of(self, run, capsys):
+        run(**SHORT)
+        assert "WARNING: new heads pull a trained backbone" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_teacher_in_the_repositorys_layout_is_a_start_for_a_new_run(run):
+    first = run("first", backbone__encoder=None, backbone__architecture="vit_tiny", **SHORT)
+    teacher = str(first / "teacher_checkpoint.pth")
+    second = run("second", backbone__encoder=teacher, heads=teacher, checkpoint_steps=1, **SHORT)
+    before, after = checkpoint(first, 3), checkpoint(second, 1)
+    # The rate of the first step is that of the end of the warm-up of no steps; the teacher moves
+    # by less than a hundredth of it.
+    for name in before:
+        if name.startswith("teacher."):
+            torch.testing.assert_close(after[name], before[name], atol=1e-4, rtol=0, msg=name)
+
+
+def test_probe_is_taken_before_during_and_after(program, start, tmp_path, finished):
+    paths = sorted((start / "images").iterdir())
+    studies = [
+        Study(
+            study_id=path.stem,
+            patient_id=path.stem,
+            split="validation" if number >= 8 else "train",
+            images=(StudyImage(str(path)),),
+            labels={"Edema": float(number % 3 == 0)},
+            sex="MF"[number % 2],
+            age=30.0 + number,
+        )
+        for number, path in enumerate(paths)
+    ]
+    save_manifest(studies, tmp_path / "labels.jsonl")
+    probe = {
+        "manifest": str(tmp_path / "labels.jsonl"),
+        "targets": ["Edema", "sex", "age"],
+        "every_epochs": 2,
+    }
+    program.main(tiny_config(start, tmp_path / "run", probe=probe))
+    scores = [row for row in metrics(tmp_path / "run") if "probe sex AUROC" in row]
+    assert [row["step"] for row in scores] == [0, 6, 12]
+    assert all(0 <= row["probe Edema AUROC"] <= 1 and row["probe age error"] > 0 for row in scores)
+    assert scores[0]["probe age error"] != scores[2]["probe age error"]
+    # Looking changes nothing.
+    assert_equal(encoder_weights(tmp_path / "run"), encoder_weights(finished))
+
+
+class TestRefusals:
+    def test_batch_larger_than_the_set(self, run):
+        with pytest.raises(TrainingError, match="larger than the training set of 12"):
+            run(optimiser__batch_size=16)
+
+    def test_crops_that_do_not_divide_into_the_encoders_patches(self, run):
+        with pytest.raises(ConfigError, match=r"crop of 30 pixels.*Use 28 or 42"):
+            run(crops__global_size=30)
+
+    def test_no_images(self, run):
+        with pytest.raises(TrainingError, match="no images to learn from"):
+            run(data__sources=[])
+
+
+# 12 images, the DINO loss alone; each test takes away one of the safeguards that are left.
+COLLAPSING = {
+    "stop_when_collapsed": True,
+    "backbone__drop_path": 0.0,
+    "loss__koleo_weight": 0.0,
+    "loss__ibot_weight": 0.0,
+    "optimiser__batch_size": 8,
+    "optimiser__scaling": "none",
+    "optimiser__base_lr": 2e-3,
+    "schedule__epoch_steps": 10,
+    "schedule__epochs": 6,
+    "schedule__momentum": [0.9, 0.9],
+    "schedule__freeze_last_layer_epochs": 0,
+    "log_steps": 100,
+    "checkpoint_steps": 100,
+}
+
+
+class TestCollapse:
+    """Made to happen."""
+
+    @pytest.mark.slow
+    def test_without_sharpening_all_images_become_the_same(self, run):
+        with pytest.raises(TrainingError, match="the teacher has collapsed") as caught:
+            run(**COLLAPSING, schedule__teacher_temperature=[1.0, 1.0])
+        assert "likes all prototypes the same" in str(caught.value)
+        assert "schedule.teacher_temperature" in str(caught.value)
+
+    @pytest.mark.slow
+    def test_without_centring_one_prototype_takes_all(self, run):
+        with pytest.raises(TrainingError, match="the teacher has collapsed") as caught:
+            run(
+                **COLLAPSING,
+                loss__targets="centring",
+                loss__centre_momentum=1.0,
+                schedule__teacher_temperature=[0.02, 0.02],
+            )
+        assert "every image the same prototype" in str(caught.value)
+        assert "loss.targets=sinkhorn" in str(caught.value)
+
+    @pytest.mark.slow
+    def test_with_both_and_koleo_it_does_not_happen(self, run):
+        output = run(
+            **{**COLLAPSING, "loss__koleo_weight": 0.1},
+            schedule__teacher_temperature=[0.04, 0.04],
+        )
+        last = [row for row in metrics(output) if "feature_spread" in row][-1]
+        assert last["feature_spread"] > 0.5
+
+
+def test_run_that_is_not_finite_stops_and_says_so(run):
+    with pytest.raises(TrainingError, match="loss is not finite") as caught:
+        run(
+            optimiser__base_lr=1e20,
+            optimiser__clip=None,
+            schedule__warmup_epochs=0,
+            schedule__freeze_last_layer_epochs=0,
         )
     assert "base_lr" in str(caught.value)
