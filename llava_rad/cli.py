@@ -251,6 +251,33 @@ def data(
         _print(result.sha256)
 
 
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="A YAML file of configs/report.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change a setting.")
+    ] = None,
+    studies: Annotated[int, typer.Option(min=1, help="Studies of an epoch.")] = 270_000,
+    gpu: Annotated[str, typer.Option(help="The kind of GPU.")] = "a100-80gb",
+    processes: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the rated operations reached.")
+    ] = 0.4,
+    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
+) -> None:
+    """Estimate parameters, tokens, memory and hours of a training, without loading weights."""
+    with _user_errors():
+        from llava_rad.config import load_config
+        from llava_rad.training.config import ReportTrainingConfig
+        from llava_rad.training.plan import plan as plan_run
+
+        settings = load_config(ReportTrainingConfig, config, overrides or [])
+        result = plan_run(
+            settings, studies=studies, gpu=gpu, processes=processes, utilisation=utilisation
+        )
+        _print(json.dumps(result.to_dict()) if format is Format.json else result.text())
+
+
 class Target(str, enum.Enum):
     """Formats that a checkpoint is converted to."""
 

@@ -306,3 +306,21 @@ def test_convert_says_what_it_cannot_read(tmp_path):
     assert result.exit_code == 1
     assert str(tmp_path) in result.stderr.replace("\n", "")
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_estimates_a_run_without_weights(model, tmp_path):
+    folder = Path(model)
+    config = tmp_path / "report.yaml"
+    config.write_text(
+        f"output: {tmp_path}\nencoder: {folder / 'encoder'}\nllm: {folder.parent / 'llm'}\n"
+    )
+    result = run("plan", config, "lora.r=4", "--studies", 1000, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["studies"] == 1000
+    adapter = 24 * 64 + 64 + 64 * 64 + 64
+    lora = 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 128) + (128 + 64))
+    assert [stage["trained"] for stage in found["stages"]] == [adapter, adapter + lora]
+    assert "tokens" in run("plan", config).stdout
+    wrong = run("plan", config, "lora.rank=4")
+    assert wrong.exit_code == 2 and "lora.rank" in wrong.stderr
