@@ -20,6 +20,8 @@ CONTROLS = {
 """The wrong images that texts are written with, and what they are called."""
 
 SIGNIFICANT = 1 - LEVEL
+# BLEU without a match is some 1e-16, not 0; a gain of that size is none.
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Gain:
     def positive(self) -> bool:
         """Whether the whole interval of the gain is above 0."""
         interval = self.difference.interval
-        return interval is not None and interval.low > 0
+        return interval is not None and interval.low > _NOTHING
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def control_table(result: ImageControl) -> str:
                 *_names(key),
                 f"{gain.right:.4f}",
                 f"{gain.control:.4f}",
-                f"{gain.difference.difference:+.4f}",
+                _signed(gain.difference.difference),
                 _interval(gain),
                 f"{gain.p_holm:.4f}",
                 "yes" if gain.positive else "no",
@@ -265,7 +267,7 @@ def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
     for key in keys:
         gains = [control.gains[key] for control in controls.values()]
         cells = [
-            f"{gain.difference.difference:+.4f} ({_interval(gain) or 'one study'})"
+            f"{_signed(gain.difference.difference)} ({_interval(gain) or 'one study'})"
             for gain in gains
         ]
         lines.append(f"| {' | '.join([*_names(key), f'{gains[0].right:.4f}', *cells])} |")
@@ -281,7 +283,11 @@ def _names(key: str) -> tuple[str, str]:
 
 def _interval(gain: Gain) -> str:
     interval = gain.difference.interval
-    return f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else ""
+    return f"{_signed(interval.low)} to {_signed(interval.high)}" if interval else ""
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # no -0.0000
 
 
 def _identical(control: Control, count: int) -> str:
