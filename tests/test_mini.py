@@ -29,7 +29,7 @@ def rg1(encoding):
 
 def test_fits_into_the_package():
     size = sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file())
-    assert size <= 20 * 2**20
+    assert size <= 20_000_000
 
 
 def test_the_card_says_plainly_what_it_is():

@@ -1,6 +1,7 @@
 """LoRA on the LLM, and only there."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,14 @@ def attach_lora(llm: Any, settings: LoraSettings) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(llm, config)
+    return _wrap(llm, config)
+
+
+def _wrap(llm: Any, config: LoraConfig) -> Any:
+    with warnings.catch_warnings():
+        # peft reads a property that transformers has renamed
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        return get_peft_model(llm, config)
 
 
 def save_lora(llm: PeftModel, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -91,7 +99,7 @@ def load_lora(llm: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
         )
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = not trainable
-    wrapped = get_peft_model(llm, config)
+    wrapped = _wrap(llm, config)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     expected = set(get_peft_model_state_dict(wrapped))
     report_difference(expected, set(tensors), where=folder / WEIGHTS_FILE)
