@@ -263,11 +263,17 @@ class TestHeads:
         assert "WARNING: new heads pull a trained backbone" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_teacher_in_the_repositorys_layout_is_a_start_for_a_new_run(run):
     first = run("first", backbone__encoder=None, backbone__architecture="vit_tiny", **SHORT)
     teacher = str(first / "teacher_checkpoint.pth")
-    second = run("second", backbone__encoder=teacher, heads=teacher, checkpoint_steps=1, **SHORT)
+    second = run(
+        "second",
+        backbone__encoder=teacher,
+        heads=teacher,
+        checkpoint_steps=1,
+        keep_checkpoints=9,
+        **SHORT,
+    )
     before, after = checkpoint(first, 3), checkpoint(second, 1)
     # The rate of the first step is that of the end of the warm-up of no steps; the teacher moves
     # by less than a hundredth of it.
@@ -340,14 +346,12 @@ COLLAPSING = {
 class TestCollapse:
     """Made to happen."""
 
-    @pytest.mark.slow
     def test_without_sharpening_all_images_become_the_same(self, run):
         with pytest.raises(TrainingError, match="the teacher has collapsed") as caught:
             run(**COLLAPSING, schedule__teacher_temperature=[1.0, 1.0])
         assert "likes all prototypes the same" in str(caught.value)
         assert "schedule.teacher_temperature" in str(caught.value)
 
-    @pytest.mark.slow
     def test_without_centring_one_prototype_takes_all(self, run):
         with pytest.raises(TrainingError, match="the teacher has collapsed") as caught:
             run(
@@ -359,7 +363,6 @@ class TestCollapse:
         assert "every image the same prototype" in str(caught.value)
         assert "loss.targets=sinkhorn" in str(caught.value)
 
-    @pytest.mark.slow
     def test_with_both_and_koleo_it_does_not_happen(self, run):
         output = run(
             **{**COLLAPSING, "loss__koleo_weight": 0.1},
