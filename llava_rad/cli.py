@@ -236,7 +236,8 @@ def data(
                 "a data set, its folder and --output are needed",
                 remedy="llava-rad data NAME ROOT -o FILE; llava-rad data --list names the sets",
             )
-        pairs = dict(item.split("=", 1) if "=" in item else (item, "true") for item in option or [])
+        given = [item.partition("=") for item in option or []]
+        pairs = {key: value if sign else "true" for key, sign, value in given}
         result = convert(name, root, output, validation=validation, test=test, **pairs)
         splits = ", ".join(f"{count} {split}" for split, count in result.splits.items())
         _say(

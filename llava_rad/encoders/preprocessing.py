@@ -133,11 +133,11 @@ class Preprocessing:
                 remedy="Read the file with llava_rad.images.load_radiograph",
                 kind="not_grayscale_8bit",
             )
-        image = Image.fromarray(pixels)
+        picture = Image.fromarray(pixels)
         borders = [int(mean * 255) for mean in self.mean]
-        if self.geometry != "pad_square" or image.width == image.height:
+        if self.geometry != "pad_square" or picture.width == picture.height:
             borders = [0, 0, 0]  # none is drawn
-        squares = {border: self._to_square(image, border) for border in set(borders)}
+        squares = {border: self._to_square(picture, border) for border in set(borders)}
         levels = self._normalised_levels()
         channels = [level[squares[border]] for level, border in zip(levels, borders, strict=True)]
         return torch.from_numpy(np.stack(channels))
