@@ -74,7 +74,7 @@ def run_program(
     log.unlink(missing_ok=True)
     started = start_program(program, arguments, log, processes=processes, environment=environment)
     for process in started:
-        process.join(300)
+        process.join(600)
         process.kill()
     return all(process.exitcode == 0 for process in started), log.read_text()
 

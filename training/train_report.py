@@ -218,10 +218,11 @@ def train_stage(
         lr = learning_rate(step, steps, settings.lr, settings.warmup)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        # Dropout depends on the step alone, so that a resumed run draws the same.
+        micro_batches = [next(batches) for _ in range(accumulate)]
+        # Dropout depends on the step alone, so that a resumed run draws the same. The loader draws
+        # from the same generator when it starts.
         torch.manual_seed(hash((*seed, step, accelerator.process_index)))
 
-        micro_batches = [next(batches) for _ in range(accumulate)]
         study_ids = [i for batch in micro_batches for i in batch.study_ids]
         counts = count_tokens(micro_batches).to(accelerator.device)
         targets, tokens, slots = accelerator.reduce(counts, "sum").tolist()
