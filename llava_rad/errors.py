@@ -60,8 +60,8 @@ class DataError(LlavaRadError):
     """A data set, manifest or one of its rows is wrong."""
 
 
-class MetricError(LlavaRadError):
-    """A metric cannot be computed from what it was given."""
+class MetricError(LlavaRadError, ValueError):
+    """A metric cannot be computed from what it was given; a ValueError, as libraries expect."""
 
 
 class TrainingError(LlavaRadError):
