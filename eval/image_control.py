@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_rad.errors import ConfigError, LlavaRadError
+from llava_rad.errors import ConfigError, DataError, LlavaRadError
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer, control_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -65,6 +65,9 @@ def main(
         str | None, typer.Option(help="Model folder, archive or a hub repository.")
     ] = None,
     radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    card: Annotated[
+        bool, typer.Option("--card", help="Put the result into the card in the model's folder.")
+    ] = False,
 ) -> None:
     """Parse, generate, score, print."""
     # bitsandbytes mentions optional kernels at every import.
@@ -114,6 +117,8 @@ def main(
             seed=seed,
             progress=lambda step: _say(f"computing {step}"),
         )
+        if card:
+            write_card(model, output / "image_control.md")
     except LlavaRadError as error:
         if main_process:
             _say(f"error: {error}")
@@ -135,6 +140,22 @@ def main(
     if failures:
         _say(f"{len(failures)} of {len(studies.studies)} studies failed, the others are compared")
         raise typer.Exit(1)
+
+
+def write_card(model: str, section: Path) -> None:
+    """Replace the card's section on the image by this one."""
+    from llava_rad.model.card import put_section
+    from llava_rad.model.loading import model_folder
+
+    file = model_folder(model) / "README.md"
+    try:
+        file.write_text(put_section(file.read_text(), section.read_text()))
+    except OSError as error:
+        raise DataError(
+            f"the card cannot be written ({error.strerror})",
+            where=file,
+            remedy="Give a model folder of your own",
+        ) from error
 
 
 def _say(text: str) -> None:

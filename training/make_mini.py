@@ -2,13 +2,14 @@
 
     python training/make_mini.py --data ../shared/data
 
-Four steps, each an ordinary program of this repository; a step whose result is there is skipped:
+Five steps, each an ordinary program of this repository; a step whose result is there is skipped:
 
 1. two manifests, NIH (findings text made from labels by a template) and the COVID collection
    (sentences of its notes that describe the image);
 2. an encoder, pretrained on the training images alone (configs/mini/encoder.yaml);
 3. adapter and LoRA on SmolLM2-135M (configs/mini/report.yaml);
-4. the model in half precision under llava_rad/mini, with its card.
+4. the model in half precision under llava_rad/mini, with its card;
+5. on the card: whether its texts depend on the image (eval/image_control.py, NIH test patients).
 
 Takes about an hour on two cores with bfloat16 (AMX); several times that without.
 """
@@ -68,7 +69,7 @@ DATA holds the folders `nih` and `covid`, each with `metadata.csv` and `images/`
 
 
 def main() -> None:
-    """Run the four steps."""
+    """Run the five steps."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with nih/ and covid/")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mini")
@@ -88,8 +89,8 @@ def main() -> None:
     encoder = work / "encoder" / "encoder"
     if not (encoder / "config.json").exists():
         program(
-            "pretrain_encoder.py",
-            "encoder.yaml",
+            "training/pretrain_encoder.py",
+            "--config=configs/mini/encoder.yaml",
             f"output={work / 'encoder'}",
             f"data.sources=[{sources}]",
         )
@@ -97,8 +98,8 @@ def main() -> None:
     # 3. Adapter and LoRA.
     run = work / "report"
     program(
-        "train_report.py",
-        "report.yaml",
+        "training/train_report.py",
+        "--config=configs/mini/report.yaml",
         f"output={run}",
         f"encoder={encoder}",
         f"data.sources=[{', '.join(f'{{path: {path}}}' for path in manifests.values())}]",
@@ -128,12 +129,19 @@ def main() -> None:
     (output / "README.md").write_text(card(model, manifests, size))
     print(f"{output}: {size / 1e6:.1f} MB")
 
+    # 5. Does it look at the image?
+    program(
+        "eval/image_control.py",
+        f"--model={output}",
+        f"--manifest={manifests['nih']}",
+        f"--output={work / 'image_control'}",
+        "--card",
+    )
 
-def program(name: str, config: str, *overrides: str) -> None:
-    """Run one of the training programs; it says itself what went wrong."""
-    command = [sys.executable, str(ROOT / "training" / name)]
-    command += ["--config", str(ROOT / "configs" / "mini" / config), *overrides]
-    done = subprocess.run(command, cwd=ROOT)
+
+def program(path: str, *arguments: str) -> None:
+    """Run one of this repository's programs; it says itself what went wrong."""
+    done = subprocess.run([sys.executable, path, *arguments], cwd=ROOT)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -7,6 +7,27 @@ from llava_rad.model.configuration import ReportModelConfig
 NOT_FOR_CARE = "For research and demonstration only; not for clinical use."
 
 
+IMAGE_CONTROL = "## Does the text depend on the image?"
+
+
+def put_section(card: str, section: str) -> str:
+    """The card with a section in place of the one of the same heading, or at its end.
+
+    Args:
+        card: Markdown.
+        section: Markdown whose first line is its heading, ``## ...``.
+    """
+    heading = section.splitlines()[0]
+    lines = card.rstrip().splitlines()
+    if heading not in lines:
+        return "\n".join([*lines, "", section.rstrip()]) + "\n"
+    start = lines.index(heading)
+    following = (i for i in range(start + 1, len(lines)) if lines[i].startswith("## "))
+    end = next(following, None)
+    rest = [] if end is None else ["", *lines[end:]]
+    return "\n".join([*lines[:start], section.rstrip(), *rest]) + "\n"
+
+
 def model_card(config: ReportModelConfig) -> str:
     """Markdown that says what the model is made of and how to run it."""
     encoder = "in this folder" if config.encoder.id == "encoder" else f"`{config.encoder.id}`"
@@ -29,6 +50,14 @@ def model_card(config: ReportModelConfig) -> str:
         "",
         "```",
         "llava-rad report IMAGE --model THIS_FOLDER",
+        "```",
+        "",
+        IMAGE_CONTROL,
+        "",
+        "Not measured yet; until it is, do not rely on the text. Run:",
+        "",
+        "```",
+        "python eval/image_control.py --model THIS_FOLDER --manifest MANIFEST -o OUT --card",
         "```",
     ]
     if config.training:

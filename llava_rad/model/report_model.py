@@ -417,9 +417,9 @@ def image_grid(encoder: ImageEncoder) -> tuple[int, int]:
 
 
 def _folder_hash(folder: Path) -> str:
-    """Hash of names, sizes and contents; of a whole LLM's weights, only names and sizes."""
+    """Hash of names, sizes and contents; the card is left out, and a whole LLM's contents."""
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != CARD_FILE):
         name = file.relative_to(folder).as_posix()
         digest.update(f"{name} {file.stat().st_size}\n".encode())
         if not name.startswith("llm/"):
