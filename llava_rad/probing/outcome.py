@@ -11,7 +11,7 @@ import json
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,11 +72,16 @@ class Outcome(ABC):
 
     Attributes:
         patients: the patient of each example.
+        headline: the measure that stands for the outcome in a comparison.
     """
 
     patients: tuple[str, ...]
+    _resampled: dict[tuple[int, int], dict[str, Floats]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     kind: ClassVar[str]
+    headline: ClassVar[str]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -168,16 +173,23 @@ class Outcome(ABC):
         return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
     def _drawn(self, resamples: int, seed: int) -> dict[str, Floats]:
-        blocks = [self._mean_values(w) for w in resample_patients(self.patients, resamples, seed)]
-        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        """Each measure on each resample; kept, because an outcome is compared with many."""
+        if (resamples, seed) not in self._resampled:
+            draws = resample_patients(self.patients, resamples, seed)
+            blocks = [self._mean_values(weights) for weights in draws]
+            self._resampled[resamples, seed] = {
+                name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]
+            }
+        return self._resampled[resamples, seed]
 
     def save(self, path: Path) -> None:
         """Write the predictions as ``.npz``, which :func:`load_outcome` reads back."""
         content: dict[str, Any] = {"kind": self.kind}
         arrays: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            (arrays if isinstance(value, np.ndarray) else content)[field.name] = value
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.init:
+                (arrays if isinstance(value, np.ndarray) else content)[each.name] = value
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, content=np.array(json.dumps(content)), **arrays)
@@ -199,6 +211,7 @@ class BinaryOutcome(Outcome):
     targets: Floats
 
     kind = "binary"
+    headline = "auroc"
 
     @property
     def seeds(self) -> int:
@@ -258,6 +271,7 @@ class CategoryOutcome(Outcome):
     ordered: bool = False
 
     kind = "category"
+    headline = "auroc"
 
     @property
     def seeds(self) -> int:
@@ -304,6 +318,7 @@ class NumberOutcome(Outcome):
     mean: float
 
     kind = "number"
+    headline = "mae"
     lower_is_better = ("mae",)
 
     @property
@@ -343,6 +358,7 @@ class MaskOutcome(Outcome):
     present: Floats
 
     kind = "mask"
+    headline = "dice"
     lower_is_better = ("surface_distance",)
 
     @property

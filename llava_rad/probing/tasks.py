@@ -1,0 +1,114 @@
+"""Tasks as a configuration names them, run with any encoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llava_rad.data.feature_cache import FeatureCache
+from llava_rad.encoders import ImageEncoder
+from llava_rad.errors import ConfigError
+from llava_rad.probing.classification import run_linear_probe, split_vectors
+from llava_rad.probing.examples import read_examples
+from llava_rad.probing.features import extract_features
+from llava_rad.probing.masks import open_masks
+from llava_rad.probing.outcome import Outcome
+from llava_rad.probing.segmentation import seeing_whole_images, segment
+from llava_rad.probing.targets import column_target, label_targets
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task: labels, or a column, or masks.
+
+    Attributes:
+        name: of the task in tables.
+        manifests: its images; their splits are kept.
+        labels: names of labels to classify, by a linear probe.
+        column: a recorded fact to predict, by a linear probe.
+        masks: structures to outline, as ``eval/segmentation.py --masks`` takes them.
+        views: images of these views; all of them if empty.
+        pooling: of the probes, ``cls``, ``mean`` or ``cls+mean``.
+        solver: of the probes, ``lbfgs`` or ``adamw``.
+        fraction: share of the training patients that the probes learn from.
+        head: of masks, ``linear``, ``pyramid`` or ``upernet``.
+        width: channels of ``pyramid`` and ``upernet``.
+        steps: of each fit of a head.
+        seeds: number of fits.
+    """
+
+    name: str
+    manifests: list[Path]
+    labels: list[str] = field(default_factory=list)
+    column: str | None = None
+    masks: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+    pooling: str = "cls"
+    solver: str = "lbfgs"
+    fraction: float = 1.0
+    head: str = "linear"
+    width: int = 256
+    steps: int = 500
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("labels", "column", "masks") if getattr(self, key)]
+        if len(given) != 1:
+            raise ConfigError(
+                f"a task needs one of labels, column and masks, this has {' and '.join(given)}"
+                if given
+                else "a task needs one of labels, column and masks",
+                where=self.name,
+                remedy="Make a task of each",
+            )
+
+
+def run_task(
+    encoder: ImageEncoder,
+    task: TaskConfig,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Fit and test what the task asks for.
+
+    Args:
+        encoder: frozen.
+        task: what to do.
+        cache: folder for vectors and patch tokens of all encoders.
+        progress: called with a line now and then.
+
+    Raises:
+        ConfigError, DataError, ImageError: the task cannot be done.
+    """
+    say = progress or (lambda line: None)
+    examples = read_examples(task.manifests, task.views)
+    if task.masks:
+        whole = seeing_whole_images(encoder)
+        return segment(
+            whole,
+            examples,
+            open_masks(task.masks),
+            FeatureCache(cache, whole),
+            head=task.head,
+            width=task.width,
+            steps=task.steps,
+            seeds=task.seeds,
+            progress=progress,
+        ).outcome
+    features = extract_features(
+        encoder,
+        [e.path for e in examples.all],
+        cache=cache,
+        progress=lambda done, of: say(f"encoded {done} of {of}"),
+    )
+    targets = (
+        label_targets(examples, task.labels)
+        if task.labels
+        else [column_target(examples, task.column or "")]
+    )
+    return run_linear_probe(
+        split_vectors(features, examples, task.pooling),
+        targets,
+        solver=task.solver,
+        seeds=task.seeds,
+        fraction=task.fraction,
+    ).outcome

@@ -1,0 +1,137 @@
+"""The programs eval/compare_encoders.py and eval/visualise.py, run whole on tiny pictures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from probing_data import write_probing_data
+from tiny_models import tiny_encoder
+from typer.testing import CliRunner
+
+from llava_rad.config import load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "eval" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name, *arguments):
+    return CliRunner().invoke(program(name).app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    write_probing_data(folder)
+    tiny_encoder().save_pretrained(folder / "tiny")
+    (folder / "compare.yaml").write_text(
+        f"""
+output: {folder}/out
+cache: {folder}/cache
+resamples: 100
+encoders:
+  - {{name: tiny, encoder: {folder}/tiny}}
+  - {{name: pixels, encoder: pixels, image_size: 56}}
+  - {{name: absent, encoder: "nobody/nothing"}}
+tasks:
+  - {{name: bright, manifests: [{folder}/manifest.jsonl], labels: [Bright]}}
+  - {{name: years, manifests: [{folder}/manifest.jsonl], column: age}}
+  - {{name: lungs, manifests: [{folder}/manifest.jsonl], masks: [lungs], steps: 20, seeds: 1}}
+"""
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(folder):
+    result = run("compare_encoders", folder / "compare.yaml")
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def test_table_in_four_formats(compared, folder):
+    assert compared.stdout == (folder / "out" / "comparison.md").read_text()
+    for ending in ("csv", "html"):
+        text = (folder / "out" / f"comparison.{ending}").read_text()
+        assert "bright" in text and "pixels" in text
+    content = json.loads((folder / "out" / "comparison.json").read_text())
+    assert list(content["tasks"]) == ["bright", "years", "lungs"]
+    assert content["tasks"]["bright"]["pixels"]["auroc"]["value"] == 1.0
+    assert {(p["task"], p["first"], p["second"]) for p in content["pairs"]} == {
+        (task, "pixels", "tiny") for task in content["tasks"]
+    }
+    assert content["encoders"]["tiny"]["parameters"] == 29_184
+
+
+def test_an_encoder_that_is_not_there_is_named_and_left_out(compared, folder):
+    assert "left out: absent. nobody/nothing: " in compared.stderr
+    assert "Not compared: absent" in compared.stdout
+    result = run("compare_encoders", folder / "compare.yaml", "--require")
+    assert result.exit_code == 1 and "error: nobody/nothing" in result.stderr
+
+
+def test_what_is_done_is_not_done_again(compared, folder, monkeypatch):
+    module = program("compare_encoders")
+    monkeypatch.setattr(module, "run_task", None)
+    result = CliRunner().invoke(
+        module.app, [str(folder / "compare.yaml"), "reference=pixels", "tasks.0.name=light"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "| light | tiny |" in result.stdout
+    # Another setting of a task is another task.
+    result = CliRunner().invoke(module.app, [str(folder / "compare.yaml"), "tasks.0.pooling=mean"])
+    assert isinstance(result.exception, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.0.column=sex", "one of labels, column and masks"),
+        ("reference=nobody", "Use one of tiny, pixels, absent"),
+        ("encoders.1.name=tiny", "each with a name of its own"),
+        ("tasks.0.heads=linear", "Did you mean 'head'"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(folder, override, message):
+    result = run("compare_encoders", folder / "compare.yaml", override)
+    assert result.exit_code == 1
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_configurations_of_the_repository_are_valid():
+    module = program("compare_encoders")
+    for path in sorted((ROOT / "configs" / "eval").glob("*.yaml")):
+        config = load_config(module.CompareConfig, path)
+        assert len(config.tasks) >= 4 and len(config.encoders) >= 3
+
+
+def test_three_pictures(folder):
+    result = run(
+        "visualise", "--encoder", folder / "tiny", "--manifest", folder / "manifest.jsonl",
+        "-o", folder / "seen", "--images", 4, "--neighbours", 2, "--cache", folder / "cache",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert [Path(line).name for line in result.stdout.split()] == [
+        "pca.png", "attention.png", "neighbours.png",
+    ]  # fmt: skip
+    sizes = {p.stem: Image.open(p).size for p in (folder / "seen").iterdir()}
+    assert sizes["pca"][0] == 8 + 4 * (224 + 8)
+    assert sizes["neighbours"] == (8 + 3 * (224 + 8), 8 + 4 * (224 + 18 + 8))
+
+
+def test_an_encoder_without_attention_gets_the_other_two(folder):
+    result = run(
+        "visualise", "--encoder", "pixels", "--image-size", 56, "--manifest",
+        folder / "manifest.jsonl", "-o", folder / "pixels", "--images", 2,
+        "--cache", folder / "cache",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "no attention.png" in result.stderr
+    assert len(result.stdout.split()) == 2
