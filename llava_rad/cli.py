@@ -130,15 +130,14 @@ def report(
         precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
         run = run_id(loaded, settings, precision=precision)
 
-        failed = 0
+        failed, total = 0, len(studies)
         with contextlib.ExitStack() as stack:
             file = None
             if output is not None and style is Format.json:
                 file = stack.enter_context(ReportFile(output, run))
-                before = len(studies)
                 studies = [s for s in studies if s.study_id not in file.done]
-                if before > len(studies):
-                    _say(f"{before - len(studies)} of {before} are in {output} already")
+                if total > len(studies):
+                    _say(f"{total - len(studies)} of {total} are in {output} already")
             text = None
             if output is not None and style is Format.text:
                 text = stack.enter_context(_open_text(output))
@@ -152,10 +151,10 @@ def report(
                 elif style is Format.json:
                     _print(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
                 else:
-                    _print(_as_text(result, many=len(studies) > 1), text)
+                    _print(_as_text(result, many=total > 1), text)
                 advance()
         if failed:
-            _say(f"{failed} of {len(studies)} failed, the others are written")
+            _say(f"{failed} of {total} failed, the others are written")
             raise typer.Exit(1)
 
 
