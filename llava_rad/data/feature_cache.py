@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
@@ -110,9 +111,10 @@ class FeatureCache:
             DataError: the disk is too small or full.
             ImageError: an image cannot be read.
         """
-        missing = self.missing(paths)
+        missing = set(self.missing(paths))
         self._check_space(len(missing))
-        mine = missing[rank::processes]
+        # Shares are cut from all paths: what is missing shrinks while the others write.
+        mine = [path for path in list(dict.fromkeys(paths))[rank::processes] if path in missing]
         rows = max(1, _SHARD_BYTES // self.bytes_per_image)
         done = 0
         for start in range(0, len(mine), rows):
@@ -151,7 +153,7 @@ class FeatureCache:
         self._load_files()
         shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._read_shards]
         # The newest tokens of an image count, so damaged ones stay replaced.
-        for shard in sorted(shards, key=lambda s: (s.stat().st_mtime_ns, s.name)):
+        for shard in sorted(shards, key=lambda s: s.name):
             self._read_shards.add(shard.name)
             self._take_up(shard)
 
@@ -215,7 +217,9 @@ class FeatureCache:
     def _write(self, keys: list[str], tokens: Tensor) -> None:
         checksums = [_checksum(row) for row in tokens]
         self.folder.mkdir(parents=True, exist_ok=True)
-        shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        # The name tells the order of writing; file times of some systems are too coarse for it.
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        shard = self.folder / f"{name}.safetensors"
         partial = shard.with_suffix(".partial")
         facts = {
             "format": FORMAT,

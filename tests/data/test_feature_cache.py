@@ -151,6 +151,15 @@ def test_processes_fill_their_shares_and_see_all(tmp_path, encoder, pictures, mo
         check(cache, pictures)
 
 
+def test_a_process_that_comes_late_still_fills_its_own_share(tmp_path, encoder, pictures):
+    first = FeatureCache(tmp_path / "cache", encoder)
+    assert first.fill(pictures, rank=0, processes=2) == 3
+    late = FeatureCache(tmp_path / "cache", encoder)
+    assert late.fill(pictures, rank=1, processes=2) == 2
+    first.refresh()
+    assert not first.missing(pictures) and not late.missing(pictures)
+
+
 def test_large_sets_lie_in_several_shards(tmp_path, encoder, pictures, monkeypatch):
     monkeypatch.setattr(feature_cache, "_SHARD_BYTES", 2 * 16 * 24 * 2)
     monkeypatch.setattr(feature_cache, "_ENCODE_BATCH", 2)
