@@ -18,12 +18,15 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig
 
 from llava_rad.config import load_config, save_config
 from llava_rad.data import load_manifest
@@ -39,12 +42,15 @@ from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
 from llava_rad.dinov2.run_log import CURVES_FILE, RunLog, draw_curves
-from llava_rad.dinov2.schedules import Schedules, scaled_lr
+from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients, whole_state
 from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse, check_finite
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError, TrainingError
+
+# Global crops, local crops, masks.
+ModelInputs = tuple[Tensor, Tensor | None, Tensor]
 
 SMALL_BATCH = 256  # below it, defaults made for large batches need other values
 
@@ -53,11 +59,7 @@ def main(config: PretrainingConfig) -> None:
     """Run a whole pretraining."""
     # Said outright, since Accelerate would take each CPU process of torchrun for the only one.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    device, say = accelerator.device, accelerator.print
-    output = config.output
-    checkpoint_folder = output / "checkpoints"
-    settings = config.decides_weights(processes)
+    processes, say, output = accelerator.num_processes, accelerator.print, config.output
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         save_config(config, output / "config.yaml")
@@ -75,32 +77,10 @@ def main(config: PretrainingConfig) -> None:
     weights = [source.weight for source in config.data.sources]
     order = DrawOrder([len(source) for source in sources], weights, config.seed)
     mean, std = training_statistics(sources)
+    say(f"images            {len(order)} a pass, mean {mean:.4f}, standard deviation {std:.4f}")
 
-    # 2. Student and teacher. Equal seeds give every process the same start.
-    torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone)
-    config.check_crop_sizes(backbone.config.patch_size)
-    if device.type == "cpu":
-        # Written-out attention: torch's fused one is slower on a CPU, twice so in bfloat16.
-        backbone.set_attn_implementation("eager")
-    else:
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
-    compute_dtype = torch.bfloat16 if config.precision == "bf16" else None
-    sharded = config.sharding == "fsdp2" and processes > 1
-    model = StudentTeacher(
-        backbone,
-        config.head,
-        config.ibot_head,
-        config.loss,
-        None if sharded else compute_dtype,
-    ).to(device)
-    heads = load_heads(model.student, config.heads) if config.heads else []
-    model.reset_teacher()
-    parameters = sum(p.numel() for p in model.student.parameters())
-    if sharded:
-        shard(model, compute_dtype)
-    else:
-        model.student = accelerator.prepare_model(model.student)
+    # 2. Student and teacher, the same in every process.
+    model, backbone_config = build_model(config, accelerator)
 
     # 3. Optimiser and schedules, all as functions of the step.
     effective_batch = config.optimiser.batch_size * config.optimiser.accumulate * processes
@@ -109,25 +89,13 @@ def main(config: PretrainingConfig) -> None:
     schedules = Schedules(config.schedule, peak_lr, config.optimiser.min_lr, epoch_steps)
     groups = parameter_groups(
         model.student,
-        backbone.config.num_hidden_layers,
+        backbone_config.num_hidden_layers,
         config.optimiser.layer_decay,
         config.optimiser.patch_embedding_lr,
     )
     optimiser = torch.optim.AdamW(groups, betas=config.optimiser.betas, fused=True)
-    preprocessing = Preprocessing(
-        config.output_size or Phase(config, schedules, schedules.steps - 1).global_size,
-        mean=(mean,) * 3,
-        std=(std,) * 3,
-        rendering=config.data.rendering,
-    )
-
-    say(f"images            {len(order)} a pass, mean {mean:.4f}, standard deviation {std:.4f}")
-    split = ", parameters split over them" if sharded else ""
-    say(f"processes         {processes} on {device.type}, {config.precision}{split}")
     say(f"effective batch   {effective_batch} images, peak learning rate {peak_lr:.2e}")
     say(f"length            {schedules.steps} steps of {epoch_steps} an epoch")
-    say(f"parameters        {parameters:,} in the student")
-    say(f"heads             {describe_heads(config, heads)}")
     if effective_batch < SMALL_BATCH:
         say(
             f"WARNING: an effective batch below {SMALL_BATCH} wants fewer prototypes and a colder "
@@ -136,112 +104,64 @@ def main(config: PretrainingConfig) -> None:
 
     # 4. Go on from the last checkpoint, if there is one.
     step = 0
-    watch = EpochWatch(config.head.prototypes, backbone.config.hidden_size, device)
+    checkpoint_folder, settings = output / "checkpoints", config.decides_weights(processes)
+    watch = EpochWatch(config.head.prototypes, backbone_config.hidden_size, accelerator.device)
     if found := checkpoints(checkpoint_folder):
         step, collected = load_checkpoint(found[-1], model, optimiser, settings)
         if accelerator.is_main_process:
             watch.load_state(collected)
-        say(f"resuming at step {step} from {found[-1]}")
+        say(f"resuming          at step {step} from {found[-1]}")
     log = RunLog(output, step) if accelerator.is_main_process else None
 
-    def run_probe() -> None:
-        if probe is None:
-            return
-        size = probe.config.image_size or preprocessing.image_size
-        features = probe.features(
-            lambda images: model.teacher(images, None, None).cls,
-            preprocessing.with_image_size(size),
-            rank,
-            device,
-        )
+    def tell(name: str, figures: dict[str, float], **unsaid: float) -> None:
         if log:
-            scores = probe.scores(features)
-            log.write(step, step / epoch_steps, **scores)
-            say("probe  " + "  ".join(f"{name[6:]} {value:.3f}" for name, value in scores.items()))
-
-    # 5. The loop.
-    model.train()
-    if step == 0:
-        run_probe()
-    started, seen = time.perf_counter(), 0
-    while step < schedules.steps:
-        phase = Phase(config, schedules, step)
-        batches = CropBatches(
-            sources,
-            order,
-            MultiCrop(config.crops, phase.global_size, phase.local_size),
-            config.loss,
-            backbone.config.patch_size,
-            phase.batch_size,
-            rank,
-            processes,
-            config.seed,
-        )
-        passes = ForwardPasses(step * phase.accumulate, phase.last_step * phase.accumulate)
-        loader = iter(
-            DataLoader(
-                batches,
-                batch_size=None,
-                sampler=passes,
-                num_workers=config.data.workers,
-                pin_memory=device.type == "cuda",
+            log.write(step, step / epoch_steps, **figures, **unsaid)
+        say(
+            f"{name}  "
+            + "  ".join(
+                f"{key.removeprefix('probe ')} {value:.3f}" for key, value in figures.items()
             )
         )
+
+    # 5. The loop.
+    preprocessing = Preprocessing(
+        config.output_size or Phase(config, schedules, schedules.steps - 1).global_size,
+        mean=(mean,) * 3,
+        std=(std,) * 3,
+        rendering=config.data.rendering,
+    )
+    if probe and step == 0:
+        tell("probe", run_probe(probe, model, preprocessing, accelerator))
+    model.train()
+    started, first = time.perf_counter(), step
+    while step < schedules.steps:
+        phase = Phase(config, schedules, step)
+        batches = crop_batches(config, sources, order, phase, step, backbone_config, accelerator)
         while step < phase.last_step:
             values = schedules.at(step)
-            apply_step_values(optimiser, values)
             # Stochastic depth too depends on the step alone, so that resuming is exact.
-            torch.manual_seed((config.seed * schedules.steps + step) * processes + rank)
-
-            parts: dict[str, torch.Tensor] = {}
-            for micro in range(phase.accumulate):
-                batch: Batch = next(loader).to(device)
-                global_crops = apply_appearance(batch.global_crops, mean, std)
-                local_crops = None
-                if config.crops.local_count:
-                    local_crops = apply_appearance(batch.local_crops, mean, std)
-                last = micro == phase.accumulate - 1
-                with gradient_exchange(accelerator, model.student, last):
-                    losses = model(
-                        global_crops, local_crops, batch.masks, values.teacher_temperature
-                    )
-                    accelerator.backward(losses.total / phase.accumulate)
-                watch.add(losses.targets, losses.features)
-                for name, value in {"total": losses.total.detach(), **losses.parts}.items():
-                    parts[name] = parts.get(name, 0) + value / phase.accumulate
-            network = accelerator.unwrap_model(model.student)
-            if config.optimiser.clip is not None:
-                for module in network.children():
-                    torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimiser.clip)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            model.update_teacher(values.momentum)
+            seed = config.seed * schedules.steps + step
+            torch.manual_seed(seed * processes + accelerator.process_index)
+            crops = (normalised(next(batches), mean, std) for _ in range(phase.accumulate))
+            losses = train_step(config, model, optimiser, crops, values, phase, watch, accelerator)
             step += 1
-            seen += effective_batch
 
             # 6. Watch, log, probe, save.
-            epoch = step / epoch_steps
             saves = step == 1 or is_due(step, config.checkpoint_steps, schedules.steps)
             if saves or step % config.log_steps == 0:
-                figures = {
-                    name: float(value) for name, value in accelerator.reduce(parts, "mean").items()
-                }
+                figures = {k: float(v) for k, v in accelerator.reduce(losses, "mean").items()}
                 check_finite(figures, step)
-                rate = seen / (time.perf_counter() - started)
-                if log:
-                    log.write(step, epoch, lr=values.lr, **figures)
-                listed = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-                say(f"step {step}/{schedules.steps}  {listed}  {rate:.1f} images/s")
+                rate = (step - first) * effective_batch / (time.perf_counter() - started)
+                tell(f"step {step}/{schedules.steps}  {rate:.1f} images/s", figures, lr=values.lr)
             if step % epoch_steps == 0 or step == schedules.steps:
                 summary = watch.summary()
                 watch.clear()
-                if log:
-                    log.write(step, epoch, **summary)
-                say("epoch  " + "  ".join(f"{name} {value:.3f}" for name, value in summary.items()))
+                tell("epoch", summary)
+                epoch = step / epoch_steps
                 if config.looks_for_collapse and epoch > config.schedule.warmup_epochs:
                     check_collapse(summary, epoch)
             if probe and is_due(step, probe.config.every_epochs * epoch_steps, schedules.steps):
-                run_probe()
+                tell("probe", run_probe(probe, model, preprocessing, accelerator))
             if saves:
                 saved = save_checkpoint(
                     checkpoint_folder,
@@ -268,18 +188,129 @@ def main(config: PretrainingConfig) -> None:
             "effective batch": effective_batch,
             "started from": config.backbone.encoder or "random weights",
         }
-        export_encoder(
-            backbone.config,
-            teacher,
-            output / "encoder",
-            preprocessing,
-            facts,
-            getattr(torch, config.output_dtype),
-        )
+        dtype = getattr(torch, config.output_dtype)
+        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, facts, dtype)
         export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
         say(f"encoder           {output / 'encoder'}")
         say(f"curves            {output / CURVES_FILE}")
     accelerator.end_training()
+
+
+def build_model(
+    config: PretrainingConfig, accelerator: Accelerator
+) -> tuple[StudentTeacher, PreTrainedConfig]:
+    """Return student and teacher, in every process or split over them, and the backbone's sizes."""
+    device, processes, say = accelerator.device, accelerator.num_processes, accelerator.print
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config.backbone)
+    config.check_crop_sizes(backbone.config.patch_size)
+    if device.type == "cpu":
+        # Written-out attention: torch's fused one is slower on a CPU, twice so in bfloat16.
+        backbone.set_attn_implementation("eager")
+    else:
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    compute_dtype = torch.bfloat16 if config.precision == "bf16" else None
+    sharded = config.sharding == "fsdp2" and processes > 1
+    model = StudentTeacher(
+        backbone,
+        config.head,
+        config.ibot_head,
+        config.loss,
+        None if sharded else compute_dtype,
+    ).to(device)
+    loaded = load_heads(model.student, config.heads) if config.heads else []
+    model.reset_teacher()
+
+    split = ", parameters split over them" if sharded else ""
+    say(f"processes         {processes} on {device.type}, {config.precision}{split}")
+    say(f"parameters        {sum(p.numel() for p in model.student.parameters()):,} in the student")
+    say(f"heads             {describe_heads(config, loaded)}")
+    if sharded:
+        shard(model, compute_dtype)
+    else:
+        model.student = accelerator.prepare_model(model.student)
+    return model, backbone.config
+
+
+def crop_batches(
+    config: PretrainingConfig,
+    sources: list[ImageSource],
+    order: DrawOrder,
+    phase: "Phase",
+    step: int,
+    backbone_config: PreTrainedConfig,
+    accelerator: Accelerator,
+) -> Iterator[Batch]:
+    """Yield this process's batches from a step to the end of its phase."""
+    batches = CropBatches(
+        sources,
+        order,
+        MultiCrop(config.crops, phase.global_size, phase.local_size),
+        config.loss,
+        backbone_config.patch_size,
+        phase.batch_size,
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.seed,
+    )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=ForwardPasses(step * phase.accumulate, phase.last_step * phase.accumulate),
+        num_workers=config.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    return (batch.to(accelerator.device) for batch in loader)
+
+
+def normalised(batch: Batch, mean: float, std: float) -> ModelInputs:
+    """Give crops their appearance: global crops, local crops if there are any, masks."""
+    local_crops = None
+    if len(batch.local_crops.pixels):
+        local_crops = apply_appearance(batch.local_crops, mean, std)
+    return apply_appearance(batch.global_crops, mean, std), local_crops, batch.masks
+
+
+def train_step(
+    config: PretrainingConfig,
+    model: StudentTeacher,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[ModelInputs],
+    values: StepValues,
+    phase: "Phase",
+    watch: EpochWatch,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """Take one step of student and teacher and return this process's losses."""
+    apply_step_values(optimiser, values)
+    means: dict[str, Tensor] = {}
+    for number, inputs in enumerate(batches, start=1):
+        with gradient_exchange(accelerator, model.student, last=number == phase.accumulate):
+            losses = model(*inputs, values.teacher_temperature)
+            accelerator.backward(losses.total / phase.accumulate)
+        watch.add(losses.targets, losses.features)
+        for name, value in {"total": losses.total.detach(), **losses.parts}.items():
+            means[name] = means.get(name, 0) + value / phase.accumulate
+    if config.optimiser.clip is not None:
+        for part in accelerator.unwrap_model(model.student).children():
+            torch.nn.utils.clip_grad_norm_(part.parameters(), config.optimiser.clip)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    model.update_teacher(values.momentum)
+    return means
+
+
+def run_probe(
+    probe: Probe, model: StudentTeacher, preprocessing: Preprocessing, accelerator: Accelerator
+) -> dict[str, float]:
+    """Score the teacher; every process encodes a share of the images."""
+    features = probe.features(
+        lambda images: model.teacher(images, None, None).cls,
+        preprocessing.with_image_size(probe.config.image_size or preprocessing.image_size),
+        accelerator.process_index,
+        accelerator.device,
+    )
+    return probe.scores(features) if accelerator.is_main_process else {}
 
 
 def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:

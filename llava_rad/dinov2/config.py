@@ -43,7 +43,7 @@ class SourceConfig:
     """
 
     path: Path
-    split: str | None = "train"
+    split: Literal["train", "validation", "test"] | None = "train"
     weight: float = 1.0
 
     def __post_init__(self) -> None:

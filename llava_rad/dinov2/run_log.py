@@ -61,27 +61,32 @@ def draw_curves(folder: Path) -> Path:
     if probes:
         errors = [name for name in probes if name.endswith(" error")]
         panels.append(("probe on the teacher", [p for p in probes if p not in errors], errors))
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, left, right) in zip(axes, panels, strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
-        _plot(axis, rows, left, "-", "upper left", 0)
+        lines = _plot(axis, rows, left, "-", 0)
         if right:
-            _plot(axis.twinx(), rows, right, "--", "upper right", len(left))
+            lines += _plot(axis.twinx(), rows, right, "--", len(left))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        axis.legend(handles=lines, frameon=False, fontsize="small", **below)
     path = folder / CURVES_FILE
     figure.savefig(path, dpi=110)
     return path
 
 
 def _plot(
-    axis: Any, rows: list[Row], names: Sequence[str], style: str, legend: str, first_colour: int
-) -> None:
+    axis: Any, rows: list[Row], names: Sequence[str], style: str, first_colour: int
+) -> list[Any]:
+    """Plot metrics by epoch; those with a broken line have the right-hand axis."""
+    lines = []
     for number, name in enumerate(names):
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         if points:
             label = name.removeprefix("probe ").replace("_", " ")
             colour = f"C{first_colour + number}"
-            axis.plot(*zip(*points, strict=True), style, color=colour, label=label, marker=".")
-    if axis.lines:
-        axis.legend(loc=legend, fontsize="small")
+            lines += axis.plot(
+                *zip(*points, strict=True), style, color=colour, label=label, marker="."
+            )
+    return lines
