@@ -11,7 +11,7 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 4. the model in half precision under llava_rad/mini, with its card;
 5. on the card: whether its texts depend on the image (eval/image_control.py, NIH test patients).
 
-Takes about an hour on two cores with bfloat16 (AMX); several times that without.
+Took an hour on two busy cores with bfloat16 units (AMX).
 """
 
 import argparse
