@@ -2,22 +2,9 @@
 
 from enum import IntEnum
 
-OBSERVATIONS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-)
+from llava_rad.data.chexpert_labels import CHEXPERT_LABELS
+
+OBSERVATIONS = CHEXPERT_LABELS
 """All 14, in CheXbert's order of heads."""
 
 FIVE = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
