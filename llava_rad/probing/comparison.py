@@ -2,15 +2,19 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from llava_rad.probing.outcome import Difference, Estimate
-from llava_rad.probing.record import MEASURES, interval, number
+from llava_rad.probing.record import MEASURES, interval, number, to_plain
 
 SIGNIFICANT = 0.05
+_TITLES = {"input_size": "input"}
+_FORMATS = {"input_size": "{} px", "tokens": "{}"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Comparison:
         pairs: all pairs of encoders on all tasks.
         reference: the encoder that the table's marks refer to.
         left_out: encoders that could not be loaded, with the reason.
+        row: what a row of the table is.
+        columns: facts that the table states of each row; one may lack some.
     """
 
     encoders: dict[str, dict[str, Any]]
@@ -54,6 +60,20 @@ class Comparison:
     pairs: tuple[Pair, ...]
     reference: str
     left_out: dict[str, str]
+    row: str = "encoder"
+    columns: tuple[str, ...] = ("input_size", "tokens", "parameters")
+
+    def stated(self, encoder: str) -> list[str]:
+        """The facts of a row as the table shows them, in the order of the columns."""
+        facts = self.encoders[encoder]
+        return [
+            _FORMATS.get(c, "{:,}").format(facts[c]) if c in facts else "" for c in self.columns
+        ]
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the columns."""
+        return [_TITLES.get(column, column) for column in self.columns]
 
     def against_reference(self, task: str, encoder: str) -> Pair | None:
         """The encoder minus the reference on a task; None for the reference itself."""
@@ -70,11 +90,10 @@ def to_markdown(comparison: Comparison) -> str:
         f"{task} ({c.headlines[task]}{', lower is better' if task in c.lower_is_better else ''})"
         for task in c.estimates
     ]
-    head = ["encoder", "input", "tokens", "parameters", *titles]
+    head = [c.row, *c.titles, *titles]
     lines = [_row(head), _row(["---"] * len(head))]
-    for name, facts in c.encoders.items():
-        cells = [name, f"{facts['input_size']} px", str(facts["tokens"])]
-        cells.append(f"{facts['parameters']:,}")
+    for name in c.encoders:
+        cells = [name, *c.stated(name)]
         for task, by_encoder in c.estimates.items():
             e = by_encoder[name][c.headlines[task]]
             pair = c.against_reference(task, name)
@@ -83,14 +102,14 @@ def to_markdown(comparison: Comparison) -> str:
         lines.append(_row(cells))
     floors = [number(_floor(c, task)) for task in c.estimates]
     if any(floors):
-        lines.append(_row(["no image (floor)", "", "", "", *floors]))
+        lines.append(_row(["no image (floor)", *("" for _ in c.columns), *floors]))
     lines += [
         "",
         f"In brackets 95 % intervals from resampled test patients. * differs from {c.reference} on "
         f"the same patients, p < {SIGNIFICANT} by paired bootstrap, corrected for the number of "
         "pairs (Holm).",
         "",
-        _row(["task", "encoder", f"minus {c.reference}", "95 % interval", "p", "p corrected"]),
+        _row(["task", c.row, f"minus {c.reference}", "95 % interval", "p", "p corrected"]),
         _row(["---"] * 6),
     ]
     for task in c.estimates:
@@ -100,7 +119,7 @@ def to_markdown(comparison: Comparison) -> str:
                 d = pair.difference
                 cells = [task, name, f"{d.difference:+.3f}", interval(d.low, d.high)]
                 lines.append(_row([*cells, f"{d.p:.3f}", f"{pair.p:.3f}"]))
-    lines += ["", _row(["encoder", "preprocessing"]), _row(["---"] * 2)]
+    lines += ["", _row([c.row, "preprocessing"]), _row(["---"] * 2)]
     lines += [_row([name, facts["preprocessing"]]) for name, facts in c.encoders.items()]
     lines += [f"\nNot compared: {name}. {reason}" for name, reason in c.left_out.items()]
     return "\n".join(lines) + "\n"
@@ -110,9 +129,9 @@ def to_csv(comparison: Comparison) -> str:
     """Every measure of every encoder and task, a line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    facts = ["input_size", "tokens", "parameters", "preprocessing"]
+    facts = [*comparison.columns, "preprocessing"]
     values = ["value", "low", "high", "spread", "floor"]
-    writer.writerow(["task", "encoder", *facts, "measure", *values, "p_against_reference"])
+    writer.writerow(["task", comparison.row, *facts, "measure", *values, "p_against_reference"])
     for task, by_encoder in comparison.estimates.items():
         for name, estimates in by_encoder.items():
             for measure, estimate in estimates.items():
@@ -123,7 +142,7 @@ def to_csv(comparison: Comparison) -> str:
                     [
                         task,
                         name,
-                        *(comparison.encoders[name][key] for key in facts),
+                        *(comparison.encoders[name].get(key, "") for key in facts),
                         measure,
                         *("" if n is None or math.isnan(n) else f"{n:.6g}" for n in numbers),
                     ]
@@ -131,8 +150,14 @@ def to_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def to_html(comparison: Comparison, title: str) -> str:
-    """One self-contained page: a chart for each task, and the tables."""
+def to_html(comparison: Comparison, title: str, figure: str = "") -> str:
+    """One self-contained page: a chart for each task, and the tables.
+
+    Args:
+        comparison: what it shows.
+        title: of the page.
+        figure: an SVG element above the rest.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -144,6 +169,7 @@ def to_html(comparison: Comparison, title: str) -> str:
     )
     return environment.get_template("comparison.html.jinja").render(
         title=title,
+        figure=figure,
         c=comparison,
         charts=[_chart(comparison, task) for task in comparison.estimates],
         measures=MEASURES,
@@ -151,6 +177,41 @@ def to_html(comparison: Comparison, title: str) -> str:
         interval=interval,
         significant=SIGNIFICANT,
     )
+
+
+def save_comparison(
+    comparison: Comparison, stem: Path, title: str, settings: dict[str, Any], figure: str = ""
+) -> None:
+    """Write a comparison as ``.md``, ``.csv``, ``.json`` and ``.html``.
+
+    Args:
+        comparison: what was measured.
+        stem: of the four files; their folder is made if it is missing.
+        title: of the page.
+        settings: that it was made with, for the JSON file.
+        figure: see :func:`to_html`.
+    """
+    content = {
+        "settings": settings,
+        f"{comparison.row}s": comparison.encoders,
+        "tasks": {
+            task: {name: to_plain(estimates) for name, estimates in by_encoder.items()}
+            for task, by_encoder in comparison.estimates.items()
+        },
+        "pairs": [
+            {**asdict(pair), "difference": to_plain({"": pair.difference})[""]}
+            for pair in comparison.pairs
+        ],
+        "left_out": comparison.left_out,
+    }
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for ending, text in (
+        ("json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
+        ("md", to_markdown(comparison)),
+        ("csv", to_csv(comparison)),
+        ("html", to_html(comparison, title, figure)),
+    ):
+        stem.with_name(f"{stem.name}.{ending}").write_text(text, encoding="utf-8")
 
 
 def _chart(c: Comparison, task: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +83,7 @@ class Outcome(ABC):
     kind: ClassVar[str]
     headline: ClassVar[str]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
+    by_fit: ClassVar[tuple[str, ...]] = ("scores",)  # arrays whose first axis is the fits
 
     @property
     @abstractmethod
@@ -104,6 +105,11 @@ class Outcome(ABC):
     def floors(self) -> dict[str, float]:
         """Values of a prediction that is the same for every image, where they are known."""
         return {}
+
+    def measured(self) -> dict[str, float]:
+        """Every measure on all test examples, mean over the seeds."""
+        ones = np.ones((1, len(self.patients)))
+        return {name: float(value[0]) for name, value in self._mean_values(ones).items()}
 
     def estimates(
         self, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
@@ -145,15 +151,9 @@ class Outcome(ABC):
         Raises:
             MetricError: the two are not on the same examples.
         """
-        if self.patients != other.patients or type(self) is not type(other):
-            raise MetricError(
-                "the two outcomes are not on the same test examples",
-                remedy="Compare encoders on one manifest and one task",
-                kind="other_examples",
-            )
+        _require_same_examples(self, other)
         mine, theirs = self._drawn(resamples, seed), other._drawn(resamples, seed)
-        ones = np.ones((1, len(self.patients)))
-        first, second = self._mean_values(ones), other._mean_values(ones)
+        first, second = self.measured(), other.measured()
         differences = {}
         for name, values in mine.items():
             samples = values - theirs[name]
@@ -161,7 +161,7 @@ class Outcome(ABC):
             low, high = _percentiles(samples, level)
             tail = min((samples <= 0).sum(), (samples >= 0).sum())
             differences[name] = Difference(
-                difference=float(first[name][0] - second[name][0]),
+                difference=first[name] - second[name],
                 low=low,
                 high=high,
                 p=float(min(1.0, 2 * (tail + 1) / (len(samples) + 1))),
@@ -360,6 +360,7 @@ class MaskOutcome(Outcome):
     kind = "mask"
     headline = "dice"
     lower_is_better = ("surface_distance",)
+    by_fit = ("dice", "distance")
 
     @property
     def seeds(self) -> int:
@@ -392,6 +393,34 @@ _KINDS: dict[str, type[Outcome]] = {
     outcome.kind: outcome
     for outcome in (BinaryOutcome, CategoryOutcome, NumberOutcome, MaskOutcome)
 }
+
+
+def join_fits(outcomes: Sequence[Outcome]) -> Outcome:
+    """Several outcomes of one task as one that has the fits of all.
+
+    Args:
+        outcomes: such as those of an encoder that was pretrained with several seeds.
+
+    Raises:
+        MetricError: they are not on the same examples.
+    """
+    first = outcomes[0]
+    for other in outcomes[1:]:
+        _require_same_examples(first, other)
+    joined = {
+        name: np.concatenate([getattr(outcome, name) for outcome in outcomes])
+        for name in first.by_fit
+    }
+    return replace(first, **joined)
+
+
+def _require_same_examples(first: Outcome, other: Outcome) -> None:
+    if first.patients != other.patients or type(first) is not type(other):
+        raise MetricError(
+            "the two outcomes are not on the same test examples",
+            remedy="Compare encoders on one manifest and one task",
+            kind="other_examples",
+        )
 
 
 def load_outcome(path: Path) -> Outcome:

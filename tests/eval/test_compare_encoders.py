@@ -79,7 +79,7 @@ def test_an_encoder_that_is_not_there_is_named_and_left_out(compared, folder):
 
 def test_what_is_done_is_not_done_again(compared, folder, monkeypatch):
     module = program("compare_encoders")
-    monkeypatch.setattr(module, "run_task", None)
+    monkeypatch.setattr("llava_rad.probing.judging.run_task", None)
     result = CliRunner().invoke(
         module.app, [str(folder / "compare.yaml"), "reference=pixels", "tasks.0.name=light"]
     )
