@@ -13,6 +13,9 @@ from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.errors import ConfigError, WeightsError
 
+# Such a file is published beside a text model, and the config.json there is that model's.
+_BIOVIL_CHECKPOINTS = "biovil*_proj_size_128.pt"
+
 
 @dataclass(frozen=True)
 class RegisteredEncoder:
@@ -24,12 +27,14 @@ class RegisteredEncoder:
         layer: block its tokens come from where that is not the output after the final norm.
         open_clip_files: names of the open_clip configuration and checkpoint, where the repository
             holds other things besides.
+        only: pattern of BioViL's checkpoint, the one file to fetch beside a text model.
     """
 
     hub_id: str
     about: str
     layer: int | None = None
     open_clip_files: tuple[str, str] | None = None
+    only: str | None = None
 
 
 ENCODERS: dict[str, RegisteredEncoder] = {
@@ -67,6 +72,16 @@ ENCODERS: dict[str, RegisteredEncoder] = {
         layer=-2,
         open_clip_files=("biomedclipcxr_518.json", "biomedclipcxr_518_checkpoint.pt"),
     ),
+    "biovil-t": RegisteredEncoder(
+        "microsoft/BiomedVLP-BioViL-T",
+        "ResNet-50, 448 px, learned from chest X-rays with priors and reports",
+        only=_BIOVIL_CHECKPOINTS,
+    ),
+    "biovil": RegisteredEncoder(
+        "microsoft/BiomedVLP-CXR-BERT-specialized",
+        "ResNet-50, 480 px, learned from chest X-rays with reports",
+        only=_BIOVIL_CHECKPOINTS,
+    ),
 }
 
 # config.json's model_type -> the module of this package whose load() reads such a folder.
@@ -79,6 +94,8 @@ _FAMILIES = {
     "siglip_vision_model": "siglip",
     "siglip2": "siglip",
     "siglip2_vision_model": "siglip",
+    "biovil": "biovil",
+    "biovil-t": "biovil",
 }
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -90,7 +107,12 @@ _DTYPES = {
 }
 
 # Repositories often hold the same weights twice; PyTorch files are fetched only without the first.
-_HUB_FILES = ["*.json", "model*.safetensors", "open_clip_model*.safetensors"]
+_HUB_FILES = [
+    "*.json",
+    "model*.safetensors",
+    "open_clip_model*.safetensors",
+    _BIOVIL_CHECKPOINTS,
+]
 _HUB_PYTORCH_FILES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin"]
 
 
@@ -111,7 +133,7 @@ def load_encoder(
 
             - a name of :data:`ENCODERS`, such as ``"rad-dino"``;
             - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
-              wrote, or a transformers, timm or open_clip model;
+              wrote, a transformers, timm or open_clip model, or BioViL's published checkpoint;
             - a weight file in the layout of the original DINOv2 repository, with a
               ``preprocessor_config.json`` beside it or ``preprocessing`` given;
             - a hub id, ``"owner/name"``.
@@ -165,6 +187,11 @@ def load_encoder(
 def _load_registered(
     entry: RegisteredEncoder, request: LoadRequest, revision: str | None
 ) -> ImageEncoder:
+    if entry.only:
+        from llava_rad.encoders import biovil
+
+        folder = _download(entry.hub_id, revision, files=(entry.only,))
+        return biovil.load(replace(request, folder=folder))
     if entry.open_clip_files is None:
         return _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
     from llava_rad.encoders.open_clip_vit import load_open_clip
@@ -200,6 +227,10 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
         from llava_rad.encoders import open_clip_vit
 
         return open_clip_vit.load(request)
+    if any(request.folder.glob(_BIOVIL_CHECKPOINTS)):
+        from llava_rad.encoders import biovil
+
+        return biovil.load(request)
     path = request.folder / "config.json"
     if not path.is_file():
         raise WeightsError(
