@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from llava_rad.dinov2.config import BackboneConfig
+from llava_rad.dinov2.initialisation import glorot_sincos
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
 
@@ -60,11 +61,16 @@ def _new(config: BackboneConfig) -> PreTrainedModel:
         "image_size": config.image_size,
         "layerscale_value": config.layer_scale,
     }
+    backbone: PreTrainedModel
     if config.registers:
-        return Dinov2WithRegistersModel(
+        backbone = Dinov2WithRegistersModel(
             Dinov2WithRegistersConfig(num_register_tokens=config.registers, **settings)
         )
-    return Dinov2Model(Dinov2Config(**settings))
+    else:
+        backbone = Dinov2Model(Dinov2Config(**settings))
+    if config.initialisation == "glorot_sincos":
+        glorot_sincos(backbone)
+    return backbone
 
 
 def _pretrained(encoder: str) -> PreTrainedModel:

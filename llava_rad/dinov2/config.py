@@ -85,6 +85,9 @@ class BackboneConfig:
         image_size: side in pixels for which a new backbone has its own position table.
         registers: register tokens of a new backbone.
         layer_scale: initial value of layer scale of a new backbone.
+        initialisation: of a new backbone; ``normal`` as DINOv2 starts, or ``glorot_sincos``, with
+            which position and content weigh alike from the first step: for short runs (see
+            :mod:`llava_rad.dinov2.initialisation`).
         drop_path: stochastic depth of the student, the same rate in every layer, whatever an
             encoder was saved with.
     """
@@ -95,6 +98,7 @@ class BackboneConfig:
     image_size: int = 224
     registers: int = 0
     layer_scale: float = 1e-5
+    initialisation: Literal["normal", "glorot_sincos"] = "normal"
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
