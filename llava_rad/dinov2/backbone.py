@@ -61,7 +61,7 @@ def _new(config: BackboneConfig) -> PreTrainedModel:
         "image_size": config.image_size,
         "layerscale_value": config.layer_scale,
     }
-    backbone: PreTrainedModel
+    backbone: Dinov2Model | Dinov2WithRegistersModel
     if config.registers:
         backbone = Dinov2WithRegistersModel(
             Dinov2WithRegistersConfig(num_register_tokens=config.registers, **settings)

@@ -7,20 +7,22 @@ Glorot-uniform and the position table is sine and cosine, as MAE (arXiv:2111.063
 (arXiv:2104.02057) start theirs, but the table stays trainable.
 """
 
+import math
+
 import torch
 from timm.layers import build_sincos2d_pos_embed
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Dinov2Model, Dinov2WithRegistersModel
 
 
 @torch.no_grad()
-def glorot_sincos(backbone: PreTrainedModel) -> None:
+def glorot_sincos(backbone: Dinov2Model | Dinov2WithRegistersModel) -> None:
     """Replace the random weights of matrices, patch embedding and position table.
 
     Biases become 0; norms, layer scale, CLS, mask and register tokens stay as they are.
 
     Args:
-        backbone: transformers' ``Dinov2Model`` or ``Dinov2WithRegistersModel``.
+        backbone: changed in place.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -29,6 +31,6 @@ def glorot_sincos(backbone: PreTrainedModel) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     table = backbone.embeddings.position_embeddings
-    side = backbone.config.image_size // backbone.config.patch_size
+    side = math.isqrt(table.shape[1] - 1)  # new backbones are made for square images
     table[:, 0] = 0
     table[0, 1:] = build_sincos2d_pos_embed([side, side], table.shape[-1])
