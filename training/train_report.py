@@ -6,6 +6,10 @@ r"""Train a report model on a frozen image encoder: the adapter first, then the 
     accelerate launch --config_file configs/accelerate/ddp.yaml training/train_report.py ...
     torchrun --nproc_per_node 2 training/train_report.py ...     # on several CPU processes
 
+configs/accelerate holds one launcher configuration for each way to spread a model over GPUs: ddp,
+fsdp2, zero2 and zero3 (DeepSpeed), multinode. sharding= of the run says the same where torchrun
+starts the processes.
+
 Reads from top to bottom: studies and encoder, then for each stage the model, the samples, their
 patch tokens, the optimiser, the loop and the model's folder. Started again with the same
 configuration, a run that was stopped goes on where its last checkpoint is and gives the same
@@ -20,7 +24,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 from llava_rad.config import load_config, save_config, to_dict
 from llava_rad.data.feature_cache import FeatureCache
@@ -32,15 +35,16 @@ from llava_rad.training.checkpoints import Checkpoint, find_resumable, save_chec
 from llava_rad.training.checks import check_changed, check_finite, sums_of
 from llava_rad.training.config import STAGES, ReportTrainingConfig
 from llava_rad.training.features import fill_cache
+from llava_rad.training.launching import agree, start_accelerator
 from llava_rad.training.order import BatchOrder
 from llava_rad.training.run_log import Meter, RunLog, draw_curve, progress_line
 from llava_rad.training.sample_reports import write_sample_reports
 from llava_rad.training.samples import ReportSamples
 from llava_rad.training.schedule import learning_rate, steps_of
-from llava_rad.training.sharding import shard
+from llava_rad.training.sharding import distribute
 from llava_rad.training.state import (
     optimiser_state,
-    restore,
+    restore_optimiser,
     restore_weights,
     trained_parameters,
     trained_weights,
@@ -51,15 +55,13 @@ from llava_rad.training.validation import validation_loss
 
 def main(config: ReportTrainingConfig) -> None:
     """Run the stages of a training."""
-    accelerator = Accelerator(
-        # Said outright: without it, processes on CPUs do not find each other.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
-        log_with=config.trackers,
-        project_dir=str(config.output),
-    )
+    config = agree(config)
+    accelerator = start_accelerator(config)
     say, processes = accelerator.print, accelerator.num_processes
-    say(f"processes         {processes} on {accelerator.device.type}, {config.precision}")
+    say(
+        f"processes         {processes} on {accelerator.device.type}, {config.precision}, "
+        f"sharding {config.sharding_over(processes)}"
+    )
     if config.processes not in (None, processes):
         raise TrainingError(
             f"the run is meant for {config.processes} processes, {processes} started",
@@ -67,13 +69,6 @@ def main(config: ReportTrainingConfig) -> None:
             remedy=f"Start it with torchrun --nproc_per_node {config.processes} "
             "(accelerate launch starts only one on a CPU)",
             kind="wrong_processes",
-        )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise TrainingError(
-            "the launcher's own sharding is not used here",
-            where=f"distributed_type {accelerator.distributed_type.value}",
-            remedy="Launch with configs/accelerate/ddp.yaml and set sharding=fsdp2",
-            kind="foreign_sharding",
         )
 
     studies = load_studies(config.data)
@@ -159,27 +154,22 @@ def train_stage(
             batch.patches = cache.read(batch.paths)
         return batch.model_inputs(accelerator.device)
 
-    # 4. Optimiser, on parameters that may be split over the processes; the learning rate is a
-    # function of the step.
-    sharded = config.sharding == "fsdp2" and processes > 1
-    if sharded:
-        shard(report_model, processes)
-    optimiser = torch.optim.AdamW(
-        trained_parameters(report_model),
-        lr=settings.lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
-    optimiser = accelerator.prepare(optimiser)
-    model = report_model if sharded else accelerator.prepare(report_model)
-    plain_model, plain_optimiser = accelerator.unwrap_model(model), optimiser.optimizer
-
-    # 5. Go on from the checkpoint.
-    step = 0
+    # 4. Go on from the checkpoint.
+    step, state = 0, {}
     if checkpoint is not None:
-        restore(checkpoint, plain_model, plain_optimiser)
+        weights, state = checkpoint.tensors()
+        restore_weights(report_model, weights)
         step = checkpoint.step
         say(f"resuming          at step {step} from {checkpoint.path}")
+
+    # 5. Optimiser, and both spread over the processes. The learning rate is a function of the step.
+    sharding = config.sharding_over(processes)
+    model, optimiser = distribute(
+        report_model, settings, accelerator, sharding, bf16=config.precision == "bf16"
+    )
+    plain_model, plain_optimiser = accelerator.unwrap_model(model), optimiser.optimizer
+    if state:
+        restore_optimiser(plain_model, plain_optimiser, state)
     batches = load_batches(
         TrainingBatches(
             samples,
@@ -238,8 +228,8 @@ def train_stage(
                 accelerator.backward(loss * (accumulate * processes))
                 step_loss += loss.detach()
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(
-                        trained_parameters(plain_model), settings.clip
+                    norm = torch.as_tensor(
+                        accelerator.clip_grad_norm_(trained_parameters(plain_model), settings.clip)
                     )
                     check_finite("gradient", norm, step, study_ids)
                 optimiser.step()
@@ -299,7 +289,7 @@ def train_stage(
     weights = trained_weights(plain_model)
     if accelerator.is_main_process:
         folder = config.output / stage
-        if sharded:
+        if sharding != "none":
             plain_model = build_stage_model(config, stage, encoder, start=start)
             restore_weights(plain_model, weights)
         plain_model.save_pretrained(folder, training=facts)

@@ -14,6 +14,9 @@ from llava_rad.model import LLAVA_RAD, VICUNA_V1, AdapterConfig, LoraSettings, R
 
 ContextField = Literal["indication", "technique", "comparison", "prior_report"]
 
+#: How a model is spread over the processes; see :mod:`llava_rad.training.sharding`.
+Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
+
 #: Stages in the order in which they run.
 STAGES = ("align", "finetune")
 
@@ -227,8 +230,9 @@ class ReportTrainingConfig:
         gradient_checkpointing: compute activations twice instead of keeping them.
         seed: of weights, order and dropout.
         processes: how many processes the run is meant for; ``null`` takes what is started.
-        sharding: ``fsdp2`` splits weights, gradients and optimiser over the processes; ``none``
-            keeps them whole in each (DDP).
+        sharding: what is split over the processes: ``fsdp2`` and ``zero3`` (DeepSpeed) weights,
+            gradients and optimiser, ``zero2`` (DeepSpeed) gradients and optimiser, ``none``
+            nothing (DDP); ``null`` is what the launcher asks for, and ``none`` if it does not.
         resume: ``auto`` goes on from the last checkpoint, ``never`` starts anew and refuses a
             folder that has checkpoints.
         checkpoint_steps: a checkpoint every this many steps, and at the end of each stage.
@@ -262,7 +266,7 @@ class ReportTrainingConfig:
     gradient_checkpointing: bool = False
     seed: int = 0
     processes: int | None = None
-    sharding: Literal["none", "fsdp2"] = "none"
+    sharding: Sharding | None = None
     resume: Literal["auto", "never"] = "auto"
     checkpoint_steps: int = 500
     keep_checkpoints: int = 2
@@ -287,16 +291,16 @@ class ReportTrainingConfig:
             remedy="Set lora, or quantize=null",
         )
         _require(
-            not (self.quantize and self.sharding == "fsdp2"),
+            not (self.quantize and self.sharding in ("fsdp2", "zero3")),
             "a quantised LLM cannot be split over processes",
-            where="sharding",
-            remedy="Use sharding=none: each process holds the small quantised LLM whole",
+            where=f"sharding={self.sharding}",
+            remedy="Use none or zero2: each process holds the small quantised LLM whole",
         )
         _require(
-            not (self.sample_steps and self.sharding == "fsdp2"),
+            not (self.sample_steps and self.sharding in ("fsdp2", "zero3")),
             "sample reports are written by one process, which holds a part of the model only",
             where="sample_steps",
-            remedy="Set sample_steps=null, or sharding=none",
+            remedy="Set sample_steps=null, or sharding=none or zero2",
         )
         _require(
             self.prompt != "llava_rad" or self.data.images == ["current_frontal"],
@@ -313,6 +317,10 @@ class ReportTrainingConfig:
     def of(self, stage: str) -> StageConfig:
         """The settings of a stage."""
         return self.align if stage == "align" else self.finetune
+
+    def sharding_over(self, processes: int) -> Sharding:
+        """How the model is spread: one process has nothing to split."""
+        return self.sharding or "none" if processes > 1 else "none"
 
     def prompt_changes(self) -> dict[str, Any]:
         """What the prompt's template states otherwise than the LLM's own format."""

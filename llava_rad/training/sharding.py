@@ -1,11 +1,14 @@
-"""The report model split over processes with FSDP2.
+"""The report model and its optimiser, spread over the processes of a run.
 
-Weights, gradients and what the optimiser keeps are split; the decoder layers of the LLM are
-gathered one at a time. The frozen encoder stays whole in every process.
+``none`` holds both whole in each process (DDP). ``fsdp2`` splits weights, gradients and what the
+optimiser keeps, and gathers the decoder layers of the LLM one at a time. ``zero2`` and ``zero3``
+are DeepSpeed's. The frozen encoder stays whole in every process.
 """
 
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -13,10 +16,50 @@ from torch.distributed.fsdp import fully_shard
 
 from llava_rad.errors import TrainingError
 from llava_rad.model import ReportModel
+from llava_rad.training.config import Sharding, StageConfig
+from llava_rad.training.state import trained_parameters
+from llava_rad.training.zero import prepare_zero
+
+
+def distribute(
+    model: ReportModel,
+    settings: StageConfig,
+    accelerator: Accelerator,
+    sharding: Sharding,
+    *,
+    bf16: bool,
+) -> tuple[Any, Any]:
+    """Make the optimiser (AdamW) and spread it and the model over the processes.
+
+    Args:
+        model: whole, on its device, the same in every process.
+        settings: of the stage.
+        accelerator: that all processes share.
+        sharding: how.
+        bf16: compute in bfloat16.
+
+    Returns:
+        What to call in place of the model, and Accelerate's optimiser.
+
+    Raises:
+        TrainingError: the LLM does not say what its layers are.
+    """
+    if sharding == "fsdp2":
+        shard(model, accelerator.num_processes)
+    optimiser = torch.optim.AdamW(
+        trained_parameters(model),
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    if sharding in ("zero2", "zero3"):
+        return prepare_zero(model, optimiser, accelerator, settings, bf16=bf16)
+    prepared = accelerator.prepare(optimiser)
+    return (model if sharding == "fsdp2" else accelerator.prepare(model)), prepared
 
 
 def shard(model: ReportModel, processes: int) -> None:
-    """Split a model in place; afterwards its parameters are DTensors.
+    """Split a model with FSDP2 in place; afterwards its parameters are DTensors.
 
     Args:
         model: whole, on its device, the same in every process.
@@ -40,7 +83,7 @@ def decoder_layers(model: ReportModel) -> list[nn.Module]:
         raise TrainingError(
             f"the layers of {type(llm).__name__} are not known",
             where="sharding",
-            remedy="Use sharding=none",
+            remedy="Use sharding=zero3, or sharding=none",
             kind="unknown_layers",
         )
     return layers

@@ -1,17 +1,23 @@
 """Weights and optimiser state of a model as whole tensors by name, however it is distributed.
 
-Plain and data-parallel training hold whole tensors. Fully sharded training (FSDP2) holds DTensors,
-which are gathered here: every process has to call these functions.
+Plain and data-parallel training hold whole tensors. FSDP2 holds DTensors, DeepSpeed parts in flat
+buffers, which are gathered here: every process has to call these functions.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llava_rad.errors import TrainingError
-from llava_rad.training.checkpoints import Checkpoint
+from llava_rad.training.zero import (
+    is_zero,
+    restore_zero_state,
+    whole_zero_state,
+    whole_zero_weight,
+)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -24,18 +30,25 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: _whole(p) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_state(model: nn.Module, optimiser: Any) -> dict[str, Tensor]:
     """Whole copies on the CPU of the optimiser's tensors, named ``PARAMETER|KEY``."""
     state = {}
     for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
+        if not parameter.requires_grad:
+            continue
+        kept = (
+            whole_zero_state(optimiser, parameter)
+            if is_zero(parameter)
+            else optimiser.state.get(parameter, {})
+        )
+        for key, value in kept.items():
             state[f"{name}|{key}"] = _whole(value)
     return state
 
 
 @torch.no_grad()
 def restore_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Inverse of :func:`trained_weights`.
+    """Inverse of :func:`trained_weights`, for a model that is not distributed.
 
     Raises:
         TrainingError: the weights are of another model.
@@ -51,14 +64,15 @@ def restore_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             kind="other_model",
         )
     for name, parameter in own.items():
-        parameter.copy_(_like(parameter, weights[name]))
+        parameter.copy_(weights[name])
 
 
-def restore_optimiser(
-    model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]
-) -> None:
-    """Inverse of :func:`optimiser_state`."""
+def restore_optimiser(model: nn.Module, optimiser: Any, state: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`optimiser_state`, for an optimiser that has not stepped yet."""
     parameters = dict(model.named_parameters())
+    if any(is_zero(parameter) for parameter in parameters.values()):
+        restore_zero_state(parameters, optimiser, state)
+        return
     for full_name, value in state.items():
         name, key = full_name.rsplit("|", 1)
         parameter = parameters[name]
@@ -66,20 +80,16 @@ def restore_optimiser(
         optimiser.state[parameter][key] = _like(parameter, value) if same_shape else value.clone()
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and optimiser state into a model and its optimiser."""
-    weights, state = checkpoint.tensors()
-    restore_weights(model, weights)
-    restore_optimiser(model, optimiser, state)
-
-
 def local_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        tensor = tensor.to_local()
+    return getattr(tensor, "ds_tensor", tensor).detach()  # DeepSpeed's stage 3
 
 
 def _whole(tensor: Tensor) -> Tensor:
+    if is_zero(tensor):
+        tensor = whole_zero_weight(tensor)
     tensor = tensor.detach()
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()

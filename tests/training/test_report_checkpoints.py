@@ -10,7 +10,12 @@ from llava_rad.errors import TrainingError
 from llava_rad.training import find_checkpoints, save_checkpoint
 from llava_rad.training.checkpoints import find_resumable
 from llava_rad.training.checks import check_changed, check_finite, sums_of
-from llava_rad.training.state import optimiser_state, restore, trained_weights
+from llava_rad.training.state import (
+    optimiser_state,
+    restore_optimiser,
+    restore_weights,
+    trained_weights,
+)
 
 FACTS = {"config": {"seed": 0, "data": {"max_length": 9}}, "manifests": {"a.jsonl": "1"}}
 
@@ -115,14 +120,16 @@ def test_optimiser_and_weights_go_on_exactly(tmp_path):
         tmp_path, "align", 3, trained_weights(half), optimiser_state(half, optimiser), {}, keep=1
     )
     resumed, optimiser = network()
-    restore(saved, resumed, optimiser)
+    weights, state = saved.tensors()
+    restore_weights(resumed, weights)
+    restore_optimiser(resumed, optimiser, state)
     steps(resumed, optimiser, range(3, 6))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
     other = nn.Linear(3, 2)
     with pytest.raises(TrainingError, match="another model"):
-        restore(saved, other, torch.optim.AdamW(other.parameters()))
+        restore_weights(other, weights)
 
 
 def test_facts_are_given_back(tmp_path):
