@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llava_rad.data.patient_shares import draw_patients
 from llava_rad.errors import ConfigError
 from llava_rad.probing.examples import Examples
 from llava_rad.probing.features import Features
@@ -147,18 +148,6 @@ def run_knn(
         patients=len(patients),
         facts={"fits": len(scores), "fraction": fraction, "k": float(np.median(ks))},
     )
-
-
-def draw_patients(patients: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which images belong to a drawn share of the patients: bool [images].
-
-    At least one patient is drawn. Of one seed, smaller shares are part of larger ones.
-    """
-    names = sorted(set(patients))
-    count = max(1, round(fraction * len(names)))
-    order = np.random.default_rng(seed).permutation(len(names))
-    drawn = {names[index] for index in order[:count]}
-    return np.array([patient in drawn for patient in patients])
 
 
 def _matrix(targets: Sequence[Target], split: str) -> Floats:

@@ -156,6 +156,17 @@ class Judge:
             left_out=self.left_out,
         )
 
+    def repeats(self) -> dict[str, dict[str, list[float]]]:
+        """The headline of each encoder by task and row, for rows of several encoders."""
+        return {
+            task: {
+                name: [part.measured()[part.headline] for part in parts]
+                for name, parts in by_row.items()
+                if len(parts) > 1
+            }
+            for task, by_row in self.parts.items()
+        }
+
     def _finished_or_run(self, encoder: ImageEncoder, task: TaskConfig) -> Outcome:
         """The test predictions, from their folder if the same was done before."""
         asked = {key: value for key, value in asdict(task).items() if key != "name"}

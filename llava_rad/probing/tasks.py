@@ -8,12 +8,12 @@ from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
 from llava_rad.probing.classification import run_linear_probe, split_vectors
-from llava_rad.probing.examples import read_examples
+from llava_rad.probing.examples import Examples, read_examples
 from llava_rad.probing.features import extract_features
 from llava_rad.probing.masks import open_masks
 from llava_rad.probing.outcome import Outcome
 from llava_rad.probing.segmentation import seeing_whole_images, segment
-from llava_rad.probing.targets import column_target, label_targets
+from llava_rad.probing.targets import Target, column_target, label_targets
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,20 @@ class TaskConfig:
             )
 
 
+def check_task(task: TaskConfig) -> Examples:
+    """Read everything that a task needs but the pixels, and return its images.
+
+    Raises:
+        ConfigError, DataError: the task cannot be done, with any encoder.
+    """
+    examples = read_examples(task.manifests, task.views)
+    if task.masks:
+        open_masks(task.masks)
+    else:
+        _targets(task, examples)
+    return examples
+
+
 def run_task(
     encoder: ImageEncoder,
     task: TaskConfig,
@@ -100,15 +114,16 @@ def run_task(
         cache=cache,
         progress=lambda done, of: say(f"encoded {done} of {of}"),
     )
-    targets = (
-        label_targets(examples, task.labels)
-        if task.labels
-        else [column_target(examples, task.column or "")]
-    )
     return run_linear_probe(
         split_vectors(features, examples, task.pooling),
-        targets,
+        _targets(task, examples),
         solver=task.solver,
         seeds=task.seeds,
         fraction=task.fraction,
     ).outcome
+
+
+def _targets(task: TaskConfig, examples: Examples) -> list[Target]:
+    if task.labels:
+        return label_targets(examples, task.labels)
+    return [column_target(examples, task.column or "")]

@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
-from llava_rad.probing.classification import SplitVectors, draw_patients, run_knn, run_linear_probe
+from llava_rad.probing.classification import SplitVectors, run_knn, run_linear_probe
 from llava_rad.probing.knn import knn_scores, nearest_neighbours
 from llava_rad.probing.linear_probe import INVERSE_PENALTIES, fit_linear_probe, load_probe
 from llava_rad.probing.scores import mean_auroc
@@ -173,16 +173,6 @@ def task(data):
         for name, column in zip("AB", labels.T, strict=True)
     ]
     return vectors, targets
-
-
-def test_shares_of_the_patients_grow_by_adding(task):
-    patients = task[0].train_patients
-    tenth, half = (draw_patients(patients, share, seed=3) for share in (0.1, 0.5))
-    assert tenth.sum() == 18 and half.sum() == 90
-    assert (half | ~tenth).all()
-    assert (tenth.reshape(-1, 2)[:, 0] == tenth.reshape(-1, 2)[:, 1]).all()
-    assert (draw_patients(patients, 0.1, seed=4) != tenth).any()
-    assert draw_patients(patients, 1e-6, seed=0).sum() == 2
 
 
 def test_few_patients_are_drawn_by_each_seed_and_teach_less(task):

@@ -7,6 +7,7 @@ from llava_rad.probing.outcome import (
     CategoryOutcome,
     MaskOutcome,
     NumberOutcome,
+    join_fits,
     load_outcome,
     resample_patients,
 )
@@ -131,3 +132,21 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "o.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(DataError, match=r"o\.npz"):
         load_outcome(tmp_path / "o.npz")
+
+
+def test_joined_fits_count_alike():
+    first, second = binary(seeds=1), binary(seeds=3, noise=4.0)
+    joined = join_fits([first, second])
+    assert joined.seeds == 4
+    value = (first.measured()["auroc"] + 3 * second.measured()["auroc"]) / 4
+    estimate = joined.estimates(resamples=20)["auroc"]
+    assert estimate.value == joined.measured()["auroc"] == pytest.approx(value)
+    assert estimate.spread > 0
+    masks = MaskOutcome(
+        ("p",), ("A",), np.full((1, 1, 1), 0.5), np.ones((1, 1, 1)), np.ones((1, 1))
+    )
+    better = MaskOutcome(("p",), ("A",), np.ones((1, 1, 1)), np.zeros((1, 1, 1)), np.ones((1, 1)))
+    both = join_fits([masks, better]).measured()
+    assert both == {"dice": 0.75, "surface_distance": 0.5}
+    with pytest.raises(MetricError, match="not on the same test examples"):
+        join_fits([first, binary(patients=tuple("x" * 40))])
