@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -87,7 +88,8 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
     shapes: list[tuple[int, ...]] = []
     skipped: dict[str, str] = {}
     decode = functools.partial(_decode, source, shorter_side)
-    partial_pixels = index_file.with_suffix(".uint8.partial")
+    # Two runs that share a folder may both be first; each writes under a name of its own.
+    partial_pixels = index_file.with_suffix(f".uint8.{os.getpid()}.partial")
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(partial_pixels.open("wb"))
         run: Callable[..., Iterator[np.ndarray | str]] = map
@@ -109,11 +111,11 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
             remedy=f"The first one says: {skipped[source.name(0)].rstrip('.')}",
         )
     # The index is written last: where it exists, the pixels are complete.
-    partial_pixels.rename(index_file.with_suffix(".uint8"))
-    partial_index = index_file.with_suffix(".json.partial")
+    partial_pixels.replace(index_file.with_suffix(".uint8"))
+    partial_index = index_file.with_suffix(f".json.{os.getpid()}.partial")
     content = {"names": names, "shapes": shapes, "skipped": skipped}
     partial_index.write_text(json.dumps(content), encoding="utf-8")
-    partial_index.rename(index_file)
+    partial_index.replace(index_file)
 
 
 def _decode(source: ImageSource, shorter_side: int, index: int) -> np.ndarray | str:

@@ -1,4 +1,5 @@
 import io
+import multiprocessing
 import tarfile
 
 import numpy as np
@@ -226,6 +227,30 @@ class TestCache:
         alone = build_cache(ImageFiles(paths), tmp_path / "alone", 25)
         shared = build_cache(ImageFiles(paths), tmp_path / "shared", 25, workers=2)
         assert all((alone.read(i) == shared.read(i)).all() for i in range(3))
+
+    def test_two_runs_may_make_the_same_cache_at_once(self, tmp_path):
+        # Forked processes: each run has a name of its own for what is not yet whole.
+        context = multiprocessing.get_context("fork")
+        both_read, results = context.Barrier(2, timeout=30), context.Queue()
+
+        def make():
+            source = Phantoms(3)
+            read = source.read
+
+            def read_together(index):
+                both_read.wait()
+                return read(index)
+
+            source.read = read_together
+            cache = build_cache(source, tmp_path, 20)
+            results.put([np.array(cache.read(index)) for index in range(3)])
+
+        runs = [context.Process(target=make, daemon=True) for _ in range(2)]
+        for run in runs:
+            run.start()
+        first, second = results.get(timeout=30), results.get(timeout=30)
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+        assert len(list(tmp_path.iterdir())) == 2
 
     def test_interrupted_making_leaves_no_cache(self, tmp_path):
         source = Phantoms(3)
