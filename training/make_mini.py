@@ -6,7 +6,7 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 
 1. two manifests, NIH (findings text made from labels by a template) and the COVID collection
    (sentences of its notes that describe the image);
-2. an encoder, pretrained on the training images alone (configs/mini/encoder.yaml);
+2. an encoder, pretrained on the training images alone (configs/encoder/mini_vitti14.yaml);
 3. adapter and LoRA on SmolLM2-135M (configs/mini/report.yaml);
 4. the model in half precision under llava_rad/mini, with its card;
 5. on the card: whether its texts depend on the image (eval/image_control.py, NIH test patients).
@@ -90,8 +90,9 @@ def main() -> None:
     if not (encoder / "config.json").exists():
         program(
             "training/pretrain_encoder.py",
-            "--config=configs/mini/encoder.yaml",
+            "--config=configs/encoder/mini_vitti14.yaml",
             f"output={work / 'encoder'}",
+            "output_dtype=float16",
             f"data.sources=[{sources}]",
         )
 
