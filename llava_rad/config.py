@@ -28,6 +28,9 @@ def load_config(
 ) -> ConfigClass:
     """Build a configuration from a YAML file and overrides.
 
+    A file may name another with ``base: FILE``, relative to its own folder: it then states only
+    what differs. Mappings are merged key by key; other values, lists too, are replaced.
+
     Field types may be ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Literal``, ``Any``,
     dataclasses, ``list[T]``, ``tuple[T, ...]``, ``tuple[T, U]``, ``dict[str, T]`` and unions of
     these with ``None``.
@@ -41,11 +44,12 @@ def load_config(
             ``"name=null"``).
 
     Raises:
-        ConfigError: the file cannot be read, or a key is unknown or missing, or a value has the
-            wrong type. A ``ConfigError`` raised by a ``__post_init__`` is passed on with its place.
+        ConfigError: a file cannot be read or is its own base, or a key is unknown or missing, or
+            a value has the wrong type. A ``ConfigError`` raised by a ``__post_init__`` is passed on
+            with its place.
     """
     source = "overrides" if path is None else str(path)
-    values = {} if path is None else _read_yaml(Path(path))
+    values = {} if path is None else _read_with_base(Path(path))
     for override in overrides:
         _apply_override(values, override, config_class)
     return _build(config_class, values, source, "")
@@ -132,6 +136,32 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"the file holds a {type(values).__name__}, not key: value lines", where=path
         )
     return values
+
+
+def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Values of a file on top of those of the files that it is based on."""
+    if path.resolve() in above:
+        raise ConfigError(
+            "the file is its own base, directly or through others",
+            where=path,
+            remedy="Take one of the base: lines out",
+            kind="base_cycle",
+        )
+    values = _read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"'base' must be a file's name, got {base!r}", where=path)
+    return _merged(_read_with_base(path.parent / base, (*above, path.resolve())), values)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    found = dict(base)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = _merged(found[key], value) if both else value
+    return found
 
 
 def _apply_override(values: dict[str, Any], override: str, config_class: type) -> None:

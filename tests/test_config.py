@@ -61,6 +61,45 @@ def test_file_then_overrides_in_order(write):
     assert config.data == [Source(Path("x"), 0.5)]
 
 
+def test_a_file_states_what_differs_from_its_base(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "root.yaml").write_text(
+        "name: root\nsteps: 1\noptimiser: {lr: 0.5, clip: 1}\nsizes: [1, 2]\n"
+        "labels: {x: 1, y: 2}\ndata: [{path: a}]\n"
+    )
+    (tmp_path / "middle.yaml").write_text("base: shared/root.yaml\nname: middle\nsteps: 2\n")
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text(
+        "base: middle.yaml\nname: leaf\noptimiser: {clip: null}\nsizes: [3]\nlabels: {y: 3}\n"
+    )
+    assert load_config(Config, leaf, ["half=true"]) == Config(
+        "leaf",
+        steps=2,
+        half=True,
+        sizes=[3],
+        labels={"x": 1.0, "y": 3.0},
+        optimiser=Optimiser(lr=0.5, clip=None),
+        data=[Source(Path("a"))],
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("base: config.yaml\n", r"config\.yaml: the file is its own base"),
+        ("base: other.yaml\n", r"config\.yaml: the file is its own base"),
+        ("base: absent.yaml\n", r"absent\.yaml: cannot read the configuration"),
+        ("base: [other.yaml]\n", r"'base' must be a file's name"),
+        ("base: typo.yaml\n", r"config\.yaml: unknown key 'stepz'.*'steps'"),
+    ],
+)
+def test_a_wrong_base_is_a_config_error(write, tmp_path, base, says):
+    (tmp_path / "other.yaml").write_text("base: config.yaml\nname: b\n")
+    (tmp_path / "typo.yaml").write_text("name: b\nstepz: 3\n")
+    with pytest.raises(ConfigError, match=says):
+        load_config(Config, write(base + "name: a\n"))
+
+
 def test_without_a_file_overrides_fill_the_defaults():
     config = load_config(Config, None, ["name=b", "optimiser.betas=[0.8, 0.9]"])
     assert config.name == "b"

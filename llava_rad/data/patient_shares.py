@@ -42,5 +42,5 @@ def share_of_patients(studies: Sequence[Study], share: float, seed: int) -> list
     sources = np.array([study.source or "" for study in studies])
     for source in np.unique(sources):
         own = np.flatnonzero(sources == source)
-        chosen[own] = draw_patients([studies[i].patient_id for i in own], share, seed)
+        chosen[own] = draw_patients([studies[int(i)].patient_id for i in own], share, seed)
     return [study for study, is_in in zip(studies, chosen, strict=True) if is_in]

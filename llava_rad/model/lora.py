@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
 
 from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.model.lora_linear import LoraLinear
 from llava_rad.model.tensors import cast, read_tensors, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
@@ -66,6 +68,9 @@ def attach_lora(llm: Any, settings: LoraSettings) -> PeftModel:
 
 
 def _wrap(llm: Any, config: LoraConfig) -> Any:
+    # bitsandbytes' layers are linear layers too, and peft has its own for them.
+    if getattr(llm, "quantization_method", None) is None:
+        config._register_custom_module({nn.Linear: LoraLinear})
     with warnings.catch_warnings():
         # peft reads a property that transformers has renamed
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)

@@ -221,9 +221,12 @@ class ReportModel(nn.Module):
             if pixel_values is None:
                 raise ModelError("a batch needs pixel_values or patches", kind="no_picture")
             patches = self.encode_images(pixel_values)
+        # What pads on the right is seen by no token, and without a mask fused attention skips the
+        # half of the scores that lies ahead.
+        pads_right = bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
         inputs = {
             "inputs_embeds": self.embed(input_ids, patches),
-            "attention_mask": attention_mask,
+            "attention_mask": None if pads_right else attention_mask,
             "use_cache": False,
         }
         if labels is None:

@@ -407,7 +407,7 @@ def join_fits(outcomes: Sequence[Outcome]) -> Outcome:
     first = outcomes[0]
     for other in outcomes[1:]:
         _require_same_examples(first, other)
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate([getattr(outcome, name) for outcome in outcomes])
         for name in first.by_fit
     }

@@ -13,6 +13,7 @@ from torch import nn
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
 from llava_rad.model import ReportModel, ReportModelConfig, load_llm, load_tokenizer
+from llava_rad.model.attention import CPU_ATTENTION
 from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
 from llava_rad.model.report_model import ADAPTER_FILE
 from llava_rad.model.tensors import read_tensors
@@ -84,7 +85,7 @@ def build_stage_model(
 
 def _attention(device: torch.device | None) -> str | None:
     """Written-out attention on a CPU, where the backward pass of torch's fused one is slower."""
-    return "eager" if device is None or device.type == "cpu" else None
+    return CPU_ATTENTION if device is None or device.type == "cpu" else None
 
 
 def start_from(model: ReportModel, folder: Path) -> None:

@@ -217,8 +217,8 @@ class ReportTrainingConfig:
         llm: ``package:NAME``, folder or hub id.
         llm_revision: commit on the hub.
         quantize: keep the frozen LLM in ``4bit`` (NF4) or ``8bit``.
-        attention: attention implementation of transformers; ``null`` is ``eager`` on a CPU and
-            transformers' own choice elsewhere.
+        attention: attention implementation of transformers; ``null`` is a written-out one on a CPU
+            (:mod:`llava_rad.model.attention`) and transformers' own choice elsewhere.
         adapter: shape of the adapter.
         lora: of the fine-tuning stage; ``null`` trains every weight of the LLM.
         prompt: ``chat`` is the LLM's own chat format; ``vicuna_v1`` that of LLaVA, ``llava_rad``

@@ -1,30 +1,22 @@
 """What a run will take, before anything is rented: parameters, tokens, memory, operations, hours.
 
-No weight is loaded. The LLM is built without storage (torch's meta device) with one and with two
-layers, and a training step is traced on each: its operations and what it keeps for the backward
-pass are counted, and the difference is what every further layer adds.
+No weight is loaded. Parameters and tokens are exact; operations and kept activations are those of
+a traced step (:mod:`llava_rad.training.traced_step`). The levers (pooled tokens, fused attention
+and others) are planned by the same count, each with the rest as the configuration has it.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForCausalLM
 
-from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.registry import ENCODERS
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError
 from llava_rad.model import Adapter
-from llava_rad.model.llm import llm_config
-from llava_rad.model.lora import attach_lora
 from llava_rad.training.config import ReportTrainingConfig
-
-_ATTENTION = "llava_rad_traced"
+from llava_rad.training.shapes import EncoderShape, encoder_shape, llm_shape
+from llava_rad.training.traced_step import StepShape, TracedStep, is_fused, trace_step
 
 
 @dataclass(frozen=True)
@@ -34,49 +26,55 @@ class Gpu:
     Attributes:
         memory: in GB.
         flops: of dense bfloat16 matrix products, a second.
+        bandwidth: of its memory, bytes a second.
     """
 
     memory: float
     flops: float
+    bandwidth: float
 
 
 GPUS: dict[str, Gpu] = {
-    "rtx-4090": Gpu(24, 165e12),
-    "a10g": Gpu(24, 70e12),
-    "l40s": Gpu(48, 362e12),
-    "a100-40gb": Gpu(40, 312e12),
-    "a100-80gb": Gpu(80, 312e12),
-    "h100": Gpu(80, 989e12),
-    "h200": Gpu(141, 989e12),
+    "rtx-4090": Gpu(24, 165e12, 1.01e12),
+    "a10g": Gpu(24, 70e12, 0.60e12),
+    "l40s": Gpu(48, 362e12, 0.86e12),
+    "a100-40gb": Gpu(40, 312e12, 1.56e12),
+    "a100-80gb": Gpu(80, 312e12, 2.04e12),
+    "h100": Gpu(80, 989e12, 3.35e12),
+    "h200": Gpu(141, 989e12, 4.80e12),
 }
 
 
 @dataclass(frozen=True)
-class EncoderShape:
-    """An encoder without its weights.
+class Workload:
+    """What a study is to the LLM, and how its tokens are handled.
 
     Attributes:
-        dim: width of its patch tokens.
-        grid: rows and columns of an image's patch tokens.
-        parameters: how many.
-        layers: transformer blocks.
+        images: of a study, on average.
+        prompt_tokens: text of a prompt.
+        report_tokens: of a report, its end included.
+        spread: standard deviation of the reports' length, as a share of the mean.
+        grouped: batches are made of studies of similar length; else each is padded to the
+            longest of a random batch.
+        all_logits: the vocabulary projection is computed for every token, not for the report's.
     """
 
-    dim: int
-    grid: tuple[int, int]
-    parameters: int
-    layers: int
+    images: float = 1.0
+    prompt_tokens: int = 80
+    report_tokens: int = 90
+    spread: float = 0.5
+    grouped: bool = True
+    all_logits: bool = False
 
-    @property
-    def tokens(self) -> int:
-        """Patch tokens of an image."""
-        return self.grid[0] * self.grid[1]
+    def padding(self, batch: int) -> int:
+        """Tokens that the mean sample of a random batch is padded with.
 
-    @property
-    def flops(self) -> float:
-        """Operations to encode an image: two a parameter and token, and those of attention."""
-        tokens = self.tokens + 1
-        return 2.0 * self.parameters * tokens + 4.0 * self.layers * tokens**2 * self.dim
+        The largest of a batch of normally distributed lengths (Blom's approximation).
+        """
+        if self.grouped or batch < 2:
+            return 0
+        largest = NormalDist().inv_cdf((batch - 0.375) / (batch + 0.25))
+        return round(largest * self.spread * self.report_tokens)
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,7 @@ class StagePlan:
         image_tokens: of these, those of images.
         memory: peak on each GPU in GB, by what takes it.
         flops: operations of a sample, forward and backward.
+        time: seconds of a sample on one GPU, by what takes them.
         steps: optimiser steps.
         hours: of the stage.
     """
@@ -102,6 +101,7 @@ class StagePlan:
     image_tokens: int
     memory: dict[str, float]
     flops: float
+    time: dict[str, float]
     steps: int
     hours: float
 
@@ -109,6 +109,30 @@ class StagePlan:
     def peak_gb(self) -> float:
         """Peak memory of each GPU."""
         return sum(self.memory.values())
+
+    @property
+    def seconds(self) -> float:
+        """Of a sample on one GPU."""
+        return sum(self.time.values())
+
+
+@dataclass(frozen=True)
+class Lever:
+    """What one change of the last stage would do, all else as configured.
+
+    Attributes:
+        name: what is changed.
+        now: how it is configured.
+        then: how it would be.
+        speed: samples a second, times those of the configuration.
+        memory_gb: peak memory of each GPU, less that of the configuration.
+    """
+
+    name: str
+    now: str
+    then: str
+    speed: float
+    memory_gb: float
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,7 @@ class Plan:
         studies: learnt from.
         cache_gb: patch tokens on disk; 0 without the cache.
         encode_hours: to compute them once.
+        levers: what could be changed in the last stage, and what that would do.
         warnings: what will not work as it stands, each ``kind: text``.
     """
 
@@ -131,6 +156,7 @@ class Plan:
     studies: int
     cache_gb: float
     encode_hours: float
+    levers: list[Lever]
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -146,33 +172,44 @@ class Plan:
         """Lines for the terminal."""
         lines = [f"{self.studies:,} studies on {self.processes} x {self.gpu}"]
         for stage in self.stages:
-            parts = ", ".join(f"{name} {gb:.1f}" for name, gb in stage.memory.items())
+            memory = ", ".join(f"{name} {gb:.1f}" for name, gb in stage.memory.items() if gb)
+            time = ", ".join(
+                f"{name} {seconds / stage.seconds:.0%}"
+                for name, seconds in stage.time.items()
+                if seconds > 0.005 * stage.seconds
+            )
+            share = stage.image_tokens / stage.tokens
             lines += [
                 "",
                 stage.stage,
                 f"  trained        {stage.trained:,} parameters",
                 f"  frozen         {stage.frozen:,}",
-                f"  sample         {stage.tokens:,} tokens, {stage.image_tokens:,} of images",
-                f"  peak memory    {stage.peak_gb:.1f} GB a GPU ({parts})",
+                f"  sample         {stage.tokens:,} tokens, {stage.image_tokens:,} of images "
+                f"({share:.0%})",
+                f"  peak memory    {stage.peak_gb:.1f} GB a GPU ({memory})",
                 f"  operations     {stage.flops / 1e12:.2f} TFLOP a sample",
-                f"  time           {stage.hours:.1f} h for {stage.steps:,} steps",
+                f"  time           {stage.hours:.1f} h for {stage.steps:,} steps ({time})",
             ]
         lines += ["", f"whole run        {self.hours:.1f} h"]
         if self.cache_gb:
             lines.append(
                 f"patch tokens     {self.cache_gb:.1f} GB on disk, {self.encode_hours:.1f} h once"
             )
+        lines += ["", *_lever_table(self.levers, self.stages[-1].stage)]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 
-@dataclass(frozen=True)
-class _Traced:
-    """A training step of an LLM: parameters, operations, bytes kept for the backward pass."""
-
-    parameters: int
-    trained: int
-    flops: float
-    kept: float
+def _lever_table(levers: list[Lever], stage: str) -> list[str]:
+    heads = (f"lever in {stage}", "now", "then", "samples/s", "GB a GPU")
+    rows = [(r.name, r.now, r.then, f"{r.speed:.2f} x", f"{r.memory_gb:+.1f}") for r in levers]
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < 3 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (heads, *rows)
+    ]
 
 
 def plan(
@@ -181,24 +218,20 @@ def plan(
     studies: int,
     gpu: str = "a100-80gb",
     processes: int | None = None,
-    images: float = 1.0,
-    prompt_tokens: int = 80,
-    report_tokens: int = 90,
+    workload: Workload | None = None,
     utilisation: float = 0.4,
 ) -> Plan:
     """Estimate a run from its settings.
 
-    Parameters and tokens are exact, operations and kept activations those of a traced step. Peak
-    memory leaves out the CUDA context and the allocator's waste; hours rest on ``utilisation``.
+    Peak memory leaves out the CUDA context and the allocator's waste; hours rest on
+    ``utilisation``.
 
     Args:
         config: of the run.
         studies: learnt from in an epoch.
         gpu: name in :data:`GPUS`.
         processes: GPUs; None takes the configuration's, else 1.
-        images: of a study, on average.
-        prompt_tokens: text of a prompt.
-        report_tokens: of a report, its end included.
+        workload: what a study is; default: one image and texts of common length.
         utilisation: share of the GPU's rated operations that are reached.
 
     Raises:
@@ -207,48 +240,100 @@ def plan(
     """
     if gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'", where="gpu", remedy=f"Use {', '.join(GPUS)}")
-    count = processes or config.processes or 1
-    rated = GPUS[gpu].flops * utilisation * count
+    workload = workload or Workload()
+    machines = _Machines(GPUS[gpu], processes or config.processes or 1, utilisation)
     encoder = encoder_shape(config.encoder, config.encoder_revision)
-    image_tokens = round(images * config.adapter.tokens(encoder.grid))
-    length = image_tokens + prompt_tokens + report_tokens
+    stages = [
+        _plan_stage(config, stage, encoder, machines, workload, studies) for stage in config.stages
+    ]
     warnings = []
+    length = stages[-1].tokens
     if length > config.data.max_length:
         warnings.append(
             f"max_length: a sample has {length} tokens, data.max_length is "
             f"{config.data.max_length}: reports are cut or left out"
         )
-    cached = config.data.cache_features
-    stages = []
-    for stage in config.stages:
-        found = _plan_stage(
-            config,
-            stage,
-            encoder,
-            count,
-            images,
-            image_tokens,
-            length,
-            report_tokens,
-            studies,
-            rated,
-        )
-        stages.append(found)
-        if found.peak_gb > 0.9 * GPUS[gpu].memory:
-            warnings.append(
-                f"memory: {stage} needs about {found.peak_gb:.0f} GB, a {gpu} has "
-                f"{GPUS[gpu].memory:.0f}: lower micro_batch, pool the patch tokens, set "
-                "gradient_checkpointing, quantize or sharding=fsdp2"
-            )
-    shown = studies * images
+    warnings += [
+        f"memory: {found.stage} needs about {found.peak_gb:.0f} GB, a {gpu} has "
+        f"{GPUS[gpu].memory:.0f}: lower micro_batch, pool the patch tokens, set "
+        "gradient_checkpointing, quantize or sharding=fsdp2"
+        for found in stages
+        if found.peak_gb > 0.9 * GPUS[gpu].memory
+    ]
+    levers = []
+    for name, now, then, other, handled in _changes(config, workload):
+        changed = _plan_stage(other, config.stages[-1], encoder, machines, handled, studies)
+        speed = stages[-1].seconds / changed.seconds
+        levers.append(Lever(name, now, then, speed, changed.peak_gb - stages[-1].peak_gb))
+    shown = studies * workload.images if config.data.cache_features else 0
     return Plan(
         stages,
         gpu,
-        count,
+        machines.count,
         studies,
-        cache_gb=shown * encoder.tokens * encoder.dim * 2 / 1e9 if cached else 0.0,
-        encode_hours=shown * encoder.flops / rated / 3600 if cached else 0.0,
+        cache_gb=shown * encoder.tokens * encoder.dim * 2 / 1e9,
+        encode_hours=shown * encoder.flops / machines.flops / machines.count / 3600,
+        levers=levers,
         warnings=warnings,
+    )
+
+
+@dataclass(frozen=True)
+class _Machines:
+    gpu: Gpu
+    count: int
+    utilisation: float
+
+    @property
+    def flops(self) -> float:
+        """Operations a second that one GPU reaches."""
+        return self.gpu.flops * self.utilisation
+
+
+def _changes(
+    config: ReportTrainingConfig, workload: Workload
+) -> Iterator[tuple[str, str, str, ReportTrainingConfig, Workload]]:
+    """Name, state now, state then, and the settings of each lever turned the other way."""
+
+    def words(on: bool) -> tuple[str, str]:
+        return ("on", "off") if on else ("off", "on")
+
+    pool = config.adapter.pool
+    pooled = replace(config.adapter, pool=2 if pool == 1 else 1)
+    yield (
+        "pooled tokens",
+        *(("off", "2 x 2") if pool == 1 else (f"{pool} x {pool}", "off")),
+        replace(config, adapter=pooled),
+        workload,
+    )
+    yield (
+        "batches by length",
+        *words(workload.grouped),
+        config,
+        replace(workload, grouped=not workload.grouped),
+    )
+    fused = is_fused(config.attention)
+    yield (
+        "fused (flash) attention",
+        *words(fused),
+        replace(config, attention="eager" if fused else None),
+        workload,
+    )
+    cached = config.data.cache_features
+    data = replace(config.data, cache_features=not cached, augment=False)
+    yield "cached features", *words(cached), replace(config, data=data), workload
+    yield (
+        "labels-only logits",
+        *words(not workload.all_logits),
+        config,
+        replace(workload, all_logits=not workload.all_logits),
+    )
+    twice = config.gradient_checkpointing
+    yield (
+        "gradient checkpointing",
+        *words(twice),
+        replace(config, gradient_checkpointing=not twice),
+        workload,
     )
 
 
@@ -256,90 +341,104 @@ def _plan_stage(
     config: ReportTrainingConfig,
     stage: str,
     encoder: EncoderShape,
-    processes: int,
-    images: float,
-    image_tokens: int,
-    length: int,
-    report_tokens: int,
+    machines: _Machines,
+    workload: Workload,
     studies: int,
-    rated: float,
 ) -> StagePlan:
     settings = config.of(stage)
-    settings.accumulate(processes)
+    settings.accumulate(machines.count)
     batch = settings.micro_batch
-    llm = llm_config(config.llm, config.llm_revision)
+    image_tokens = round(workload.images * config.adapter.tokens(encoder.grid))
+    tokens = image_tokens + workload.prompt_tokens + workload.report_tokens
+    length = tokens + workload.padding(batch)
+    llm = llm_shape(config.llm, config.llm_revision)
     whole = stage == "finetune" and config.lora is None
-    lora = stage == "finetune" and not whole
-    layers = llm.num_hidden_layers
-
-    def traced(depth: int) -> _Traced:
-        return _trace_llm(config, llm, depth, lora, whole, batch, length, report_tokens)
-
-    one, two = traced(1), traced(2)
-    parameters = _extended(one.parameters, two.parameters, layers)
-    trained_llm = _extended(one.trained, two.trained, layers)
-    # Frozen weights are kept in the dtype of the computation, trained ones in float32.
-    computed = 4 if config.precision == "fp32" else 2
-    block_input = batch * length * llm.hidden_size * computed
-    kept = _extended(one.kept, two.kept, layers)
-    if config.gradient_checkpointing:
-        # Each layer keeps its input, and one at a time is computed again.
-        kept = one.kept + layers * block_input
+    shape = StepShape(
+        batch=batch,
+        length=length,
+        logits=length if workload.all_logits else workload.report_tokens,
+        lora=config.lora if stage == "finetune" else None,
+        whole=whole,
+        bf16=config.precision == "bf16",
+        quantised=config.quantize is not None,
+        fused=is_fused(config.attention),
+    )
+    step = trace_step(llm, shape)
     with torch.device("meta"):
         adapter = sum(
             p.numel() for p in Adapter(config.adapter, encoder.dim, llm.hidden_size).parameters()
         )
-    trained = trained_llm + adapter
-    split = processes if config.sharding == "fsdp2" else 1
-
-    frozen_llm = parameters - trained_llm
-    weights = frozen_llm * computed
-    if config.quantize:
-        weights = _quantised_bytes(llm, config.quantize, frozen_llm)
-    # Gradient and AdamW's two moments, each in float32.
-    memory = {
-        "frozen weights": weights / split,
-        "trained weights": trained * 4 / split,
-        "gradients and optimiser": trained * 12 / split,
-        "encoder": encoder.parameters * 4,
-        "activations": kept,
+    images = 0.0 if config.data.cache_features else workload.images
+    flops = {
+        "layers, image tokens": step.layer_flops * image_tokens / length / batch,
+        "layers, text tokens": step.layer_flops * (1 - image_tokens / length) / batch,
+        "attention": step.attention_flops / batch,
+        "vocabulary": step.head_flops / batch,
+        "adapter": 6.0 * adapter * image_tokens,
+        "encoder": images * encoder.flops,
     }
-    if split > 1:
-        # The layer at work and the next one are whole.
-        memory["gathered layers"] = 2.0 * (two.parameters - one.parameters) * (4 if whole else 2)
-    flops = _extended(one.flops, two.flops, layers) / batch
-    flops += layers * _attention_flops(llm, length)
+    traffic = step.square_bytes / batch
     if config.gradient_checkpointing:
-        forward = layers * ((two.parameters - one.parameters) * 2.0 * length)
-        flops += forward + layers * _attention_flops(llm, length) / 3
-    flops += 6.0 * adapter * image_tokens
-    if not config.data.cache_features:
-        flops += images * encoder.flops
-    steps = max(1, -(-int(studies * settings.epochs) // settings.batch_size))
+        # The layers run forward once more.
+        again = 2.0 * step.layer * llm.num_hidden_layers * length
+        flops["layers, image tokens"] += again * image_tokens / length
+        flops["layers, text tokens"] += again * (1 - image_tokens / length)
+        flops["attention"] *= 9 / 7 if shape.fused else 4 / 3
+        traffic *= 1.5
+    time = {name: value / machines.flops for name, value in flops.items()}
+    time["attention"] += traffic / machines.gpu.bandwidth
+    epochs = studies * settings.epochs
     return StagePlan(
         stage,
-        trained=trained,
-        frozen=frozen_llm + encoder.parameters,
-        tokens=length,
+        trained=step.trained + adapter,
+        frozen=step.parameters - step.trained + encoder.parameters,
+        tokens=tokens,
         image_tokens=image_tokens,
-        memory={name: value / 1e9 for name, value in memory.items()},
-        flops=flops,
-        steps=steps,
-        hours=flops * studies * settings.epochs / rated / 3600,
+        memory=_memory(config, shape, step, llm, adapter, encoder, machines.count),
+        flops=sum(flops.values()),
+        time=time,
+        steps=max(1, -(-int(epochs) // settings.batch_size)),
+        hours=sum(time.values()) * epochs / machines.count / 3600,
     )
 
 
-def _extended(one: float, two: float, layers: int) -> Any:
-    """Value at ``layers`` layers of what grows by the same amount with each."""
-    return one + (layers - 1) * (two - one)
-
-
-def _attention_flops(llm: Any, length: int) -> float:
-    """Attention's two matrix products and their backward pass, in one layer and one sample.
-
-    The causal half is not subtracted.
-    """
-    return 12.0 * length**2 * llm.hidden_size
+def _memory(
+    config: ReportTrainingConfig,
+    shape: StepShape,
+    step: TracedStep,
+    llm: Any,
+    adapter: int,
+    encoder: EncoderShape,
+    processes: int,
+) -> dict[str, float]:
+    """Peak on each GPU in GB, by what takes it."""
+    # Frozen weights are kept in the dtype of the computation, trained ones in float32.
+    computed = 2 if shape.bf16 else 4
+    trained, frozen = step.trained + adapter, step.parameters - step.trained
+    weights = float(frozen * computed)
+    if config.quantize:
+        weights = _quantised_bytes(llm, config.quantize, frozen)
+    kept = step.other_kept + llm.num_hidden_layers * step.layer_kept
+    if config.gradient_checkpointing:
+        # Each layer keeps its input, and one at a time is computed again.
+        inputs = shape.batch * shape.length * llm.hidden_size * computed
+        kept = step.other_kept + step.layer_kept + llm.num_hidden_layers * inputs
+    split = processes if config.sharding in ("fsdp2", "zero3") else 1
+    split_state = processes if config.sharding in ("fsdp2", "zero2", "zero3") else 1
+    memory = {
+        "frozen weights": weights / split,
+        "trained weights": trained * 4 / split,
+        # Gradient and AdamW's two moments, each in float32.
+        "gradients and optimiser": trained * 12 / split_state,
+        "encoder": encoder.parameters * 4.0,
+        "activations": kept,
+        # As they are, and two gradients in float32; their logarithms are kept, and counted there.
+        "logits": shape.batch * shape.logits * llm.vocab_size * (computed + 8.0),
+    }
+    if split > 1:
+        # The layer at work and the next one are whole.
+        memory["gathered layers"] = 2.0 * step.layer * (4 if shape.whole else computed)
+    return {name: value / 1e9 for name, value in memory.items()}
 
 
 def _quantised_bytes(llm: Any, quantize: str, parameters: float) -> float:
@@ -349,162 +448,3 @@ def _quantised_bytes(llm: Any, quantize: str, parameters: float) -> float:
     # A byte of scale for 64 weights, themselves quantised (double quantisation): 4.127 bits.
     bits = 4.127 if quantize == "4bit" else 8
     return plain * 2 + (parameters - plain) * bits / 8
-
-
-def _trace_llm(
-    config: ReportTrainingConfig,
-    llm: Any,
-    layers: int,
-    lora: bool,
-    whole: bool,
-    batch: int,
-    length: int,
-    report_tokens: int,
-) -> _Traced:
-    """Trace a training step of an LLM of so many layers."""
-    values = {**llm.to_dict(), "num_hidden_layers": layers}
-    values.pop("quantization_config", None)
-    # Lists of a value a layer would contradict the new depth.
-    values = {k: v for k, v in values.items() if k != "layer_types"}
-    shape = type(llm).from_dict(values)
-    dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
-    AttentionInterface.register(_ATTENTION, _attention)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
-            shape, dtype=dtype, attn_implementation=_ATTENTION
-        )
-        model.requires_grad_(whole)
-        if lora and config.lora is not None:
-            model = attach_lora(model, config.lora)
-        model.train()
-        embeds = torch.empty(batch, length, shape.hidden_size, dtype=dtype, requires_grad=True)
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
-        kept: dict[int, Any] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = storage  # held, so that no other takes its number
-            return tensor
-
-        counter = FlopCounterMode(display=False)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
-            logits = model(
-                inputs_embeds=embeds,
-                position_ids=torch.arange(length)[None],
-                use_cache=False,
-                logits_to_keep=torch.arange(report_tokens),
-            ).logits
-            targets = torch.empty(batch * report_tokens, dtype=torch.long)
-            nn.functional.cross_entropy(logits.float().flatten(0, 1), targets).backward()
-    return _Traced(
-        parameters=sum(p.numel() for p in model.parameters()),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops=counter.get_total_flops(),
-        kept=sum(storage.nbytes() for storage in kept.values()),
-    )
-
-
-class _FlashAttention(torch.autograd.Function):
-    """Keeps what fused attention keeps: its inputs and its output, no square of the length."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, _ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-def _attention(
-    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **_options: Any
-) -> tuple[Tensor, None]:
-    out: Tensor = _FlashAttention.apply(query, key, value)
-    return out.transpose(1, 2).contiguous(), None
-
-
-# Encoders in open_clip's layout, whose configuration does not say how many tokens they give.
-_OPEN_CLIP = {"biomedclip": 224, "biomedclip-cxr": 518}
-
-
-def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
-    """Size of an encoder from its configuration alone.
-
-    Args:
-        name: as for :func:`llava_rad.encoders.load_encoder`: a registered name, a folder in
-            transformers' layout, or a hub id.
-        revision: commit on the hub.
-
-    Raises:
-        WeightsError: there is no configuration, or it is not of a vision transformer.
-    """
-    if name in _OPEN_CLIP:
-        return _open_clip_shape(_OPEN_CLIP[name])
-    source = ENCODERS[name].hub_id if name in ENCODERS else name
-    find = _finder(source, revision)
-    values = json.loads(find("config.json").read_text(encoding="utf-8"))
-    values = values.get("vision_config", values)
-    try:
-        shape = AutoConfig.for_model(**values)
-        with torch.device("meta"):
-            model = AutoModel.from_config(shape)
-        preprocessing = Preprocessing.read(find("preprocessor_config.json").parent)
-        side = preprocessing.image_size // shape.patch_size
-        return EncoderShape(
-            dim=shape.hidden_size,
-            grid=(side, side),
-            parameters=sum(p.numel() for p in model.parameters()),
-            layers=shape.num_hidden_layers,
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"the configuration is not that of a known vision transformer ({error})",
-            where=name,
-            remedy="Plan with a registered encoder of the same size, such as rad-dino",
-            kind="unknown_encoder",
-        ) from error
-
-
-def _open_clip_shape(size: int) -> EncoderShape:
-    import timm
-
-    with torch.device("meta"):
-        model: Any = timm.create_model(
-            "vit_base_patch16_224", img_size=size, num_classes=0, dynamic_img_size=True
-        )
-    side = size // 16
-    parameters = sum(p.numel() for p in model.parameters())
-    return EncoderShape(model.embed_dim, (side, side), parameters, len(model.blocks))
-
-
-def _finder(source: str, revision: str | None) -> Callable[[str], Path]:
-    """Finds a small file of a folder or a hub repository."""
-
-    def find(file: str) -> Path:
-        folder = Path(source).expanduser()
-        if folder.is_dir():
-            if (folder / file).is_file():
-                return folder / file
-            raise WeightsError(
-                f"there is no {file}",
-                where=folder,
-                remedy="Give the folder of an encoder",
-                kind="no_config",
-            )
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(source, file, revision=revision))
-        except Exception as error:  # connection, HTTP, id and disk errors of many classes
-            raise WeightsError(
-                f"{file} is not on this machine and cannot be downloaded",
-                where=source,
-                remedy=f"With a connection, run: hf download {source} {file}",
-                kind="not_downloaded",
-            ) from error
-
-    return find

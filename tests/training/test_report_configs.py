@@ -1,5 +1,7 @@
 """Every configuration of report training loads and says what it should."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from llava_rad.config import load_config
 from llava_rad.encoders.registry import ENCODERS
 from llava_rad.training import ReportTrainingConfig
+from llava_rad.training.plan import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REPORT = sorted((CONFIGS / "report").glob("*.yaml"))
@@ -16,15 +19,34 @@ def load(name, *overrides):
     return load_config(ReportTrainingConfig, CONFIGS / "report" / f"{name}.yaml", overrides)
 
 
-def test_there_is_one_for_each_size():
-    assert {path.stem for path in REPORT} == {
-        "phi2_lora",
-        "phi3_mini_qlora",
-        "smollm2_mini",
-        "vicuna_7b_full",
-        "vicuna_7b_lora",
-        "vicuna_7b_lora_biomedclip_cxr",
-    }
+def test_there_is_one_for_each_size_and_encoder():
+    sizes = ["phi2_lora", "phi3_mini_qlora", "smollm2_mini", "vicuna_7b_full", "vicuna_7b_lora"]
+    names = {f"{size}{encoder}" for size in sizes for encoder in ("", "_biomedclip_cxr")}
+    assert {path.stem for path in REPORT} == names
+    for name in names:
+        expected = "biomedclip-cxr" if name.endswith("_biomedclip_cxr") else "rad-dino"
+        assert load(name).encoder == expected
+
+
+@pytest.mark.parametrize("name", ["phi2_lora", "phi3_mini_qlora", "smollm2_mini", "vicuna_7b_full"])
+def test_the_other_encoder_changes_nothing_else(name):
+    other = load(f"{name}_biomedclip_cxr")
+    same = replace(other, encoder="rad-dino", output=Path("runs") / name)
+    assert same == load(name)
+
+
+@pytest.mark.parametrize("path", REPORT, ids=lambda path: path.stem)
+def test_each_can_be_planned_without_a_connection(path, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", refuse_connection)
+    config = load(path.stem)
+    found = plan(config, studies=1000)
+    side = 37 if config.encoder == "rad-dino" else 32
+    assert found.stages[-1].image_tokens == math.ceil(side / config.adapter.pool) ** 2
+    assert found.stages[-1].tokens <= config.data.max_length
+
+
+def refuse_connection(*_arguments):
+    raise AssertionError("a plan asked for a connection")
 
 
 @pytest.mark.parametrize("path", REPORT, ids=lambda path: path.stem)
@@ -35,7 +57,7 @@ def test_each_loads_and_divides_on_its_launchers(path):
     for processes in (1, 2, 4):
         for stage in config.stages:
             assert config.of(stage).accumulate(processes) >= 1
-    load(path.stem, "encoder=biomedclip-cxr", "data.sources=[{path: a.jsonl}]")
+    load(path.stem, "data.sources=[{path: a.jsonl}]")
 
 
 @pytest.mark.parametrize("name", ["vicuna_7b_lora", "vicuna_7b_lora_biomedclip_cxr", "phi2_lora"])

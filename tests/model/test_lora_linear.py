@@ -1,0 +1,103 @@
+"""The lean LoRA layer against peft's own."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear
+from tiny_models import FAMILIES, tiny_llm
+from torch import nn
+
+from llava_rad.model.lora import LoraSettings, attach_lora
+from llava_rad.model.lora_linear import LoraLinear
+
+
+def layer(kind, *, bias=True, dropout=0.0, dtype=torch.float32, **options):
+    """A layer with an update that is not zero; equal for equal arguments."""
+    torch.manual_seed(0)
+    base = nn.Linear(24, 40, bias=bias, dtype=dtype)
+    config = LoraConfig(r=4, lora_alpha=12, lora_dropout=dropout, **options)
+    made = kind(base, "default", config=config, r=4, lora_alpha=12)
+    made.lora_B["default"].weight.data.normal_(0, 0.2)
+    base.requires_grad_(False)
+    return made
+
+
+def run(made, x, *, precision=None, seed=1):
+    """Output and gradients of a step; every gradient in float32."""
+    x = x.clone().requires_grad_()
+    torch.manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        out = made(x)
+    torch.manual_seed(2)
+    out.backward(torch.randn_like(out, dtype=torch.float32).to(out.dtype))
+    trained = [p.grad for p in made.parameters() if p.requires_grad]
+    assert len(trained) == 2
+    return [t.detach().float() for t in (out, x.grad, *trained)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(3, 7, 24), (24,), (5, 24)])
+def test_output_and_gradients_are_those_of_peft(bias, dropout, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    options = {"bias": bias, "dropout": dropout}
+    for own, theirs in zip(
+        run(layer(LoraLinear, **options), x), run(layer(Linear, **options), x), strict=True
+    ):
+        torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [torch.float32, torch.bfloat16])
+def test_under_autocast_it_is_as_near_to_the_truth_as_peft(frozen):
+    x = torch.randn(64, 24, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+    def made(kind, dtype):
+        found = layer(kind, dtype=torch.float32)
+        found.base_layer.weight.data = found.base_layer.weight.data.bfloat16().to(dtype)
+        found.base_layer.bias.data = found.base_layer.bias.data.bfloat16().to(dtype)
+        return found
+
+    truth = run(made(Linear, torch.float32), x.float())
+    own = run(made(LoraLinear, frozen), x, precision="bf16")
+    theirs = run(made(Linear, frozen), x, precision="bf16")
+    for a, b, exact in zip(own, theirs, truth, strict=True):
+        assert (a - exact).norm() < 1.2 * (b - exact).norm()
+        assert (a - exact).norm() < 0.02 * exact.norm()
+
+
+def test_what_it_does_not_cover_is_left_to_peft():
+    x = torch.randn(5, 24)
+    plain = layer(LoraLinear)
+    base = plain.base_layer(x)
+    updated = plain(x)
+    assert not torch.allclose(base, updated, atol=1e-2)
+    plain.merge()
+    torch.testing.assert_close(plain(x), updated)
+    plain.unmerge()
+    plain.enable_adapters(False)
+    torch.testing.assert_close(plain(x), base)
+    for options in ({"use_dora": True}, {"lora_bias": True}):
+        own, theirs = layer(LoraLinear, **options), layer(Linear, **options)
+        torch.testing.assert_close(own(x), theirs(x))
+
+
+def test_the_input_is_kept_once_for_all_layers_that_read_it():
+    layers = [layer(LoraLinear, dtype=torch.bfloat16).float() for _ in range(3)]
+    x = torch.randn(50, 24, requires_grad=True)
+    inputs = set()
+
+    def keep(tensor):
+        if tensor.numel() == x.numel():
+            inputs.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        sum(made(x).sum() for made in layers).backward()
+    assert inputs == {x.untyped_storage().data_ptr()}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_attach_lora_uses_it_for_every_layer(family):
+    llm = attach_lora(tiny_llm(family, 100), LoraSettings(r=2, alpha=4, dropout=0.0))
+    layers = [m for m in llm.modules() if isinstance(m, Linear)]
+    assert layers and all(type(m) is LoraLinear for m in layers)
