@@ -20,6 +20,7 @@ to the mean length of all studies, as every round draws others. The memory is th
 process during the timed steps, Python and its libraries included. The loss is that on studies
 held back, after all steps; every way has then seen the same studies once.
 
+All ways stay in memory together, 18 GB at the default sizes; --rows takes some of them.
 Prints a Markdown table.
 """
 
