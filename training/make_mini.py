@@ -11,7 +11,7 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 4. the model in half precision under llava_rad/mini, with its card;
 5. on the card: whether its texts depend on the image (eval/image_control.py, NIH test patients).
 
-Took 65 minutes on one core with bfloat16 units (AMX), 47 of them for the encoder.
+Took 70 minutes on one core with bfloat16 units (AMX), 47 of them for the encoder.
 """
 
 import argparse
