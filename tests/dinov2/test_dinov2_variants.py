@@ -21,10 +21,12 @@ def test_schedules_keep_their_shape_at_another_length(path):
     whole = Schedules(recipe.schedule, 1.0, 0.0, epoch_steps=recipe.schedule.epoch_steps or 200)
     schedules = Schedules(short.schedule, 1.0, 0.0, short.schedule.epoch_steps)
     assert schedules.steps == 1000
+    # A warm-up of few steps rises by a visible part of the peak in each of them.
+    one_step = short.schedule.epochs / (short.schedule.warmup_epochs * 1000)
     # Every tenth of a percent looks like the same part of the whole run.
     for step in range(0, 1000, 7):
         now, then = schedules.at(step), whole.at(round(step / 1000 * whole.steps))
-        assert now.lr == pytest.approx(then.lr, abs=0.03)
+        assert now.lr == pytest.approx(then.lr, abs=0.01 + one_step)
         assert now.backbone_lr == pytest.approx(then.backbone_lr, abs=0.12)
         assert now.weight_decay == pytest.approx(then.weight_decay, abs=0.002)
         assert now.momentum == pytest.approx(then.momentum, abs=1e-4)
