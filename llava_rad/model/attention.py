@@ -1,9 +1,10 @@
-"""Attention for training on a CPU, written out.
+"""Attention for training on a CPU.
 
-torch's fused attention has a slow backward pass on CPUs. transformers' written-out one repeats
-keys and values for every group of heads, and takes several passes in float32 over each square of
-scores. This one takes as few passes as it can, in the dtype of its input: softmax sums in
-float32 in any case. Its results are those of transformers' ``eager``, up to rounding.
+torch's fused attention is fast forward and slow backward on CPUs, and transformers' written-out
+one keeps every square of scores in two formats and computes what lies ahead as well. Here causal
+attention runs fused forward and is computed again in the backward pass, a block of queries at a
+time with the keys that they see; nothing but queries, keys and values is kept. What has a mask,
+as in generation, is written out. The results are those of transformers' ``eager``, up to rounding.
 """
 
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import sdpa_mask
 
 from llava_rad.errors import ModelError
 
 #: Name for transformers' ``attn_implementation``.
 CPU_ATTENTION = "llava_rad_cpu"
+
+# Queries that the backward pass takes at once.
+_BLOCK = 128
 
 
 def cpu_attention(
@@ -36,7 +40,8 @@ def cpu_attention(
         query: [batch, heads, length, width].
         key: [batch, key heads, key length, width]; heads is a multiple of key heads.
         value: as ``key``.
-        mask: added to the scores, [batch or 1, 1, length, key length].
+        mask: true where a query sees a key, [batch or 1, 1, length, key length]; None for causal
+            attention, and for a single query, which sees every key.
         scaling: of the scores; default: one over the root of the width.
         dropout: of the weights.
         options: of transformers; those that change the result are refused.
@@ -56,18 +61,78 @@ def cpu_attention(
                 kind="attention",
             )
     batch, heads, length, width = query.shape
-    grouped = (batch, key.shape[1], -1, width)
+    scale = width**-0.5 if scaling is None else scaling
+    dropped = dropout if module.training else 0.0
+    causal = mask is None and length > 1 and getattr(module, "is_causal", True)
     # Cast by hand, once: autocast would compute the softmax in float32 and keep that copy.
     with torch.autocast(query.device.type, enabled=False):
-        scaled = query * (width**-0.5 if scaling is None else scaling)
-        scores = scaled.reshape(grouped) @ key.transpose(2, 3)
-        scores = scores.view(batch, heads, length, -1)
+        if causal and not dropped:
+            out: Tensor = _CausalAttention.apply(query, key, value, scale)
+            return out.transpose(1, 2).contiguous(), None
+        if causal:
+            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        grouped = (batch, key.shape[1], -1, width)
+        scores = ((query * scale).reshape(grouped) @ key.transpose(2, 3)).unflatten(2, (-1, length))
         if mask is not None:
-            scores = scores + mask.to(scores.dtype)
-        weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
-        out = weights.view(batch, key.shape[1], -1, key.shape[2]) @ value
-    return out.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+            least = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(~mask.unsqueeze(-3), least)
+        weights = nn.functional.dropout(scores.softmax(-1), dropped)
+        out = (weights.flatten(2, 3) @ value).view(batch, heads, length, -1)
+    return out.transpose(1, 2).contiguous(), None
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Each query sees the keys up to its own place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,  # [batch, heads, length, width]
+        key: Tensor,  # [batch, key heads, length, width]
+        value: Tensor,  # as key
+        scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.scale = scale
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        # Heads that share keys are put under one another: [groups, heads of each, length, width].
+        keys, values = (tensor.flatten(0, 1) for tensor in ctx.saved_tensors[1:])
+        groups, _, width = keys.shape
+        query, of_out = (
+            tensor.reshape(groups, -1, *tensor.shape[2:])
+            for tensor in (ctx.saved_tensors[0], gradients[0])
+        )
+        length = query.shape[2]
+        of_query = torch.empty_like(query)
+        of_keys, of_values = torch.zeros_like(keys), torch.zeros_like(values)
+        for start in range(0, length, _BLOCK):
+            end = min(start + _BLOCK, length)
+            rows = (query[:, :, start:end] * ctx.scale).reshape(groups, -1, width)
+            of_rows = of_out[:, :, start:end].reshape(groups, -1, of_out.shape[-1])
+            seen, seen_values = keys[:, :end], values[:, :end]
+            scores = rows @ seen.transpose(1, 2)
+            ahead = scores.new_full((end - start, end - start), -torch.inf).triu(1)
+            scores.unflatten(1, (-1, end - start))[..., start:] += ahead
+            weights = scores.softmax(-1)
+            of_values[:, :end] += weights.transpose(1, 2) @ of_rows
+            of_weights = of_rows @ seen_values.transpose(1, 2)
+            of_scores = torch.ops.aten._softmax_backward_data(
+                of_weights, weights, -1, weights.dtype
+            )
+            of_query[:, :, start:end] = (of_scores @ seen).view_as(of_query[:, :, start:end])
+            of_keys[:, :end] += of_scores.transpose(1, 2) @ rows
+        return (
+            of_query.mul_(ctx.scale).view_as(ctx.saved_tensors[0]),
+            of_keys.view_as(ctx.saved_tensors[1]),
+            of_values.view_as(ctx.saved_tensors[2]),
+            None,
+        )
 
 
 AttentionInterface.register(CPU_ATTENTION, cpu_attention)
-AttentionMaskInterface.register(CPU_ATTENTION, eager_mask)
+AttentionMaskInterface.register(CPU_ATTENTION, sdpa_mask)
