@@ -204,10 +204,7 @@ def build_model(
     torch.manual_seed(config.seed)
     backbone = build_backbone(config.backbone)
     config.check_crop_sizes(backbone.config.patch_size)
-    if device.type == "cpu":
-        # Written-out attention: torch's fused one is slower on a CPU, twice so in bfloat16.
-        backbone.set_attn_implementation("eager")
-    else:
+    if device.type != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     compute_dtype = torch.bfloat16 if config.precision == "bf16" else None
     sharded = config.sharding == "fsdp2" and processes > 1

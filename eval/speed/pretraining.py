@@ -158,9 +158,7 @@ def measure(job: dict) -> dict:
             architecture="vit_small", image_size=job["global_size"], drop_path=job["drop_path"]
         )
     )
-    if device.type == "cpu":
-        backbone.set_attn_implementation("eager")
-    else:
+    if device.type != "cpu":
         torch.set_float32_matmul_precision("high")
     compute_dtype = torch.bfloat16 if job["precision"] == "bf16" else None
     model = StudentTeacher(backbone, HeadConfig(job["prototypes"]), None, loss, compute_dtype)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import StochasticDepth
 from transformers import (
     Dinov2Config,
@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from llava_rad.dinov2.config import BackboneConfig
+from llava_rad.dinov2.gray_patches import GrayPatches
 from llava_rad.dinov2.initialisation import glorot_sincos
+from llava_rad.dinov2.lean_layer import LeanLayer
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
 
@@ -47,8 +49,26 @@ def build_backbone(config: BackboneConfig) -> PreTrainedModel:
         WeightsError: it cannot be loaded.
     """
     backbone = _new(config) if config.encoder is None else _pretrained(config.encoder)
-    _set_drop_path(backbone, config.drop_path)
-    return backbone
+    return prepare(backbone, config.drop_path)
+
+
+def prepare(backbone: Any, drop_path: float = 0.0) -> PreTrainedModel:
+    """Give a backbone the layers that training uses, in place.
+
+    Args:
+        backbone: ``Dinov2Model`` or ``Dinov2WithRegistersModel``; its parameters stay its own.
+        drop_path: stochastic depth of every layer, whatever the backbone was saved with.
+    """
+    backbone.embeddings.patch_embeddings = GrayPatches(backbone.embeddings.patch_embeddings)
+    layers = backbone.encoder.layer
+    for number, layer in enumerate(layers):
+        if LeanLayer.suits(layer):
+            layers[number] = LeanLayer(layer, drop_path)
+        else:
+            layer.drop_path = StochasticDepth(drop_path, mode="row")
+    backbone.config.drop_path_rate = drop_path
+    prepared: PreTrainedModel = backbone
+    return prepared
 
 
 def _new(config: BackboneConfig) -> PreTrainedModel:
@@ -93,24 +113,16 @@ def _pretrained(encoder: str) -> PreTrainedModel:
     return backbone.requires_grad_(True)
 
 
-def _set_drop_path(backbone: Any, rate: float) -> None:
-    """Give every layer the same stochastic depth, whatever the encoder was saved with."""
-    for layer in backbone.encoder.layer:
-        layer.drop_path = StochasticDepth(rate, mode="row") if rate > 0 else nn.Identity()
-    backbone.config.drop_path_rate = rate
-
-
 def tokens(
     backbone: Callable[..., Any], images: Tensor, masks: Tensor | None, registers: int
 ) -> Tokens:
     """Run a backbone.
 
     Args:
-        backbone: either kind, or a function that stands for it.
+        backbone: a prepared one, or a function that stands for it.
         images: normalised, ``[batch, 1, H, W]``.
         masks: bool ``[batch, patches]``; these patches are replaced by the mask token.
         registers: tokens to leave out.
     """
-    # The backbone sees gray three times; up to here one channel is enough.
-    output = backbone(images.expand(-1, 3, -1, -1), bool_masked_pos=masks).last_hidden_state
+    output = backbone(images, bool_masked_pos=masks).last_hidden_state
     return Tokens(output[:, 0], output[:, 1 + registers :])

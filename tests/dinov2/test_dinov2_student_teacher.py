@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from llava_rad.dinov2.backbone import prepare
 from llava_rad.dinov2.config import HeadConfig, LossConfig
 from llava_rad.dinov2.student_teacher import StudentTeacher
 
@@ -22,7 +23,8 @@ def _model(ibot_head=None, compute_dtype=None, **loss):
         image_size=28,
         layerscale_value=1.0,
     )
-    model = StudentTeacher(Dinov2Model(config), HEAD, ibot_head, LossConfig(**loss), compute_dtype)
+    backbone = prepare(Dinov2Model(config))
+    model = StudentTeacher(backbone, HEAD, ibot_head, LossConfig(**loss), compute_dtype)
     # Apart from each other, as after some steps.
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

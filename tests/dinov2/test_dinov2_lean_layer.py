@@ -1,0 +1,165 @@
+"""The layer of pretraining, beside transformers' own."""
+
+import pytest
+import torch
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+)
+
+from llava_rad.dinov2.backbone import prepare
+from llava_rad.dinov2.lean_layer import LeanLayer
+
+SIZES = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "patch_size": 14,
+    "image_size": 56,
+}
+KINDS = {
+    "plain": (Dinov2Model, Dinov2Config, {}),
+    "registers": (Dinov2WithRegistersModel, Dinov2WithRegistersConfig, {"num_register_tokens": 2}),
+    "no query bias": (Dinov2Model, Dinov2Config, {"qkv_bias": False}),
+}
+
+
+def _pair(kind, **settings):
+    """Two equal backbones with large random parameters; the second is prepared."""
+    model, config, own = KINDS[kind]
+    pair = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        backbone = model(config(**SIZES, **own, **settings))
+        with torch.no_grad():
+            for parameter in backbone.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        pair.append(backbone.train())
+    prepare(pair[1])
+    return pair
+
+
+def _gradients(backbone, images, masks):
+    tokens = backbone(images, bool_masked_pos=masks).last_hidden_state
+    tokens.float().mul(
+        torch.linspace(-1, 1, tokens[0].numel()).view(tokens[0].shape)
+    ).sum().backward()
+    return tokens.detach(), {name: p.grad for name, p in backbone.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_and_gradients_equal_transformers(kind):
+    theirs, own = _pair(kind)
+    assert own.state_dict().keys() == theirs.state_dict().keys()
+    # More images than the squares of one turn, and another size than the position table's.
+    gray = torch.randn(19, 1, 42, 56)
+    masks = torch.rand(19, 12) < 0.3
+    expected, of_theirs = _gradients(theirs, gray.expand(-1, 3, -1, -1), masks)
+    tokens, of_own = _gradients(own, gray, masks)
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in of_theirs.values())
+    for name, gradient in of_theirs.items():
+        torch.testing.assert_close(
+            of_own[name],
+            gradient,
+            atol=1e-6 * largest,
+            rtol=1e-4,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+def test_bfloat16_is_as_near_to_float32_as_transformers():
+    gray, masks = torch.randn(6, 1, 56, 56), torch.rand(6, 16) < 0.3
+    exact, of_exact = _gradients(_pair("plain")[1], gray, masks)
+    errors = []
+    for backbone, images in zip(_pair("plain"), (gray.expand(-1, 3, -1, -1), gray), strict=True):
+        tokens, gradients = _gradients(backbone.bfloat16(), images.bfloat16(), masks)
+        errors.append(
+            [float((tokens - exact).norm() / exact.norm())]
+            + [float((g - of_exact[n]).norm() / of_exact[n].norm()) for n, g in gradients.items()]
+        )
+    theirs, own = (torch.tensor(found) for found in errors)
+    assert float(own[0]) < 1.2 * float(theirs[0])
+    assert float(own.median()) < 1.2 * float(theirs.median())
+
+
+def test_half_as_much_is_kept_for_the_backward_pass():
+    kept = []
+    for backbone, channels in zip(_pair("plain", mlp_ratio=4), (3, 1), strict=True):
+        parameters = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
+        seen = {}
+
+        def pack(tensor, parameters=parameters, seen=seen):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            backbone.set_attn_implementation("eager")
+            backbone(torch.randn(64, channels, 56, 56))
+        kept.append(sum(seen.values()))
+    assert kept[1] < 0.6 * kept[0]
+
+
+class TestStochasticDepth:
+    @pytest.fixture
+    def layer(self):
+        torch.manual_seed(0)
+        whole = Dinov2Model(Dinov2Config(**SIZES, layerscale_value=1.0)).encoder.layer[0]
+        return LeanLayer(whole, drop_path=0.4).train()
+
+    def test_each_branch_leaves_out_its_share_and_scales_the_rest(self, layer):
+        tokens = torch.randn(10, 5, 48)
+        torch.nn.init.zeros_(layer.layer_scale2.lambda1)  # one branch alone
+        dropped = layer(tokens)
+        whole = layer.eval()(tokens)
+        kept = (dropped != tokens).flatten(1).any(1)
+        assert int(kept.sum()) == 6
+        torch.testing.assert_close(dropped[kept], tokens[kept] + (whole - tokens)[kept] * (10 / 6))
+
+    def test_gradients_are_those_of_the_written_out_branches(self, layer):
+        draws = []
+        draw = layer._kept
+        layer._kept = lambda hidden: draws.append(draw(hidden)) or draws[-1]
+        tokens = torch.randn(10, 5, 48, requires_grad=True)
+        weights = torch.randn(10, 5, 48)
+        (layer(tokens) * weights).sum().backward()
+        found = {name: p.grad.clone() for name, p in layer.named_parameters()}
+        found["tokens"] = tokens.grad.clone()
+
+        layer.zero_grad()
+        tokens.grad = None
+        masks = [torch.zeros(10, 1, 1).index_fill_(0, torch.tensor(d), 10 / 6) for d in draws]
+        attended, _ = layer.attention(layer.norm1(tokens))
+        hidden = tokens + masks[0] * layer.layer_scale1(attended)
+        hidden = hidden + masks[1] * layer.layer_scale2(layer.mlp(layer.norm2(hidden)))
+        (hidden * weights).sum().backward()
+        expected = {name: p.grad for name, p in layer.named_parameters()} | {"tokens": tokens.grad}
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
+
+    def test_one_image_is_never_left_out(self, layer):
+        layer.drop_path = 0.9
+        assert torch.isfinite(layer(torch.randn(1, 5, 48))).all()
+        assert layer._kept(torch.randn(1, 5, 48)) == [0]
+
+
+def test_other_kinds_of_layers_stay_transformers_own():
+    settings = {**SIZES, "use_swiglu_ffn": True}
+    backbone = prepare(Dinov2Model(Dinov2Config(**settings)), drop_path=0.5)
+    assert not any(isinstance(layer, LeanLayer) for layer in backbone.encoder.layer)
+    assert backbone(torch.randn(2, 1, 56, 56)).last_hidden_state.shape == (2, 17, 48)
+    assert all(layer.drop_path.p == 0.5 for layer in backbone.encoder.layer)
+
+
+def test_gray_images_are_embedded_as_three_equal_channels():
+    theirs, own = _pair("plain")
+    # 60 pixels hold four patches and a rest.
+    gray = torch.randn(2, 1, 56, 60)
+    expected = theirs.embeddings.patch_embeddings(gray.expand(-1, 3, -1, -1))
+    embed = own.embeddings.patch_embeddings
+    torch.testing.assert_close(embed(gray), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(embed(gray.expand(-1, 3, -1, -1)), expected)
