@@ -3,8 +3,9 @@
 peft's own layer casts its whole input to the dtype of the LoRA (float32 in training, back again
 under autocast, and keeps that copy for the backward pass), scales the whole update and adds it in
 a pass of its own. Here the update goes through tensors of the rank's width alone, is added by the
-matrix product that makes it, and the input is kept once for all layers that read it. The result
-is peft's, up to rounding; names, saved files and merging are peft's own.
+matrix product that makes it, and the input is kept once for all layers that read it; that of a
+layer below a gated unit is not kept at all but made again from what the unit keeps. The result is
+peft's, up to rounding; names, saved files and merging are peft's own.
 """
 
 from typing import Any
@@ -13,34 +14,51 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from llava_rad.model.swiglu import row_blocks, swiglu, swiglu_gradient
+
 
 class LoraLinear(Linear):
     """peft's LoRA layer with a leaner forward and backward pass."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base layer and update of ``x`` [..., in features]."""
-        base: Any = self.base_layer
         name = self._plain_adapter()
         if name is None or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        kind = x.device.type
-        dtype: torch.dtype = base.weight.dtype
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        dropout = self.lora_dropout[name]
-        dropped = None
-        if self.training and isinstance(dropout, nn.Dropout):
-            dropped = dropout(x).to(dtype)
-        out: Tensor = _LoraProduct.apply(
-            x.to(dtype),
-            dropped,
-            base.weight,
-            base.bias,
-            self.lora_A[name].weight,
-            self.lora_B[name].weight,
-            self.scaling[name],
-        )
+        dtype = self._computed_in(x.device)
+        dropped = self.lora_dropout[name](x).to(dtype) if self._drops(name) else None
+        out: Tensor = _LoraProduct.apply(x.to(dtype), dropped, *self._tensors(name))
         return out
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Base layer and update of silu(gate) * up, both [..., in features].
+
+        That product is made again in the backward pass, except where the LoRA has dropout: then
+        it is kept with what was dropped.
+        """
+        name = self._plain_adapter()
+        dtype = self._computed_in(gate.device)
+        if name is None or self._drops(name) or gate.dtype != dtype or up.dtype != dtype:
+            product: Tensor = self(swiglu(gate, up))
+            return product
+        out: Tensor = _GatedLoraProduct.apply(gate, up, *self._tensors(name))
+        return out
+
+    def _computed_in(self, device: torch.device) -> torch.dtype:
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        base: Any = self.base_layer
+        dtype: torch.dtype = base.weight.dtype
+        return dtype
+
+    def _drops(self, name: str) -> bool:
+        return self.training and isinstance(self.lora_dropout[name], nn.Dropout)
+
+    def _tensors(self, name: str) -> tuple[Any, ...]:
+        """Weight and bias of the base layer, the two matrices of the update and its scale."""
+        base: Any = self.base_layer
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
+        return base.weight, base.bias, down, up, self.scaling[name]
 
     def _plain_adapter(self) -> str | None:
         """The adapter to apply, if it is a single unmerged LoRA on a frozen layer, whole here."""
@@ -73,10 +91,7 @@ class _LoraProduct(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         shown = rows if dropped is None else dropped.reshape(-1, x.shape[-1])
         low = shown @ down.to(x.dtype).T
-        out = nn.functional.linear(
-            rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        )
-        out.addmm_(low, (up * scale).to(x.dtype).T)
+        out = _product(rows, low, weight, bias, up, scale)
         ctx.save_for_backward(shown, weight, down, up, low)
         ctx.scale, ctx.is_dropped = scale, dropped is not None
         return out.view(*x.shape[:-1], out.shape[-1])
@@ -97,5 +112,53 @@ class _LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_dropped = (low_gradient @ down.to(dtype)).view(*leading, down.shape[-1])
         of_down = (low_gradient.T @ shown).to(down.dtype)
-        of_up = (gradient.T @ low).to(up.dtype).mul_(ctx.scale)
+        of_up = (low.T @ gradient).T.to(up.dtype).mul_(ctx.scale)
         return of_x, of_dropped, None, None, of_down, of_up, None
+
+
+class _GatedLoraProduct(torch.autograd.Function):
+    """The same of x = silu(gate) * upper, without dropout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gate: Tensor,  # [..., in]
+        upper: Tensor,  # [..., in]
+        weight: Tensor,  # [out, in]
+        bias: Tensor | None,  # [out]
+        down: Tensor,  # [rank, in]
+        up: Tensor,  # [out, rank]
+        scale: float,
+    ) -> Tensor:
+        rows = swiglu(gate, upper).view(-1, gate.shape[-1])
+        low = rows @ down.to(rows.dtype).T
+        out = _product(rows, low, weight, bias, up, scale)
+        ctx.save_for_backward(gate, upper, weight, down, up, low)
+        ctx.scale = scale
+        return out.view(*gate.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, upper, weight, down, up, low = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
+        dtype = gradient.dtype
+        low_gradient = gradient @ (up * ctx.scale).to(dtype)
+        of_up = (low.T @ gradient).T.to(up.dtype).mul_(ctx.scale)
+        of_upper = (gradient @ weight.to(dtype)).addmm_(low_gradient, down.to(dtype))
+        of_gate, of_down = torch.empty_like(of_upper), torch.zeros_like(down)
+        for gates, uppers, of_uppers, of_gates, low_rows in row_blocks(
+            gate, upper, of_upper, of_gate, low_gradient
+        ):
+            product = swiglu_gradient(gates, uppers, of_uppers, of_gates)
+            of_down += low_rows.T @ product
+        return of_gate.view(gate.shape), of_upper.view(gate.shape), None, None, of_down, of_up, None
+
+
+def _product(
+    rows: Tensor, low: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor, scale: float
+) -> Tensor:
+    """Rows times W^T + b + scale times low B^T."""
+    out = nn.functional.linear(
+        rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
+    )
+    return out.addmm_(low, (up * scale).to(rows.dtype).T)

@@ -30,6 +30,7 @@ from llava_rad.model.lora import (
 from llava_rad.model.processor import IGNORE, IMAGE_TOKEN, ReportProcessor
 from llava_rad.model.prompt import PromptTemplate
 from llava_rad.model.tensors import cast, read_tensors, write_tensors
+from llava_rad.model.token_loss import token_loss
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
@@ -243,9 +244,7 @@ class ReportModel(nn.Module):
             )
         logits = self.llm(**inputs, logits_to_keep=kept).logits
         wanted = targets[:, kept]
-        loss = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE
-        )
+        loss = token_loss(logits.flatten(0, 1), wanted.flatten(), IGNORE)
         return ReportModelOutput(loss, int((wanted != IGNORE).sum()), logits)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:

@@ -14,6 +14,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
 from llava_rad.model import ReportModel, ReportModelConfig, load_llm, load_tokenizer
 from llava_rad.model.attention import CPU_ATTENTION
+from llava_rad.model.lean_llm import make_lean
 from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
 from llava_rad.model.report_model import ADAPTER_FILE
 from llava_rad.model.tensors import read_tensors
@@ -46,14 +47,19 @@ def build_stage_model(
     """
     whole_llm = stage == "finetune" and config.lora is None
     bf16 = config.precision == "bf16" and not whole_llm
+    # On a CPU memory is what a step waits for: attention and layers that pass over it less often.
+    # GPUs have fused kernels for these. A chosen attention leaves the LLM as transformers has it.
+    own_layers = config.attention is None and (device is None or device.type == "cpu")
     llm, reference = load_llm(
         config.llm,
         revision=config.llm_revision,
         dtype=torch.bfloat16 if bf16 else torch.float32,
         device=device,
         quantize=config.quantize,
-        attention=config.attention or _attention(device),
+        attention=CPU_ATTENTION if own_layers else config.attention,
     )
+    if own_layers:
+        make_lean(llm)
     tokenizer = load_tokenizer(config.llm, config.llm_revision)
     template = restricted_template(
         tokenizer, config.data.images, config.data.context, config.prompt_changes()
@@ -81,11 +87,6 @@ def build_stage_model(
         start_from(model, start)
     model.adapter.to(device)
     return model
-
-
-def _attention(device: torch.device | None) -> str | None:
-    """Written-out attention on a CPU, where the backward pass of torch's fused one is slower."""
-    return CPU_ATTENTION if device is None or device.type == "cpu" else None
 
 
 def start_from(model: ReportModel, folder: Path) -> None:

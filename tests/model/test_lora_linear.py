@@ -6,6 +6,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear
 from tiny_models import FAMILIES, tiny_llm
 from torch import nn
+from torch.nn.functional import silu
 
 from llava_rad.model.lora import LoraSettings, attach_lora
 from llava_rad.model.lora_linear import LoraLinear
@@ -22,7 +23,7 @@ def layer(kind, *, bias=True, dropout=0.0, dtype=torch.float32, **options):
     return made
 
 
-def run(made, x, *, precision=None, seed=1):
+def run(made, x, *, precision=None, seed=1, trained=None):
     """Output and gradients of a step; every gradient in float32."""
     x = x.clone().requires_grad_()
     torch.manual_seed(seed)
@@ -30,9 +31,9 @@ def run(made, x, *, precision=None, seed=1):
         out = made(x)
     torch.manual_seed(2)
     out.backward(torch.randn_like(out, dtype=torch.float32).to(out.dtype))
-    trained = [p.grad for p in made.parameters() if p.requires_grad]
-    assert len(trained) == 2
-    return [t.detach().float() for t in (out, x.grad, *trained)]
+    of_lora = [p.grad for p in (trained or made).parameters() if p.requires_grad]
+    assert len(of_lora) == 2
+    return [t.detach().float() for t in (out, x.grad, *of_lora)]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -65,6 +66,37 @@ def test_under_autocast_it_is_as_near_to_the_truth_as_peft(frozen):
         assert (a - exact).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_below_a_gated_unit_it_gives_what_peft_gives_of_the_product(dropout, precision):
+    gate, up = torch.randn(2, 3, 7, 24, generator=torch.Generator().manual_seed(3))
+    options = {"dropout": dropout, "dtype": torch.bfloat16 if precision else torch.float32}
+    own, theirs = layer(LoraLinear, **options), layer(Linear, **options)
+    if precision:
+        gate, up = gate.bfloat16(), up.bfloat16()
+    both = torch.stack((gate, up))
+    found = run(lambda x: own.gated(x[0], x[1]), both, precision=precision, trained=own)
+    expected = run(lambda x: theirs(silu(x[0]) * x[1]), both, precision=precision, trained=theirs)
+    rounding = 0.02 if precision else 1e-5
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() < rounding * b.norm()
+
+
+def test_the_product_of_a_gated_unit_is_not_kept():
+    made = layer(LoraLinear)
+    gate, up = (torch.randn(50, 24, requires_grad=True) for _ in range(2))
+    kept = set()
+
+    def keep(tensor):
+        if tensor.numel() == gate.numel():
+            kept.add(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        made.gated(gate, up)
+    assert kept == {gate.data_ptr(), up.data_ptr()}
+
+
 def test_what_it_does_not_cover_is_left_to_peft():
     x = torch.randn(5, 24)
     plain = layer(LoraLinear)
@@ -79,6 +111,7 @@ def test_what_it_does_not_cover_is_left_to_peft():
     for options in ({"use_dora": True}, {"lora_bias": True}):
         own, theirs = layer(LoraLinear, **options), layer(Linear, **options)
         torch.testing.assert_close(own(x), theirs(x))
+        torch.testing.assert_close(own.gated(x, -x), theirs(silu(x) * -x))
 
 
 def test_the_input_is_kept_once_for_all_layers_that_read_it():
