@@ -2,9 +2,10 @@
 
 torch's fused attention is fast forward and slow backward on CPUs, and transformers' written-out
 one keeps every square of scores in two formats and computes what lies ahead as well. Here causal
-attention runs fused forward and is computed again in the backward pass, a block of queries at a
-time with the keys that they see; nothing but queries, keys and values is kept. What has a mask,
-as in generation, is written out. The results are those of transformers' ``eager``, up to rounding.
+attention runs fused forward and is computed again in the backward pass, a few heads and a block of
+queries at a time with the keys that they see; nothing but queries, keys and values is kept. What
+has a mask, as in generation, is written out. The results are those of transformers' ``eager``, up
+to rounding.
 """
 
 from typing import Any
@@ -21,6 +22,8 @@ CPU_ATTENTION = "llava_rad_cpu"
 
 # Queries that the backward pass takes at once.
 _BLOCK = 128
+# Scores that it takes at once, about.
+_SCORES = 2**19
 
 
 def cpu_attention(
@@ -102,30 +105,34 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         # Heads that share keys are put under one another: [groups, heads of each, length, width].
         keys, values = (tensor.flatten(0, 1) for tensor in ctx.saved_tensors[1:])
-        groups, _, width = keys.shape
+        groups = len(keys)
         query, of_out = (
             tensor.reshape(groups, -1, *tensor.shape[2:])
             for tensor in (ctx.saved_tensors[0], gradients[0])
         )
-        length = query.shape[2]
+        heads, length = query.shape[1:3]
         of_query = torch.empty_like(query)
         of_keys, of_values = torch.zeros_like(keys), torch.zeros_like(values)
-        for start in range(0, length, _BLOCK):
-            end = min(start + _BLOCK, length)
-            rows = (query[:, :, start:end] * ctx.scale).reshape(groups, -1, width)
-            of_rows = of_out[:, :, start:end].reshape(groups, -1, of_out.shape[-1])
-            seen, seen_values = keys[:, :end], values[:, :end]
-            scores = rows @ seen.transpose(1, 2)
-            ahead = scores.new_full((end - start, end - start), -torch.inf).triu(1)
-            scores.unflatten(1, (-1, end - start))[..., start:] += ahead
-            weights = scores.softmax(-1)
-            of_values[:, :end] += weights.transpose(1, 2) @ of_rows
-            of_weights = of_rows @ seen_values.transpose(1, 2)
-            of_scores = torch.ops.aten._softmax_backward_data(
-                of_weights, weights, -1, weights.dtype
-            )
-            of_query[:, :, start:end] = (of_scores @ seen).view_as(of_query[:, :, start:end])
-            of_keys[:, :end] += of_scores.transpose(1, 2) @ rows
+        # As many groups at once as keep a block's scores in a processor's cache.
+        size = max(1, round(_SCORES / (heads * min(_BLOCK, length) * length)))
+        for group in range(0, groups, size):
+            own = slice(group, group + size)
+            seen, seen_values = keys[own], values[own]
+            for start in range(0, length, _BLOCK):
+                end = min(start + _BLOCK, length)
+                rows = (query[own, :, start:end] * ctx.scale).flatten(1, 2)
+                of_rows = of_out[own, :, start:end].flatten(1, 2)
+                scores = rows @ seen[:, :end].transpose(1, 2)
+                ahead = scores.new_full((end - start, end - start), -torch.inf).triu(1)
+                scores.unflatten(1, (-1, end - start))[..., start:] += ahead
+                weights = scores.softmax(-1)
+                of_values[own, :end].baddbmm_(weights.transpose(1, 2), of_rows)
+                of_weights = of_rows @ seen_values[:, :end].transpose(1, 2)
+                of_scores = torch.ops.aten._softmax_backward_data(
+                    of_weights, weights, -1, weights.dtype
+                )
+                of_query[own, :, start:end] = (of_scores @ seen[:, :end]).unflatten(1, (heads, -1))
+                of_keys[own, :end].baddbmm_(of_scores.transpose(1, 2), rows)
         return (
             of_query.mul_(ctx.scale).view_as(ctx.saved_tensors[0]),
             of_keys.view_as(ctx.saved_tensors[1]),

@@ -55,9 +55,12 @@ def heads(length, *, width=16, dtype=torch.float64):
     return [torch.randn(3, h, length, width, dtype=dtype, requires_grad=True) for h in (6, 2, 2)]
 
 
+# One group of heads at a time, 4 of the 6, all.
+@pytest.mark.parametrize("scores", [1, 4 * 3 * 4 * 9, 2**20])
 @pytest.mark.parametrize("length", [1, 2, 9, 12])
-def test_causal_attention_and_its_gradients_are_exact(length, monkeypatch):
+def test_causal_attention_and_its_gradients_are_exact(length, scores, monkeypatch):
     monkeypatch.setattr(attention, "_BLOCK", 4)
+    monkeypatch.setattr(attention, "_SCORES", scores)
     inputs = heads(length)
     module = nn.Module()
     module.num_key_value_groups = 3
