@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
-from torchvision.ops import StochasticDepth
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, tuple[int, int, int]] = {
 
 
 class Tokens(NamedTuple):
-    """Tokens after the final norm: ``cls [batch, dim]``, ``patches [batch, patches, dim]``."""
+    """Tokens after the final norm: ``cls [batch, dim]``, ``patches [wanted, dim]``."""
 
     cls: Tensor
     patches: Tensor
@@ -62,10 +62,7 @@ def prepare(backbone: Any, drop_path: float = 0.0) -> PreTrainedModel:
     backbone.embeddings.patch_embeddings = GrayPatches(backbone.embeddings.patch_embeddings)
     layers = backbone.encoder.layer
     for number, layer in enumerate(layers):
-        if LeanLayer.suits(layer):
-            layers[number] = LeanLayer(layer, drop_path)
-        else:
-            layer.drop_path = StochasticDepth(drop_path, mode="row")
+        layers[number] = LeanLayer(layer, drop_path, is_last=number == len(layers) - 1)
     backbone.config.drop_path_rate = drop_path
     prepared: PreTrainedModel = backbone
     return prepared
@@ -114,7 +111,7 @@ def _pretrained(encoder: str) -> PreTrainedModel:
 
 
 def tokens(
-    backbone: Callable[..., Any], images: Tensor, masks: Tensor | None, registers: int
+    backbone: Callable[..., Any], images: Tensor, masks: Tensor | None, wanted: Tensor | None
 ) -> Tokens:
     """Run a backbone.
 
@@ -122,7 +119,9 @@ def tokens(
         backbone: a prepared one, or a function that stands for it.
         images: normalised, ``[batch, 1, H, W]``.
         masks: bool ``[batch, patches]``; these patches are replaced by the mask token.
-        registers: tokens to leave out.
+        wanted: bool ``[batch, patches]``: patch tokens to return, image by image; None for none.
     """
-    output = backbone(images, bool_masked_pos=masks).last_hidden_state
-    return Tokens(output[:, 0], output[:, 1 + registers :])
+    if wanted is None:
+        wanted = torch.zeros(len(images), 0, dtype=torch.bool, device=images.device)
+    output = backbone(images, bool_masked_pos=masks, wanted=wanted).last_hidden_state[0]
+    return Tokens(output[: len(images)], output[len(images) :])

@@ -4,8 +4,9 @@ transformers' layer lets autograd keep about 19 widths of every token, and more 
 attention scores. This one keeps 10 (the inputs of its two branches, queries, keys and values, the
 attended values, the MLP's hidden units before GELU) and computes norms, scores and GELU again.
 LayerScale and the scale of the scores are folded into the weights before them, queries, keys and
-values are one product, and a branch that stochastic depth drops for an image is not computed for
-it. Results equal transformers', up to rounding.
+values are one product, a branch that stochastic depth drops for an image is not computed for it,
+and the last layer's MLP is computed only for the tokens that are wanted of it. Results equal
+transformers', up to rounding.
 """
 
 from typing import Any
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
-# Images whose squares of scores a CPU holds at once.
-_IMAGES = 16
+from llava_rad.errors import ConfigError
+
+# Tokens whose attention goes backward at once on a CPU, so that the squares stay in its cache.
+_TOKENS = 1024
 
 
 class LeanLayer(nn.Module):
@@ -25,26 +28,45 @@ class LeanLayer(nn.Module):
     Args:
         layer: of DINOv2, without or with registers.
         drop_path: share of the images that each branch leaves out in training, [0, 1).
+        is_last: the layer obeys ``wanted``.
+
+    Raises:
+        ConfigError: the layer drops attention weights, which this one does not.
     """
 
-    def __init__(self, layer: nn.Module, drop_path: float = 0.0) -> None:
+    def __init__(self, layer: nn.Module, drop_path: float = 0.0, is_last: bool = False) -> None:
         super().__init__()
         for name in ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2"):
             self.add_module(name, layer.get_submodule(name))
-        self.drop_path = drop_path
+        self.drop_path, self.is_last = drop_path, is_last
+        config: Any = self.get_submodule("attention").config
+        if config.attention_probs_dropout_prob:
+            raise ConfigError(
+                "dropout of attention weights is not part of DINOv2's method",
+                where=f"attention_probs_dropout_prob={config.attention_probs_dropout_prob}",
+                remedy="Set it to 0 in the encoder's config.json; drop_path is the method's own",
+            )
+        self._has_gelu = hasattr(self.mlp, "fc1") and config.hidden_act == "gelu"
 
-    @staticmethod
-    def suits(layer: Any) -> bool:
-        """Tell whether a layer is of the kind that this one computes."""
-        config = layer.attention.config
-        plain = hasattr(layer.mlp, "fc1") and config.hidden_act == "gelu"
-        return plain and config.attention_probs_dropout_prob == 0
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: None = None,
+        wanted: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Map tokens to tokens.
 
-    def forward(self, hidden: Tensor, attention_mask: None = None, **options: Any) -> Tensor:
-        """Map tokens, ``[images, tokens, width]``, to tokens."""
-        children: dict[str, Any] = dict(self.named_children())
-        attention, mlp = children["attention"], children["mlp"]
-        norm1, norm2 = children["norm1"], children["norm2"]
+        Args:
+            hidden: ``[images, tokens, width]``.
+            attention_mask: transformers makes none for images.
+            wanted: bool ``[images, patches]``, the last of the tokens. The last layer computes its
+                MLP for these and the first of each image alone, and returns ``[1, images + wanted,
+                width]``, first tokens first. None wants all.
+            options: others that transformers hands on.
+        """
+        parts: dict[str, Any] = dict(self.named_children())
+        attention, mlp, norm1, norm2 = (parts[n] for n in ("attention", "mlp", "norm1", "norm2"))
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
         scale = attention.scaling
         bias = None
@@ -61,17 +83,33 @@ class LeanLayer(nn.Module):
             norm1.eps,
             attention.num_attention_heads,
         )
-        transformed: Tensor = _Perceptron.apply(
-            hidden,
-            self._kept(hidden),
-            norm2.weight,
-            norm2.bias,
-            mlp.fc1.weight,
-            mlp.fc1.bias,
-            *_scaled(mlp.fc2, self.layer_scale2),
-            norm2.eps,
-        )
-        return transformed
+        kept = self._kept(hidden)
+        if not self.is_last:
+            wanted = None
+        if wanted is None and self._has_gelu:
+            transformed: Tensor = _Perceptron.apply(
+                hidden,
+                kept,
+                norm2.weight,
+                norm2.bias,
+                mlp.fc1.weight,
+                mlp.fc1.bias,
+                *_scaled(mlp.fc2, self.layer_scale2),
+                norm2.eps,
+            )
+            return transformed
+        # Few tokens, or DINOv2-giant's gated MLP: autograd may keep what it likes.
+        share = torch.ones(len(hidden), dtype=hidden.dtype)
+        if kept is not None:
+            share.zero_()[kept] = len(hidden) / len(kept)
+        share = share.to(hidden.device)[:, None].expand(hidden.shape[:2])
+        if wanted is not None:
+            hidden, share = (
+                torch.cat([x[:, 0], x[:, x.shape[1] - wanted.shape[1] :][wanted]])[None]
+                for x in (hidden, share)
+            )
+        added: Tensor = hidden + share[..., None] * parts["layer_scale2"](mlp(norm2(hidden)))
+        return added
 
     def _kept(self, hidden: Tensor) -> list[int] | None:
         """Draw the images that a branch is computed for; None for all.
@@ -219,9 +257,19 @@ def _linear_backward(
     gradient: Tensor, inputs: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a product's input, weight and bias."""
-    rows = gradient.flatten(0, 1)
+    rows, inputs = gradient.flatten(0, 1), inputs.flatten(0, 1)
     of_inputs = (rows @ weight).unflatten(0, gradient.shape[:2])
-    return of_inputs, rows.T @ inputs.flatten(0, 1), rows.sum(0)
+    # A CPU transposes the narrower factor in less time than its product takes to read columns.
+    if rows.shape[1] <= inputs.shape[1]:
+        of_weight = _rows_first(rows) @ inputs
+    else:
+        of_weight = (_rows_first(inputs) @ rows).T
+    return of_inputs, of_weight, rows.sum(0)
+
+
+def _rows_first(x: Tensor) -> Tensor:
+    """Transpose; in memory too, for bfloat16 on a CPU."""
+    return x.T.contiguous() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x.T
 
 
 def _by_head(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,17 +293,17 @@ def _attention_backward(projected: Tensor, of_attended: Tensor, heads: int) -> T
         return torch.autograd.grad(attended, again, of_attended)[0]
     # torch's fused backward pass is slow on a CPU; the squares of a few images are cheaper.
     of_projected = torch.empty_like(projected)
+    images = max(1, round(_TOKENS / projected.shape[1]))
     for inputs, gradient, result in zip(
-        *(tensor.split(_IMAGES) for tensor in (projected, of_attended, of_projected)), strict=True
+        *(tensor.split(images) for tensor in (projected, of_attended, of_projected)), strict=True
     ):
-        query, key, value = _by_head(inputs, heads)
-        of_query, of_key, of_value = _by_head(result, heads)
-        gradient = gradient.unflatten(2, (heads, -1)).transpose(1, 2)
-        weights = (query @ key.transpose(2, 3)).softmax(-1)
-        of_value.copy_(weights.transpose(2, 3) @ gradient)
+        query, key, value = torch.stack(_by_head(inputs, heads)).flatten(1, 2)
+        gradient = gradient.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
+        weights = (query @ key.mT).softmax(-1)
         of_scores = torch.ops.aten._softmax_backward_data(
-            gradient @ value.transpose(2, 3), weights, -1, weights.dtype
+            gradient @ value.mT, weights, -1, weights.dtype
         )
-        of_query.copy_(of_scores @ key)
-        of_key.copy_(of_scores.transpose(2, 3) @ query)
+        parts = (of_scores @ key, of_scores.mT @ query, weights.mT @ gradient)
+        for of_input, part in zip(_by_head(result, heads), parts, strict=True):
+            of_input.copy_(part.unflatten(0, (-1, heads)))
     return of_projected

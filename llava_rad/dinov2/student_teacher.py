@@ -48,7 +48,6 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.compute_dtype = compute_dtype
-        self.registers = getattr(backbone.config, "num_register_tokens", 0)
         width = backbone.config.hidden_size
         self.backbone = backbone
         self.dino_head = _head(width, head)
@@ -70,25 +69,24 @@ class Network(nn.Module):
             input_masks: bool ``[batch, patches]``: patches hidden from the backbone.
         """
         backbone, dino_head = self._computing(self.backbone), self._computing(self.dino_head)
-        cls, patches = tokens(backbone, global_crops, input_masks, self.registers)
+        cls, masked = tokens(backbone, global_crops, input_masks, patch_masks)
         groups = [cls]
         if local_crops is not None:
-            groups.append(tokens(backbone, local_crops, None, self.registers).cls)
-        masked = None
+            groups.append(tokens(backbone, local_crops, None, None).cls)
+        patch_logits = None
         if patch_masks is not None:
-            masked = patches[patch_masks]
             if self.ibot_head is not None:
-                masked = self._computing(self.ibot_head)(masked)
+                patch_logits = self._computing(self.ibot_head)(masked)
             else:
                 groups.append(masked)
         logits = list(dino_head(torch.cat(groups)).split([len(group) for group in groups]))
         if patch_masks is not None and self.ibot_head is None:
-            masked = logits.pop()
+            patch_logits = logits.pop()
         return NetworkOutput(
             cls=cls,
             global_logits=logits[0],
             local_logits=logits[1] if local_crops is not None else None,
-            patch_logits=masked,
+            patch_logits=patch_logits,
         )
 
     def _computing(self, module: nn.Module) -> Callable[..., Any]:

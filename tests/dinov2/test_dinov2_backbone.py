@@ -22,6 +22,14 @@ def _tiny(image_size=56, **changes):
     return Dinov2Model(Dinov2Config(**settings, image_size=image_size, **changes)).eval()
 
 
+def _everything(backbone, images, masks=None):
+    """CLS, and all patch tokens, ``[batch, patches, dim]``."""
+    batch, _, height, width = images.shape
+    wanted = torch.ones(batch, (height // 14) * (width // 14), dtype=torch.bool)
+    output = tokens(backbone, images, masks, wanted)
+    return output._replace(patches=output.patches.unflatten(0, (batch, -1)))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("registers", [0, 4])
 def test_new_backbones_have_the_stated_sizes(architecture, registers):
@@ -48,13 +56,17 @@ def test_registers_are_no_patches():
         BackboneConfig(architecture="vit_tiny", image_size=28, registers=4)
     ).eval()
     images = torch.randn(2, 1, 28, 42)
-    output = tokens(backbone, images, None, registers=4)
+    output = _everything(backbone, images)
     assert output.patches.shape == (2, 2 * 3, 192)
     with torch.no_grad():
         everything = backbone(images.expand(-1, 3, -1, -1)).last_hidden_state
     assert everything.shape[1] == 1 + 4 + 6
     torch.testing.assert_close(output.patches, everything[:, 5:])
     torch.testing.assert_close(output.cls, everything[:, 0])
+    wanted = torch.rand(2, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    some = tokens(backbone, images, None, wanted)
+    torch.testing.assert_close(some.patches, output.patches[wanted])
+    torch.testing.assert_close(some.cls, output.cls)
 
 
 def test_glorot_sincos_start_lets_attention_see_where_a_patch_lies():
@@ -73,7 +85,7 @@ def test_glorot_sincos_start_lets_attention_see_where_a_patch_lies():
             )
         ).eval()
         with torch.no_grad():
-            first, second = (tokens(backbone, x, None, registers=0).cls for x in (image, moved))
+            first, second = (tokens(backbone, x, None, None).cls for x in (image, moved))
         changes[initialisation] = float((first - second).norm() / first.norm())
     assert changes["glorot_sincos"] > 10 * changes["normal"]
     for module in backbone.modules():
@@ -102,7 +114,7 @@ class TestStochasticDepth:
         assert all(p.requires_grad for p in backbone.parameters())
         images = torch.randn(1, 1, 56, 56).expand(64, -1, -1, -1)
         torch.manual_seed(0)
-        outputs = tokens(backbone.train(), images, None, 0).cls
+        outputs = tokens(backbone.train(), images, None, None).cls
         # Equal images differ exactly where layers were dropped; 2 x 2 residuals, each kept or not.
         kinds = len({tuple(row) for row in outputs.detach().mul(1e3).round().tolist()})
         assert kinds == 1 if rate == 0 else 8 < kinds <= 16
@@ -114,7 +126,7 @@ class TestStochasticDepth:
         backbone = build_backbone(BackboneConfig(encoder=str(tmp_path), drop_path=0.9)).eval()
         images = torch.randn(2, 1, 56, 56)
         expected = reference(images.expand(-1, 3, -1, -1)).last_hidden_state
-        torch.testing.assert_close(tokens(backbone, images, None, 0).cls, expected[:, 0])
+        torch.testing.assert_close(tokens(backbone, images, None, None).cls, expected[:, 0])
 
 
 def test_an_encoder_of_another_kind_is_refused(tmp_path):
@@ -159,7 +171,7 @@ class TestRepositoryFiles:
         backbone = build_backbone(BackboneConfig(encoder=encoder))
         images = torch.randn(2, 1, 56, 56)
         expected = reference(images.expand(-1, 3, -1, -1)).last_hidden_state
-        output = tokens(backbone, images, None, 0)
+        output = _everything(backbone, images)
         torch.testing.assert_close(output.cls, expected[:, 0])
         torch.testing.assert_close(output.patches, expected[:, 1:])
 
@@ -204,7 +216,7 @@ class TestPositionTables:
         RAD_DINO.write(tmp_path)
         backbone = build_backbone(BackboneConfig(encoder=str(tmp_path)))
         with torch.no_grad():
-            output = tokens(backbone, torch.zeros(1, 1, height, width), None, 0).patches
+            output = _everything(backbone, torch.zeros(1, 1, height, width)).patches
             table = reference.embeddings.position_embeddings[:, 1:].unflatten(1, (37, 37))
             if grid != (37, 37):
                 table = torch.nn.functional.interpolate(
@@ -243,9 +255,7 @@ class TestOriginalRepository:
     def test_equal_tokens(self, network, reference, registers, size, tolerance):
         images = reference[f"io.{size}.x"].float()
         # The reference's images are in colour; pretraining's are gray, so they are not expanded.
-        output = tokens(
-            lambda _, **kw: network.backbone(images, **kw), images[:, :1], None, registers
-        )
+        output = _everything(lambda _, **kw: network.backbone(images, **kw), images)
         expected = reference[f"io.{size}.patch"].float()
         torch.testing.assert_close(
             output.cls, reference[f"io.{size}.cls"].float(), atol=tolerance, rtol=0
@@ -255,9 +265,7 @@ class TestOriginalRepository:
     @torch.no_grad()
     def test_equal_tokens_with_masks(self, network, reference, registers):
         images, masks = reference["io.masked.x"], reference["io.masked.masks"]
-        output = tokens(
-            lambda _, **kw: network.backbone(images, **kw), images[:, :1], masks, registers
-        )
+        output = _everything(lambda _, **kw: network.backbone(images, **kw), images, masks)
         torch.testing.assert_close(output.cls, reference["io.masked.cls"], atol=1e-5, rtol=0)
         torch.testing.assert_close(output.patches, reference["io.masked.patch"], atol=1e-5, rtol=0)
 

@@ -11,6 +11,7 @@ from transformers import (
 
 from llava_rad.dinov2.backbone import prepare
 from llava_rad.dinov2.lean_layer import LeanLayer
+from llava_rad.errors import ConfigError
 
 SIZES = {
     "hidden_size": 48,
@@ -147,12 +148,53 @@ class TestStochasticDepth:
         assert layer._kept(torch.randn(1, 5, 48)) == [0]
 
 
-def test_other_kinds_of_layers_stay_transformers_own():
-    settings = {**SIZES, "use_swiglu_ffn": True}
-    backbone = prepare(Dinov2Model(Dinov2Config(**settings)), drop_path=0.5)
-    assert not any(isinstance(layer, LeanLayer) for layer in backbone.encoder.layer)
-    assert backbone(torch.randn(2, 1, 56, 56)).last_hidden_state.shape == (2, 17, 48)
-    assert all(layer.drop_path.p == 0.5 for layer in backbone.encoder.layer)
+class TestWantedTokens:
+    """What the last layer computes for a few tokens is what it computes for all."""
+
+    def test_gradients_equal_those_of_all_tokens(self):
+        backbone = _pair("plain")[1]
+        images, wanted = torch.randn(5, 1, 56, 56), torch.rand(5, 16) < 0.3
+        weights = torch.randn(5 + int(wanted.sum()), 48)
+        results = []
+        for few in (True, False):
+            backbone.zero_grad()
+            if few:
+                tokens = backbone(images, wanted=wanted).last_hidden_state[0]
+            else:
+                everything = backbone(images).last_hidden_state
+                tokens = torch.cat([everything[:, 0], everything[:, 1:][wanted]])
+            (tokens * weights).sum().backward()
+            results.append([tokens] + [p.grad for p in backbone.parameters() if p.grad is not None])
+        for few, everything in zip(*results, strict=True):
+            torch.testing.assert_close(few, everything, atol=2e-4, rtol=1e-4)
+
+    def test_stochastic_depth_is_that_of_their_images(self):
+        torch.manual_seed(0)
+        whole = Dinov2Model(Dinov2Config(**SIZES, layerscale_value=1.0)).encoder.layer[0]
+        layer = LeanLayer(whole, drop_path=0.5, is_last=True).train()
+        hidden, wanted = torch.randn(8, 5, 48), torch.rand(8, 4) < 0.5
+        torch.manual_seed(1)
+        everything = layer(hidden)
+        torch.manual_seed(1)
+        few = layer(hidden, wanted=wanted)[0]
+        expected = torch.cat([everything[:, 0], everything[:, 1:][wanted]])
+        torch.testing.assert_close(few, expected)
+
+
+def test_the_gated_layers_of_giant_models_equal_transformers():
+    theirs, own = _pair("plain", use_swiglu_ffn=True)
+    gray, masks = torch.randn(4, 1, 56, 56), torch.rand(4, 16) < 0.3
+    expected, of_theirs = _gradients(theirs, gray.expand(-1, 3, -1, -1), masks)
+    tokens, of_own = _gradients(own, gray, masks)
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in of_theirs.values())
+    for name, gradient in of_theirs.items():
+        torch.testing.assert_close(of_own[name], gradient, atol=1e-6 * largest, rtol=1e-4)
+
+
+def test_dropout_of_attention_is_refused():
+    with pytest.raises(ConfigError, match="dropout of attention weights"):
+        prepare(Dinov2Model(Dinov2Config(**SIZES, attention_probs_dropout_prob=0.1)))
 
 
 def test_gray_images_are_embedded_as_three_equal_channels():
