@@ -9,7 +9,7 @@ and the last layer's MLP is computed only for the tokens that are wanted of it. 
 transformers', up to rounding.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,40 +68,43 @@ class LeanLayer(nn.Module):
         parts: dict[str, Any] = dict(self.named_children())
         attention, mlp, norm1, norm2 = (parts[n] for n in ("attention", "mlp", "norm1", "norm2"))
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        draw = self._draw(len(hidden))
+        if draw is not None:
+            hidden = _Reorder.apply(hidden, draw.order.to(hidden.device))
         scale = attention.scaling
         bias = None
         if query.bias is not None:
             bias = torch.cat([query.bias * scale, key.bias, value.bias])
         hidden = _Attention.apply(
             hidden,
-            self._kept(hidden),
+            slice(None) if draw is None else draw.attended,
             norm1.weight,
             norm1.bias,
             torch.cat([query.weight * scale, key.weight, value.weight]),
             bias,
-            *_scaled(attention.o_proj, self.layer_scale1),
+            *_scaled(attention.o_proj, self.layer_scale1, draw),
             norm1.eps,
             attention.num_attention_heads,
         )
-        kept = self._kept(hidden)
         if not self.is_last:
             wanted = None
         if wanted is None and self._has_gelu:
-            transformed: Tensor = _Perceptron.apply(
+            hidden = _Perceptron.apply(
                 hidden,
-                kept,
+                slice(None) if draw is None else draw.transformed,
                 norm2.weight,
                 norm2.bias,
                 mlp.fc1.weight,
                 mlp.fc1.bias,
-                *_scaled(mlp.fc2, self.layer_scale2),
+                *_scaled(mlp.fc2, self.layer_scale2, draw),
                 norm2.eps,
             )
-            return transformed
+            return _back(hidden, draw)
         # Few tokens, or DINOv2-giant's gated MLP: autograd may keep what it likes.
+        hidden = _back(hidden, draw)
         share = torch.ones(len(hidden), dtype=hidden.dtype)
-        if kept is not None:
-            share.zero_()[kept] = len(hidden) / len(kept)
+        if draw is not None:
+            share.zero_()[draw.order[draw.transformed]] = draw.factor
         share = share.to(hidden.device)[:, None].expand(hidden.shape[:2])
         if wanted is not None:
             hidden, share = (
@@ -111,23 +114,69 @@ class LeanLayer(nn.Module):
         added: Tensor = hidden + share[..., None] * parts["layer_scale2"](mlp(norm2(hidden)))
         return added
 
-    def _kept(self, hidden: Tensor) -> list[int] | None:
-        """Draw the images that a branch is computed for; None for all.
+    def _draw(self, images: int) -> "_Draw | None":
+        """Draw the images that each branch is computed for; None: both for all.
 
         Their number is fixed, as in DINOv2's own code, and with it the shapes.
         """
         if not (self.training and self.drop_path):
             return None
-        images = len(hidden)
         # On the CPU, so that no device has to be waited for.
-        drawn: list[int] = torch.randperm(images).tolist()
-        return drawn[: max(1, round(images * (1 - self.drop_path)))]
+        kept = max(1, round(images * (1 - self.drop_path)))
+        attended, transformed = torch.zeros(2, images, dtype=torch.long)
+        attended[torch.randperm(images)[:kept]] = 1
+        transformed[torch.randperm(images)[:kept]] = 1
+        # The first branch's own, those of both, the second's own, those of none: each branch's
+        # images lie side by side.
+        order = torch.where(attended == 1, transformed, 3 - transformed).argsort(stable=True)
+        first = kept - int((attended & transformed).sum())
+        return _Draw(order, slice(0, kept), slice(first, first + kept), images / kept)
 
 
-def _scaled(product: Any, layer_scale: Any) -> tuple[Tensor, Tensor]:
-    """Fold LayerScale into the product before it."""
-    factor: Tensor = layer_scale.lambda1
-    return product.weight * factor[:, None], product.bias * factor
+class _Draw(NamedTuple):
+    """Images of a layer's branches.
+
+    Attributes:
+        order: in which the images lie, ``[images]``.
+        attended, transformed: those of attention and MLP, among them in order.
+        factor: of both branches, for those that were left out.
+    """
+
+    order: Tensor
+    attended: slice
+    transformed: slice
+    factor: float
+
+
+def _back(hidden: Tensor, draw: _Draw | None) -> Tensor:
+    """Put images into the order that they came in."""
+    if draw is None:
+        return hidden
+    restored: Tensor = _Reorder.apply(hidden, draw.order.argsort().to(hidden.device))
+    return restored
+
+
+def _scaled(product: Any, layer_scale: Any, draw: _Draw | None) -> tuple[Tensor, Tensor]:
+    """Fold LayerScale, and the factor of stochastic depth, into the product before them."""
+    scale: Tensor = layer_scale.lambda1
+    if draw is not None:
+        scale = scale * draw.factor
+    return product.weight * scale[:, None], product.bias * scale
+
+
+class _Reorder(torch.autograd.Function):
+    """Images in another order; autograd would add where it is enough to copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(0, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return gradients[0].index_select(0, order.argsort()), None
 
 
 class _Attention(torch.autograd.Function):
@@ -137,7 +186,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,  # [images, tokens, width]
-        kept: list[int] | None,
+        images: slice,
         norm_weight: Tensor,
         norm_bias: Tensor,
         weight: Tensor,  # [3 width, width]: scaled queries, keys, values
@@ -147,33 +196,30 @@ class _Attention(torch.autograd.Function):
         eps: float,
         heads: int,
     ) -> Tensor:
-        normed = _norm(_part(x, kept), norm_weight, norm_bias, eps)[0]
+        normed = _norm(x[images], norm_weight, norm_bias, eps)[0]
         projected = linear(normed, weight, bias)
         attended = _attend(projected, heads)
         ctx.save_for_backward(
             x, norm_weight, norm_bias, weight, bias, out_weight, projected, attended
         )
-        ctx.kept, ctx.eps, ctx.heads = kept, eps, heads
-        return _sum(x, linear(attended, out_weight, out_bias), kept)
+        ctx.images, ctx.eps, ctx.heads = images, eps, heads
+        return _sum(x, linear(attended, out_weight, out_bias), images)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, bias, out_weight, projected, attended = ctx.saved_tensors
-        kept = ctx.kept
-        of_out = _part(gradient, kept)
-        if kept is not None:
-            of_out *= len(x) / len(kept)
+        of_out = gradient[ctx.images]
         of_attended, *of_out_product = _linear_backward(of_out, attended, out_weight)
         of_projected = _attention_backward(projected, of_attended, ctx.heads)
-        x = _part(x, kept)
+        x = x[ctx.images]
         normed, *statistics = _norm(x, norm_weight, norm_bias, ctx.eps)
         of_normed, of_weight, of_bias = _linear_backward(of_projected, normed, weight)
         of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
             of_normed, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
         )
         return (
-            _sum(gradient, of_x, kept, scaled=False),
+            _sum(gradient, of_x, ctx.images),
             None,
             *of_norm,
             *(of_weight, None if bias is None else of_bias),
@@ -189,7 +235,7 @@ class _Perceptron(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,  # [images, tokens, width]
-        kept: list[int] | None,
+        images: slice,
         norm_weight: Tensor,
         norm_bias: Tensor,
         weight: Tensor,  # [units, width]
@@ -198,29 +244,26 @@ class _Perceptron(torch.autograd.Function):
         out_bias: Tensor,
         eps: float,
     ) -> Tensor:
-        units = linear(_norm(_part(x, kept), norm_weight, norm_bias, eps)[0], weight, bias)
+        units = linear(_norm(x[images], norm_weight, norm_bias, eps)[0], weight, bias)
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, out_weight, units)
-        ctx.kept, ctx.eps = kept, eps
-        return _sum(x, linear(gelu(units), out_weight, out_bias), kept)
+        ctx.images, ctx.eps = images, eps
+        return _sum(x, linear(gelu(units), out_weight, out_bias), images)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, out_weight, units = ctx.saved_tensors
-        kept = ctx.kept
-        of_out = _part(gradient, kept)
-        if kept is not None:
-            of_out *= len(x) / len(kept)
+        of_out = gradient[ctx.images]
         of_active, *of_out_product = _linear_backward(of_out, gelu(units), out_weight)
         of_units = torch.ops.aten.gelu_backward(of_active, units)
-        x = _part(x, kept)
+        x = x[ctx.images]
         normed, *statistics = _norm(x, norm_weight, norm_bias, ctx.eps)
         of_normed, *of_product = _linear_backward(of_units, normed, weight)
         of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
             of_normed, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
         )
         return (
-            _sum(gradient, of_x, kept, scaled=False),
+            _sum(gradient, of_x, ctx.images),
             None,
             *of_norm,
             *of_product,
@@ -229,23 +272,12 @@ class _Perceptron(torch.autograd.Function):
         )
 
 
-def _part(x: Tensor, kept: list[int] | None) -> Tensor:
-    """The kept images."""
-    if kept is None:
-        return x
-    images = x.unbind(0)
-    return torch.stack([images[number] for number in kept])
-
-
-def _sum(x: Tensor, branch: Tensor, kept: list[int] | None, scaled: bool = True) -> Tensor:
-    """``x`` plus the branch of the kept images, scaled by their share; the branch is used up."""
-    if kept is None:
-        return branch.add_(x)
-    out = x.clone()
-    images = out.unbind(0)
-    factor = len(x) / len(kept) if scaled else 1
-    torch._foreach_add_([images[number] for number in kept], branch.unbind(0), alpha=factor)
-    return out
+def _sum(x: Tensor, branch: Tensor, images: slice) -> Tensor:
+    """``x`` plus the branch of some of its images; the branch is used up."""
+    branch.add_(x[images])
+    if len(branch) == len(x):
+        return branch
+    return torch.cat([x[: images.start], branch, x[images.stop :]])
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

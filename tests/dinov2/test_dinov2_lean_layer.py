@@ -123,8 +123,8 @@ class TestStochasticDepth:
 
     def test_gradients_are_those_of_the_written_out_branches(self, layer):
         draws = []
-        draw = layer._kept
-        layer._kept = lambda hidden: draws.append(draw(hidden)) or draws[-1]
+        draw = layer._draw
+        layer._draw = lambda images: draws.append(draw(images)) or draws[-1]
         tokens = torch.randn(10, 5, 48, requires_grad=True)
         weights = torch.randn(10, 5, 48)
         (layer(tokens) * weights).sum().backward()
@@ -133,7 +133,10 @@ class TestStochasticDepth:
 
         layer.zero_grad()
         tokens.grad = None
-        masks = [torch.zeros(10, 1, 1).index_fill_(0, torch.tensor(d), 10 / 6) for d in draws]
+        masks = [
+            torch.zeros(10, 1, 1).index_fill_(0, draws[0].order[images], 10 / 6)
+            for images in (draws[0].attended, draws[0].transformed)
+        ]
         attended, _ = layer.attention(layer.norm1(tokens))
         hidden = tokens + masks[0] * layer.layer_scale1(attended)
         hidden = hidden + masks[1] * layer.layer_scale2(layer.mlp(layer.norm2(hidden)))
@@ -145,7 +148,21 @@ class TestStochasticDepth:
     def test_one_image_is_never_left_out(self, layer):
         layer.drop_path = 0.9
         assert torch.isfinite(layer(torch.randn(1, 5, 48))).all()
-        assert layer._kept(torch.randn(1, 5, 48)) == [0]
+        torch.nn.init.zeros_(layer.layer_scale2.lambda1)
+        tokens = torch.randn(1, 5, 48)
+        assert not torch.equal(layer(tokens), tokens)
+
+    def test_branches_draw_their_images_independently(self, layer):
+        draws = [layer._draw(10) for _ in range(4000)]
+        kept = torch.zeros(2, 4000, 10)
+        for number, draw in enumerate(draws):
+            kept[0, number, draw.order[draw.attended]] = 1
+            kept[1, number, draw.order[draw.transformed]] = 1
+        assert (kept.sum(-1) == 6).all()
+        # 0.6 of the time by itself, 0.36 with any image of the other branch; 5 standard errors.
+        torch.testing.assert_close(kept.mean(1), torch.full((2, 10), 0.6), atol=0.04, rtol=0)
+        both = kept[0].T @ kept[1] / 4000
+        torch.testing.assert_close(both, torch.full((10, 10), 0.36), atol=0.04, rtol=0)
 
 
 class TestWantedTokens:
