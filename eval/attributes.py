@@ -116,7 +116,7 @@ def main(
 
 
 def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
-    head = ["column", "classes", "test images", "measure", "value", "95 % interval", "floor"]
+    head = ["column", "classes", "test images", "measure", "value", "95 % interval", "sd", "floor"]
     rows = [
         [
             record["column"],
@@ -125,6 +125,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
             name,
             number(measure["value"]),
             interval(measure["low"], measure["high"]),
+            number(measure["spread"]),
             number(measure["floor"]),
         ]
         for record in records

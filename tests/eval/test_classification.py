@@ -142,6 +142,19 @@ def test_attributes(data, tmp_path):
     assert "mean absolute error" in result.stdout
 
 
+def test_attributes_show_how_far_fits_differ(data, tmp_path):
+    numbers = tmp_path / "n.json"
+    result = run(
+        "attributes", "--encoder", "pixels", "--image-size", 56, "--manifest", data,
+        "--columns", "age", "--solver", "adamw", "--seeds", 2, "--json", numbers,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    head, _, row = result.stdout.splitlines()[2:5]
+    spread = json.loads(numbers.read_text())["results"][0]["measures"]["mae"]["spread"]
+    column = head.index(" sd ") - 4
+    assert float(row[column : head.index(" sd ") + 4]) == pytest.approx(spread, abs=6e-4)
+
+
 def test_errors_are_one_line_and_exit_code_1(data, tmp_path):
     for name, arguments in (
         ("classification", ("--encoder", "pixels", "--manifest", tmp_path / "none.jsonl")),
