@@ -20,6 +20,9 @@ from llava_rad.errors import ConfigError
 
 # Tokens whose attention goes backward at once on a CPU, so that the squares stay in its cache.
 _TOKENS = 1024
+# Size of an MLP's hidden units that are made at once on a CPU. The C library hands blocks over
+# 32 MiB back to the system, which clears them anew every time.
+_BYTES = 2**24
 
 
 class LeanLayer(nn.Module):
@@ -196,34 +199,40 @@ class _Attention(torch.autograd.Function):
         eps: float,
         heads: int,
     ) -> Tensor:
-        normed = _norm(x[images], norm_weight, norm_bias, eps)[0]
-        projected = linear(normed, weight, bias)
-        attended = _attend(projected, heads)
-        ctx.save_for_backward(
-            x, norm_weight, norm_bias, weight, bias, out_weight, projected, attended
-        )
+        out, kept = _beside(x, images), []
+        for group in _groups(x, images):
+            normed = _norm(x[group], norm_weight, norm_bias, eps)[0]
+            projected = linear(normed, weight, bias)
+            attended = _attend(projected, heads)
+            torch.add(x[group], linear(attended, out_weight, out_bias), out=out[group])
+            kept += [projected, attended]
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, out_weight, *kept)
         ctx.images, ctx.eps, ctx.heads = images, eps, heads
-        return _sum(x, linear(attended, out_weight, out_bias), images)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, norm_bias, weight, bias, out_weight, projected, attended = ctx.saved_tensors
-        of_out = gradient[ctx.images]
-        of_attended, *of_out_product = _linear_backward(of_out, attended, out_weight)
-        of_projected = _attention_backward(projected, of_attended, ctx.heads)
-        x = x[ctx.images]
-        normed, *statistics = _norm(x, norm_weight, norm_bias, ctx.eps)
-        of_normed, of_weight, of_bias = _linear_backward(of_projected, normed, weight)
-        of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
-            of_normed, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
-        )
+        x, norm_weight, norm_bias, weight, bias, out_weight, *kept = ctx.saved_tensors
+        of_x, sums = _beside(gradient, ctx.images), _Sums()
+        for group, projected, attended in zip(
+            _groups(x, ctx.images), kept[::2], kept[1::2], strict=True
+        ):
+            of_attended, *of_out = _linear_backward(gradient[group], attended, out_weight)
+            of_projected = _attention_backward(projected, of_attended, ctx.heads)
+            normed, *statistics = _norm(x[group], norm_weight, norm_bias, ctx.eps)
+            of_normed, *of_in = _linear_backward(of_projected, normed, weight)
+            of_branch, *of_norm = torch.ops.aten.native_layer_norm_backward(
+                of_normed, x[group], x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
+            )
+            torch.add(gradient[group], of_branch, out=of_x[group])
+            sums.add(*of_norm, *of_in, *of_out)
+        of_norm_weight, of_norm_bias, of_weight, of_bias, *of_out = sums
         return (
-            _sum(gradient, of_x, ctx.images),
+            of_x,
             None,
-            *of_norm,
-            *(of_weight, None if bias is None else of_bias),
-            *of_out_product,
+            *(of_norm_weight, of_norm_bias, of_weight, None if bias is None else of_bias),
+            *of_out,
             *(None, None),
         )
 
@@ -244,40 +253,63 @@ class _Perceptron(torch.autograd.Function):
         out_bias: Tensor,
         eps: float,
     ) -> Tensor:
-        units = linear(_norm(x[images], norm_weight, norm_bias, eps)[0], weight, bias)
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight, out_weight, units)
+        out, kept = _beside(x, images), []
+        for group in _groups(x, images):
+            units = linear(_norm(x[group], norm_weight, norm_bias, eps)[0], weight, bias)
+            torch.add(x[group], linear(gelu(units), out_weight, out_bias), out=out[group])
+            kept.append(units)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, out_weight, *kept)
         ctx.images, ctx.eps = images, eps
-        return _sum(x, linear(gelu(units), out_weight, out_bias), images)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, norm_bias, weight, out_weight, units = ctx.saved_tensors
-        of_out = gradient[ctx.images]
-        of_active, *of_out_product = _linear_backward(of_out, gelu(units), out_weight)
-        of_units = torch.ops.aten.gelu_backward(of_active, units)
-        x = x[ctx.images]
-        normed, *statistics = _norm(x, norm_weight, norm_bias, ctx.eps)
-        of_normed, *of_product = _linear_backward(of_units, normed, weight)
-        of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
-            of_normed, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
-        )
-        return (
-            _sum(gradient, of_x, ctx.images),
-            None,
-            *of_norm,
-            *of_product,
-            *of_out_product,
-            None,
-        )
+        x, norm_weight, norm_bias, weight, out_weight, *kept = ctx.saved_tensors
+        of_x, sums = _beside(gradient, ctx.images), _Sums()
+        for group, units in zip(_groups(x, ctx.images), kept, strict=True):
+            of_active, *of_out = _linear_backward(gradient[group], gelu(units), out_weight)
+            of_units = torch.ops.aten.gelu_backward(of_active, units)
+            normed, *statistics = _norm(x[group], norm_weight, norm_bias, ctx.eps)
+            of_normed, *of_in = _linear_backward(of_units, normed, weight)
+            of_branch, *of_norm = torch.ops.aten.native_layer_norm_backward(
+                of_normed, x[group], x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
+            )
+            torch.add(gradient[group], of_branch, out=of_x[group])
+            sums.add(*of_norm, *of_in, *of_out)
+        return of_x, None, *sums, None
 
 
-def _sum(x: Tensor, branch: Tensor, images: slice) -> Tensor:
-    """``x`` plus the branch of some of its images; the branch is used up."""
-    branch.add_(x[images])
-    if len(branch) == len(x):
-        return branch
-    return torch.cat([x[: images.start], branch, x[images.stop :]])
+class _Sums(list[Tensor]):
+    """Gradients of parameters, summed over groups in float32."""
+
+    def add(self, *gradients: Tensor) -> None:
+        """Add those of one group."""
+        if self:
+            self[:] = [
+                total.float().add_(gradient)
+                for total, gradient in zip(self, gradients, strict=True)
+            ]
+        else:
+            self[:] = gradients
+
+
+def _groups(x: Tensor, images: slice) -> list[slice]:
+    """Images that go through a branch together: on a CPU so few that memory is used again."""
+    start, stop, _ = images.indices(len(x))
+    size = stop - start
+    if x.device.type == "cpu":
+        size = max(1, _BYTES // (4 * x[0].nbytes))
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def _beside(x: Tensor, images: slice) -> Tensor:
+    """A copy of ``x`` in which some images are still to be filled in."""
+    start, stop, _ = images.indices(len(x))
+    out = torch.empty_like(x)
+    out[:start] = x[:start]
+    out[stop:] = x[stop:]
+    return out
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
