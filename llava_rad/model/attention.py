@@ -103,12 +103,13 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        # Once: gradient checkpointing hands them out a single time.
+        saved = ctx.saved_tensors
         # Heads that share keys are put under one another: [groups, heads of each, length, width].
-        keys, values = (tensor.flatten(0, 1) for tensor in ctx.saved_tensors[1:])
+        keys, values = (tensor.flatten(0, 1) for tensor in saved[1:])
         groups = len(keys)
         query, of_out = (
-            tensor.reshape(groups, -1, *tensor.shape[2:])
-            for tensor in (ctx.saved_tensors[0], gradients[0])
+            tensor.reshape(groups, -1, *tensor.shape[2:]) for tensor in (saved[0], gradients[0])
         )
         heads, length = query.shape[1:3]
         of_query = torch.empty_like(query)
@@ -134,9 +135,9 @@ class _CausalAttention(torch.autograd.Function):
                 of_query[own, :, start:end] = (of_scores @ seen[:, :end]).unflatten(1, (heads, -1))
                 of_keys[own, :end].baddbmm_(of_scores.transpose(1, 2), rows)
         return (
-            of_query.mul_(ctx.scale).view_as(ctx.saved_tensors[0]),
-            of_keys.view_as(ctx.saved_tensors[1]),
-            of_values.view_as(ctx.saved_tensors[2]),
+            of_query.mul_(ctx.scale).view_as(saved[0]),
+            of_keys.view_as(saved[1]),
+            of_values.view_as(saved[2]),
             None,
         )
 
