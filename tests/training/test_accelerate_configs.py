@@ -37,6 +37,8 @@ def no_launcher(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("ACCELERATE_", "FSDP_")):
             monkeypatch.delenv(name)
+    # Nothing is started here: a port that another program uses is no matter.
+    monkeypatch.setattr("accelerate.utils.launch.is_port_in_use", lambda port=None: False)
 
 
 def path_of(name: str) -> Path:
