@@ -6,5 +6,6 @@ One part a file: images (:mod:`image_sources`, :mod:`image_cache`), crops and ma
 :mod:`student_teacher`), losses (:mod:`targets`, :mod:`dino_loss`, :mod:`ibot_loss`,
 :mod:`koleo_loss`), what changes over a run (:mod:`schedules`, :mod:`param_groups`), several
 processes (:mod:`distributed`, :mod:`sharding`), what shows how it goes (:mod:`watch`,
-:mod:`probe`, :mod:`run_log`), and what is left (:mod:`checkpoints`, :mod:`export`). ``training/pretrain_encoder.py`` puts them together.
+:mod:`probe`, :mod:`run_log`), and what is left (:mod:`checkpoints`, :mod:`export`).
+``training/pretrain_encoder.py`` puts them together.
 """
