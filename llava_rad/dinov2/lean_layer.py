@@ -73,34 +73,35 @@ class LeanLayer(nn.Module):
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
         draw = self._draw(len(hidden))
         if draw is not None:
-            hidden = _Reorder.apply(hidden, draw.order.to(hidden.device))
+            hidden = _Reorder.apply(hidden, draw.order, draw.back)
         scale = attention.scaling
         bias = None
         if query.bias is not None:
             bias = torch.cat([query.bias * scale, key.bias, value.bias])
-        hidden = _Attention.apply(
+        hidden = _Branch.apply(
             hidden,
             slice(None) if draw is None else draw.attended,
+            attention.num_attention_heads,
+            norm1.eps,
             norm1.weight,
             norm1.bias,
             torch.cat([query.weight * scale, key.weight, value.weight]),
             bias,
             *_scaled(attention.o_proj, self.layer_scale1, draw),
-            norm1.eps,
-            attention.num_attention_heads,
         )
         if not self.is_last:
             wanted = None
         if wanted is None and self._has_gelu:
-            hidden = _Perceptron.apply(
+            hidden = _Branch.apply(
                 hidden,
                 slice(None) if draw is None else draw.transformed,
+                None,
+                norm2.eps,
                 norm2.weight,
                 norm2.bias,
                 mlp.fc1.weight,
                 mlp.fc1.bias,
                 *_scaled(mlp.fc2, self.layer_scale2, draw),
-                norm2.eps,
             )
             return _back(hidden, draw)
         # Few tokens, or DINOv2-giant's gated MLP: autograd may keep what it likes.
@@ -133,7 +134,8 @@ class LeanLayer(nn.Module):
         # images lie side by side.
         order = torch.where(attended == 1, transformed, 3 - transformed).argsort(stable=True)
         first = kept - int((attended & transformed).sum())
-        return _Draw(order, slice(0, kept), slice(first, first + kept), images / kept)
+        attends, transforms = slice(0, kept), slice(first, first + kept)
+        return _Draw(order, order.argsort(), attends, transforms, images / kept)
 
 
 class _Draw(NamedTuple):
@@ -141,11 +143,13 @@ class _Draw(NamedTuple):
 
     Attributes:
         order: in which the images lie, ``[images]``.
+        back: the order that undoes it.
         attended, transformed: those of attention and MLP, among them in order.
         factor: of both branches, for those that were left out.
     """
 
     order: Tensor
+    back: Tensor
     attended: slice
     transformed: slice
     factor: float
@@ -155,7 +159,7 @@ def _back(hidden: Tensor, draw: _Draw | None) -> Tensor:
     """Put images into the order that they came in."""
     if draw is None:
         return hidden
-    restored: Tensor = _Reorder.apply(hidden, draw.order.argsort().to(hidden.device))
+    restored: Tensor = _Reorder.apply(hidden, draw.back, draw.order)
     return restored
 
 
@@ -171,43 +175,42 @@ class _Reorder(torch.autograd.Function):
     """Images in another order; autograd would add where it is enough to copy."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return x.index_select(0, order)
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
+        return x.index_select(0, order.to(x.device))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (order,) = ctx.saved_tensors
-        return gradients[0].index_select(0, order.argsort()), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(0, ctx.back.to(gradients[0].device)), None, None
 
 
-class _Attention(torch.autograd.Function):
-    """Tokens plus the output product of self-attention among their norms."""
+class _Branch(torch.autograd.Function):
+    """Tokens plus two products of their norms, with attention or GELU in between."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,  # [images, tokens, width]
         images: slice,
+        heads: int | None,  # of attention, None for GELU
+        eps: float,
         norm_weight: Tensor,
         norm_bias: Tensor,
-        weight: Tensor,  # [3 width, width]: scaled queries, keys, values
+        weight: Tensor,  # [inner, width]; of attention scaled queries, keys, values
         bias: Tensor | None,
-        out_weight: Tensor,
+        out_weight: Tensor,  # [width, inner], of attention [width, width]
         out_bias: Tensor,
-        eps: float,
-        heads: int,
     ) -> Tensor:
         out, kept = _beside(x, images), []
         for group in _groups(x, images):
-            normed = _norm(x[group], norm_weight, norm_bias, eps)[0]
-            projected = linear(normed, weight, bias)
-            attended = _attend(projected, heads)
-            torch.add(x[group], linear(attended, out_weight, out_bias), out=out[group])
-            kept += [projected, attended]
+            inner = linear(_norm(x[group], norm_weight, norm_bias, eps)[0], weight, bias)
+            active = _attend(inner, heads) if heads else gelu(inner)
+            torch.add(x[group], linear(active, out_weight, out_bias), out=out[group])
+            # GELU is computed again, attended values are not.
+            kept += [inner, active if heads else None]
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, out_weight, *kept)
-        ctx.images, ctx.eps, ctx.heads = images, eps, heads
+        ctx.images, ctx.heads, ctx.eps = images, heads, eps
         return out
 
     @staticmethod
@@ -215,69 +218,23 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, bias, out_weight, *kept = ctx.saved_tensors
         of_x, sums = _beside(gradient, ctx.images), _Sums()
-        for group, projected, attended in zip(
-            _groups(x, ctx.images), kept[::2], kept[1::2], strict=True
-        ):
-            of_attended, *of_out = _linear_backward(gradient[group], attended, out_weight)
-            of_projected = _attention_backward(projected, of_attended, ctx.heads)
+        for group, inner, active in zip(_groups(x, ctx.images), kept[::2], kept[1::2], strict=True):
+            active = gelu(inner) if active is None else active
+            of_active, *of_out = _linear_backward(gradient[group], active, out_weight)
+            if ctx.heads:
+                of_inner = _attention_backward(inner, of_active, ctx.heads)
+            else:
+                of_inner = torch.ops.aten.gelu_backward(of_active, inner)
             normed, *statistics = _norm(x[group], norm_weight, norm_bias, ctx.eps)
-            of_normed, *of_in = _linear_backward(of_projected, normed, weight)
+            of_normed, *of_in = _linear_backward(of_inner, normed, weight)
             of_branch, *of_norm = torch.ops.aten.native_layer_norm_backward(
                 of_normed, x[group], x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
             )
             torch.add(gradient[group], of_branch, out=of_x[group])
             sums.add(*of_norm, *of_in, *of_out)
         of_norm_weight, of_norm_bias, of_weight, of_bias, *of_out = sums
-        return (
-            of_x,
-            None,
-            *(of_norm_weight, of_norm_bias, of_weight, None if bias is None else of_bias),
-            *of_out,
-            *(None, None),
-        )
-
-
-class _Perceptron(torch.autograd.Function):
-    """Tokens plus two products of their norms with GELU in between."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,  # [images, tokens, width]
-        images: slice,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        weight: Tensor,  # [units, width]
-        bias: Tensor,
-        out_weight: Tensor,  # [width, units]
-        out_bias: Tensor,
-        eps: float,
-    ) -> Tensor:
-        out, kept = _beside(x, images), []
-        for group in _groups(x, images):
-            units = linear(_norm(x[group], norm_weight, norm_bias, eps)[0], weight, bias)
-            torch.add(x[group], linear(gelu(units), out_weight, out_bias), out=out[group])
-            kept.append(units)
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight, out_weight, *kept)
-        ctx.images, ctx.eps = images, eps
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, norm_bias, weight, out_weight, *kept = ctx.saved_tensors
-        of_x, sums = _beside(gradient, ctx.images), _Sums()
-        for group, units in zip(_groups(x, ctx.images), kept, strict=True):
-            of_active, *of_out = _linear_backward(gradient[group], gelu(units), out_weight)
-            of_units = torch.ops.aten.gelu_backward(of_active, units)
-            normed, *statistics = _norm(x[group], norm_weight, norm_bias, ctx.eps)
-            of_normed, *of_in = _linear_backward(of_units, normed, weight)
-            of_branch, *of_norm = torch.ops.aten.native_layer_norm_backward(
-                of_normed, x[group], x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
-            )
-            torch.add(gradient[group], of_branch, out=of_x[group])
-            sums.add(*of_norm, *of_in, *of_out)
-        return of_x, None, *sums, None
+        of_parameters = (of_norm_weight, of_norm_bias, of_weight, None if bias is None else of_bias)
+        return of_x, None, None, None, *of_parameters, *of_out
 
 
 class _Sums(list[Tensor]):
