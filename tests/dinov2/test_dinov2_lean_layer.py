@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -93,19 +94,10 @@ def test_bfloat16_is_as_near_to_float32_as_transformers():
 def test_half_as_much_is_kept_for_the_backward_pass():
     kept = []
     for backbone, channels in zip(_pair("plain", mlp_ratio=4), (3, 1), strict=True):
-        parameters = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
-        seen = {}
-
-        def pack(tensor, parameters=parameters, seen=seen):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                seen[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            backbone.set_attn_implementation("eager")
+        backbone.set_attn_implementation("eager")
+        with kept_for_backward() as tensors:
             backbone(torch.randn(64, channels, 56, 56))
-        kept.append(sum(seen.values()))
+        kept.append(sum(storage_bytes(tensors, without=backbone.parameters()).values()))
     assert kept[1] < 0.6 * kept[0]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from tiny_models import FAMILIES, tiny_llm
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -109,15 +110,9 @@ def test_in_bfloat16_it_is_near_the_truth_under_autocast(masked):
 
 def test_causal_attention_keeps_nothing_but_its_inputs():
     inputs = heads(40)
-    kept = set()
-
-    def keep(tensor):
-        kept.add(tensor.untyped_storage().data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as kept:
         cpu_attention(nn.Module(), *inputs, None)
-    assert kept == {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    assert storage_bytes(kept).keys() == storage_bytes(inputs).keys()
 
 
 def test_dropout_leaves_weights_out_in_training_only():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from peft import get_peft_model_state_dict
 from tiny_models import FAMILIES, SIZES, tiny_llm
 from torch import nn
@@ -70,18 +71,9 @@ def step(llm, *, bf16=False):
     """Logits and gradients by name, in float32, and the bytes that are kept for the gradients."""
     torch.manual_seed(2)
     embeds = torch.randn(2, 9, SIZES["hidden_size"]).requires_grad_()
-    own = {p.untyped_storage().data_ptr() for p in llm.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     llm.zero_grad()
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        kept_for_backward() as kept,
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
         inputs = embeds.bfloat16() if bf16 else embeds
@@ -89,7 +81,7 @@ def step(llm, *, bf16=False):
     logits.float().square().mean().backward()
     found = {name: p.grad.float() for name, p in llm.named_parameters() if p.grad is not None}
     found |= {"logits": logits.detach().float(), "embeds": embeds.grad}
-    return found, sum(storage.nbytes() for storage in kept.values())
+    return found, sum(storage_bytes(kept, without=llm.parameters()).values())
 
 
 def kinds(llm):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from tiny_models import FAMILIES, tiny_llm
@@ -85,16 +86,10 @@ def test_below_a_gated_unit_it_gives_what_peft_gives_of_the_product(dropout, pre
 def test_the_product_of_a_gated_unit_is_not_kept():
     made = layer(LoraLinear)
     gate, up = (torch.randn(50, 24, requires_grad=True) for _ in range(2))
-    kept = set()
-
-    def keep(tensor):
-        if tensor.numel() == gate.numel():
-            kept.add(tensor.data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as kept:
         made.gated(gate, up)
-    assert kept == {gate.data_ptr(), up.data_ptr()}
+    large = {tensor.data_ptr() for tensor in kept if tensor.numel() == gate.numel()}
+    assert large == {gate.data_ptr(), up.data_ptr()}
 
 
 def test_what_it_does_not_cover_is_left_to_peft():
@@ -117,16 +112,10 @@ def test_what_it_does_not_cover_is_left_to_peft():
 def test_the_input_is_kept_once_for_all_layers_that_read_it():
     layers = [layer(LoraLinear, dtype=torch.bfloat16).float() for _ in range(3)]
     x = torch.randn(50, 24, requires_grad=True)
-    inputs = set()
-
-    def keep(tensor):
-        if tensor.numel() == x.numel():
-            inputs.add(tensor.untyped_storage().data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as kept:
         sum(made(x).sum() for made in layers).backward()
-    assert inputs == {x.untyped_storage().data_ptr()}
+    inputs = [tensor for tensor in kept if tensor.numel() == x.numel()]
+    assert storage_bytes(inputs).keys() == {x.untyped_storage().data_ptr()}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

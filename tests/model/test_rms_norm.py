@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from torch import nn
 
 from llava_rad.model import rms_norm
@@ -57,15 +58,10 @@ def test_in_bfloat16_it_is_exact_but_for_rounding():
 
 def test_it_keeps_its_input_and_a_number_a_row():
     x = torch.randn(50, 24).bfloat16().requires_grad_()
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     own, _ = pair(24, torch.bfloat16)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as tensors:
         own(x)
+    kept = storage_bytes(tensors)
     assert kept.pop(x.untyped_storage().data_ptr()) == 50 * 24 * 2
     assert kept.pop(own.weight.untyped_storage().data_ptr())
     assert list(kept.values()) == [50 * 4]

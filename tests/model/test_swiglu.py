@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward
 from torch.nn.functional import silu
 
 from llava_rad.model import swiglu as unit
@@ -45,12 +46,6 @@ def test_a_gradient_that_others_hold_is_not_changed():
 
 def test_it_keeps_its_inputs_alone():
     gate, up = (torch.randn(3, 24, requires_grad=True) for _ in range(2))
-    kept = []
-
-    def keep(tensor):
-        kept.append(tensor.data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as kept:
         swiglu(gate, up)
-    assert kept == [gate.data_ptr(), up.data_ptr()]
+    assert [tensor.data_ptr() for tensor in kept] == [gate.data_ptr(), up.data_ptr()]

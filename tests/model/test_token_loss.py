@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from torch.nn.functional import cross_entropy
 
 from llava_rad.model import token_loss as loss_file
@@ -40,14 +41,9 @@ def test_bfloat16_logits_give_the_float32_loss_of_the_same_numbers():
 
 def test_the_logits_are_kept_as_they_are():
     logits = torch.randn(37, 101).bfloat16().requires_grad_()
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward() as tensors:
         token_loss(logits, torch.arange(37), -100)
+    kept = storage_bytes(tensors)
     assert kept.pop(logits.untyped_storage().data_ptr())
     # a target, a weight and a norm for each token
     assert sum(kept.values()) == 37 * (8 + 4 + 4)

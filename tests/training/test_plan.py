@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kept_tensors import kept_for_backward, storage_bytes
 from tiny_models import FAMILIES, byte_level_tokenizer, tiny_encoder, tiny_llm
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
@@ -73,21 +74,13 @@ def real_step(model):
     ids[:, :4] = IMAGE_TOKEN
     labels = ids.clone()
     labels[:, :34] = -100
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        kept_for_backward() as kept,
         FlopCounterMode(display=False) as counter,
     ):
         model(ids, torch.ones_like(ids), labels, patches=torch.randn(2, 16, 24)).loss.backward()
-    return counter.get_total_flops() / 2, sum(storage.nbytes() for storage in kept.values())
+    nbytes = sum(storage_bytes(kept, without=model.parameters()).values())
+    return counter.get_total_flops() / 2, nbytes
 
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])
