@@ -14,7 +14,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from llava_rad.model.swiglu import row_blocks, swiglu, swiglu_gradient
+from llava_rad.model.row_blocks import row_blocks
+from llava_rad.model.swiglu import BLOCK, swiglu, swiglu_gradient
 
 
 class LoraLinear(Linear):
@@ -90,8 +91,7 @@ class _LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         shown = rows if dropped is None else dropped.reshape(-1, x.shape[-1])
-        low = shown @ down.to(x.dtype).T
-        out = _product(rows, low, weight, bias, up, scale)
+        out, low = _product(rows, shown, weight, bias, down, up, scale)
         ctx.save_for_backward(shown, weight, down, up, low)
         ctx.scale, ctx.is_dropped = scale, dropped is not None
         return out.view(*x.shape[:-1], out.shape[-1])
@@ -102,7 +102,7 @@ class _LoraProduct(torch.autograd.Function):
         *leading, width = gradients[0].shape
         gradient = gradients[0].reshape(-1, width)
         dtype = gradient.dtype
-        low_gradient = gradient @ (up * ctx.scale).to(dtype)
+        low_gradient, of_up = _update_backward(gradient, low, up, ctx.scale)
         of_x = of_dropped = None
         if ctx.needs_input_grad[0]:
             of_x = gradient @ weight.to(dtype)
@@ -112,7 +112,6 @@ class _LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_dropped = (low_gradient @ down.to(dtype)).view(*leading, down.shape[-1])
         of_down = (low_gradient.T @ shown).to(down.dtype)
-        of_up = (low.T @ gradient).T.to(up.dtype).mul_(ctx.scale)
         return of_x, of_dropped, None, None, of_down, of_up, None
 
 
@@ -131,8 +130,7 @@ class _GatedLoraProduct(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         rows = swiglu(gate, upper).view(-1, gate.shape[-1])
-        low = rows @ down.to(rows.dtype).T
-        out = _product(rows, low, weight, bias, up, scale)
+        out, low = _product(rows, rows, weight, bias, down, up, scale)
         ctx.save_for_backward(gate, upper, weight, down, up, low)
         ctx.scale = scale
         return out.view(*gate.shape[:-1], out.shape[-1])
@@ -142,12 +140,11 @@ class _GatedLoraProduct(torch.autograd.Function):
         gate, upper, weight, down, up, low = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
         dtype = gradient.dtype
-        low_gradient = gradient @ (up * ctx.scale).to(dtype)
-        of_up = (low.T @ gradient).T.to(up.dtype).mul_(ctx.scale)
+        low_gradient, of_up = _update_backward(gradient, low, up, ctx.scale)
         of_upper = (gradient @ weight.to(dtype)).addmm_(low_gradient, down.to(dtype))
         of_gate, of_down = torch.empty_like(of_upper), torch.zeros_like(down)
         for gates, uppers, of_uppers, of_gates, low_rows in row_blocks(
-            gate, upper, of_upper, of_gate, low_gradient
+            gate, upper, of_upper, of_gate, low_gradient, elements=BLOCK
         ):
             product = swiglu_gradient(gates, uppers, of_uppers, of_gates)
             of_down += low_rows.T @ product
@@ -155,10 +152,24 @@ class _GatedLoraProduct(torch.autograd.Function):
 
 
 def _product(
-    rows: Tensor, low: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor, scale: float
-) -> Tensor:
-    """Rows times W^T + b + scale times low B^T."""
-    out = nn.functional.linear(
-        rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
-    )
-    return out.addmm_(low, (up * scale).to(rows.dtype).T)
+    rows: Tensor,
+    shown: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Rows W^T + b + scale low B^T, and low, which is shown A^T."""
+    dtype = rows.dtype
+    low = shown @ down.to(dtype).T
+    out = nn.functional.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+    return out.addmm_(low, (up * scale).to(dtype).T), low
+
+
+def _update_backward(
+    gradient: Tensor, low: Tensor, up: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of low, in its dtype, and of B, in its own."""
+    of_low = gradient @ (up * scale).to(gradient.dtype)
+    return of_low, (low.T @ gradient).T.to(up.dtype).mul_(scale)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_rad.model.row_blocks import row_blocks
+
 # Elements of a block.
 _BLOCK = 2**16
 
@@ -43,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         scale = rows.new_empty(len(rows), 1, dtype=torch.float32)
         out = rows.new_empty(rows.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
-        for block, factors, normed in zip(*_split(rows, scale, out), strict=True):
+        for block, factors, normed in row_blocks(rows, scale, out, elements=_BLOCK):
             exact = block.float()
             torch.rsqrt(exact.square().mean(-1, keepdim=True).add_(eps), out=factors)
             torch.mul((exact * factors).to(x.dtype), weight, out=normed)
@@ -57,8 +59,8 @@ class _RMSNorm(torch.autograd.Function):
         of_rows = torch.empty_like(rows)
         of_weight = torch.zeros_like(weight, dtype=torch.float32)
         weights = weight.float()
-        for block, factors, of_out, out in zip(
-            *_split(rows, scale, gradient, of_rows), strict=True
+        for block, factors, of_out, out in row_blocks(
+            rows, scale, gradient, of_rows, elements=_BLOCK
         ):
             normed = block * factors
             if ctx.needs_input_grad[1]:
@@ -69,8 +71,3 @@ class _RMSNorm(torch.autograd.Function):
             of_normed -= normed.mul_(along)
             torch.mul(of_normed, factors, out=out)
         return of_rows.view(gradients[0].shape), of_weight.to(weight.dtype), None
-
-
-def _split(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    rows = max(1, _BLOCK // tensors[0].shape[-1])
-    return [tensor.split(rows) for tensor in tensors]

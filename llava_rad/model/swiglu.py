@@ -4,15 +4,16 @@ A block of rows at a time is taken through all its steps, small enough to stay i
 cache: memory is read and written once instead of five times.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-# Elements of a block.
-_BLOCK = 2**17
+from llava_rad.model.row_blocks import row_blocks
+
+#: Elements of a block.
+BLOCK = 2**17
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -39,19 +40,12 @@ def swiglu_gradient(gate: Tensor, up: Tensor, of_out: Tensor, of_gate: Tensor) -
     return opened.mul_(up)
 
 
-def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of all tensors [..., width], block by block, each [rows, width]."""
-    rows = max(1, _BLOCK // tensors[0].shape[-1])
-    flat = (tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors)
-    return zip(*(tensor.split(rows) for tensor in flat), strict=True)
-
-
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         out = gate.new_empty(gate.shape)
-        for gate_rows, up_rows, rows in row_blocks(gate, up, out):
+        for gate_rows, up_rows, rows in row_blocks(gate, up, out, elements=BLOCK):
             torch.mul(silu(gate_rows), up_rows, out=rows)
         return out
 
@@ -60,6 +54,6 @@ class _SwiGLU(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         of_up = gradients[0].clone(memory_format=torch.contiguous_format)
         of_gate = torch.empty_like(of_up)
-        for rows in row_blocks(gate, up, of_up, of_gate):
+        for rows in row_blocks(gate, up, of_up, of_gate, elements=BLOCK):
             swiglu_gradient(*rows)
         return of_gate, of_up

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_rad.model.row_blocks import row_blocks
+
 # Logits taken at once: one MB of float32.
 _BLOCK = 2**18
 
@@ -34,7 +36,10 @@ class _TokenLoss(torch.autograd.Function):
         places = targets.where(counted, 0).unsqueeze(-1)
         weights = counted.float().div_(counted.sum()).unsqueeze(-1)
         norms = torch.cat(
-            [logits[block].float().logsumexp(-1, keepdim=True) for block in _blocks(logits)]
+            [
+                block.float().logsumexp(-1, keepdim=True)
+                for (block,) in row_blocks(logits, elements=_BLOCK)
+            ]
         )
         ctx.save_for_backward(logits, places, weights, norms)
         return ((norms - logits.gather(-1, places)) * weights).sum()
@@ -44,14 +49,11 @@ class _TokenLoss(torch.autograd.Function):
         logits, places, weights, norms = ctx.saved_tensors
         weights = weights * gradients[0]
         of_logits = torch.empty_like(logits)
-        for block in _blocks(logits):
+        for block, place, weight, norm, out in row_blocks(
+            logits, places, weights, norms, of_logits, elements=_BLOCK
+        ):
             # softmax less the target's one
-            part = (logits[block].float() - norms[block]).exp_()
-            part.scatter_add_(-1, places[block], -torch.ones_like(norms[block]))
-            torch.mul(part, weights[block], out=of_logits[block])
+            part = (block.float() - norm).exp_()
+            part.scatter_add_(-1, place, -torch.ones_like(norm))
+            torch.mul(part, weight, out=out)
         return of_logits, None, None
-
-
-def _blocks(logits: Tensor) -> list[slice]:
-    size = max(1, _BLOCK // logits.shape[-1])
-    return [slice(start, start + size) for start in range(0, len(logits), size)]
