@@ -40,13 +40,14 @@ from llava_rad.dinov2.image_sources import ImageFiles
 from llava_rad.dinov2.variants import Variant, make_variant, open_pool
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, LlavaRadError, TrainingError
-from llava_rad.metrics import holm
-from llava_rad.probing import load_judged, process_state
+from llava_rad.probing import load_judged
 from llava_rad.probing.comparison import save_comparison, to_markdown
 from llava_rad.probing.curves import Curves, draw_curves, save_curves
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig, check_task
 from llava_rad.probing.unseen import require_unseen
+from llava_rad.processes import process_state
+from llava_rad.statistics import holm
 
 PROGRAM = Path(__file__).parents[1] / "training" / "pretrain_encoder.py"
 RANDOM = "random weights"

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from llava_rad.errors import LlavaRadError
-from llava_rad.metrics.table import text_table
+from llava_rad.evaluation.table import text_table
 from llava_rad.probing import (
     MEASURES,
     column_target,
@@ -31,12 +31,12 @@ from llava_rad.probing import (
     interval,
     load_judged,
     number,
-    process_state,
     read_examples,
     run_linear_probe,
     split_vectors,
     to_plain,
 )
+from llava_rad.processes import process_state
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

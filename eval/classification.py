@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from llava_rad.errors import LlavaRadError
-from llava_rad.metrics.table import text_table
+from llava_rad.evaluation.table import text_table
 from llava_rad.probing import (
     encoder_facts,
     extract_features,
@@ -31,7 +31,6 @@ from llava_rad.probing import (
     label_targets,
     load_judged,
     number,
-    process_state,
     read_examples,
     run_knn,
     run_linear_probe,
@@ -39,6 +38,7 @@ from llava_rad.probing import (
     to_plain,
 )
 from llava_rad.probing.classification import ProbeResult
+from llava_rad.processes import process_state
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -22,21 +22,11 @@ from typing import Annotated, Any
 import typer
 
 from llava_rad.errors import DataError, LlavaRadError, MetricError
-from llava_rad.metrics import (
-    DEFAULT_METRICS,
-    HEADLINES,
-    METRICS,
-    Difference,
-    MetricSettings,
-    Predictions,
-    Scorer,
-    Scores,
-    compare,
-    holm,
-    read_predictions,
-)
-from llava_rad.metrics.page import value_label
-from llava_rad.metrics.table import text_table
+from llava_rad.evaluation import Predictions, read_predictions
+from llava_rad.evaluation.page import value_label
+from llava_rad.evaluation.table import text_table
+from llava_rad.metrics import DEFAULT_METRICS, HEADLINES, METRICS, MetricSettings, Scorer, Scores
+from llava_rad.statistics import Difference, compare, holm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 

@@ -22,11 +22,11 @@ import typer
 
 from llava_rad.config import load_config, to_dict
 from llava_rad.errors import ConfigError, LlavaRadError, WeightsError
-from llava_rad.metrics import holm
-from llava_rad.probing import process_state
 from llava_rad.probing.comparison import save_comparison, to_markdown
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig
+from llava_rad.processes import process_state
+from llava_rad.statistics import holm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

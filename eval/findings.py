@@ -20,17 +20,14 @@ import numpy as np
 import typer
 
 from llava_rad.errors import LlavaRadError, MetricError
-from llava_rad.metrics import (
-    DEFAULT_METRICS,
-    METRICS,
-    MetricSettings,
-    Scorer,
+from llava_rad.evaluation import (
     evaluate_predictions,
     evaluation_table,
     read_predictions,
     read_reports,
     write_evaluation,
 )
+from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 from llava_rad.metrics.radgraph import CASINGS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")

@@ -25,7 +25,8 @@ from typing import Annotated, Literal
 import typer
 
 from llava_rad.errors import ConfigError, DataError, LlavaRadError
-from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer, control_table
+from llava_rad.evaluation import control_table
+from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -73,10 +74,10 @@ def main(
     # bitsandbytes mentions optional kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Heavy imports wait until the options are read.
-    from llava_rad.controls import judge_controls, write_controls
-    from llava_rad.generation import GenerationSettings
-    from llava_rad.probing import process_state
-    from llava_rad.split_reports import open_split
+    from llava_rad.evaluation.controls import judge_controls, write_controls
+    from llava_rad.evaluation.split_reports import open_split
+    from llava_rad.processes import process_state
+    from llava_rad.reports.generate import GenerationSettings
 
     state = process_state()
     main_process = state.is_main_process

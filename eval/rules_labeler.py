@@ -25,9 +25,9 @@ import typer
 from llava_rad.data import ConversionLog
 from llava_rad.data.openi import read
 from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.metrics import OBSERVATIONS, label_f1, label_reports
-from llava_rad.metrics.observations import Mention
-from llava_rad.metrics.table import text_table
+from llava_rad.evaluation.table import text_table
+from llava_rad.metrics import label_f1, label_reports
+from llava_rad.observations import OBSERVATIONS, Mention
 
 # MeSH heading to observation, whatever the qualifiers.
 HEADINGS = {

@@ -24,18 +24,17 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import LlavaRadError
+from llava_rad.evaluation.table import text_table
+from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
-from llava_rad.metrics.table import text_table
 from llava_rad.probing import (
     MEASURES,
     encoder_facts,
     interval,
     load_judged,
     number,
-    process_state,
     read_examples,
     to_plain,
 )
@@ -49,6 +48,7 @@ from llava_rad.probing.segmentation import (
     segment,
 )
 from llava_rad.probing.segmentation_heads import load_head
+from llava_rad.processes import process_state
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -29,12 +29,12 @@ from llava_rad.probing import (
     extract_features,
     load_judged,
     nearest_neighbours,
-    process_state,
     read_examples,
 )
 from llava_rad.probing.pictures import colour_grid, heat, sheet, shrink
 from llava_rad.probing.segmentation import seeing_whole_images
 from llava_rad.probing.token_maps import cls_attention, principal_colours
+from llava_rad.processes import process_state
 
 TILE = 224
 

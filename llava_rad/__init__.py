@@ -13,8 +13,8 @@ _PUBLIC = {
     "load_encoder": "llava_rad.encoders",
     "load_radiograph": "llava_rad.images",
     "Radiograph": "llava_rad.images",
-    "Report": "llava_rad.generation",
-    "generate_reports": "llava_rad.generation",
+    "Report": "llava_rad.reports.generate",
+    "generate_reports": "llava_rad.reports.generate",
 }
 
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from llava_rad.encoders import load_encoder
-    from llava_rad.generation import Report, generate_reports
     from llava_rad.images import Radiograph, load_radiograph
     from llava_rad.model import load
+    from llava_rad.reports.generate import Report, generate_reports
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ import torch
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import LlavaRadError
+from llava_rad.files import write_tensors
 from llava_rad.images import load_radiograph
-from llava_rad.model.tensors import write_tensors
 
 
 def encode_images(

@@ -1,6 +1,7 @@
 """Fixtures that every test folder shares."""
 
 import os
+import random
 from pathlib import Path
 
 # No test may reach a model hub; set before any Hugging Face library is imported.
@@ -9,6 +10,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from helpers.words import WORDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,3 +38,14 @@ def shared_parity() -> Path:
 def shared_cases() -> Path:
     """Small inputs made from public bug reports, with the right result."""
     return _shared("cases")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """60 random word sequences, some with capitals, line breaks or nothing in them."""
+    generator = random.Random(0)
+    made = [" ".join(generator.choices(WORDS, k=generator.randint(1, 25))) for _ in range(56)]
+    made[3] = made[3].upper()
+    made[5] = "The lungs are clear.\nNo effusion. Heart is normal."
+    made[7] = "No effusion.\nHeart is normal.\nThe lungs are clear."
+    return [*made, "", "   ", "no", "No pneumothorax."]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
 from PIL import Image
-from tiny_models import build, byte_level_tokenizer, tiny_llm
 from typer.testing import CliRunner
 
 from llava_rad.cli import app

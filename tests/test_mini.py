@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from llava_rad.encoders import load_encoder
-from llava_rad.generation import generate_reports
 from llava_rad.images import load_radiograph
 from llava_rad.model import ReportRequest, RequestImage, load
 from llava_rad.model.loading import BUNDLED
+from llava_rad.reports.generate import generate_reports
 
 FOLDER = BUNDLED["mini"]
 

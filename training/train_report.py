@@ -26,31 +26,36 @@ import torch
 from accelerate import Accelerator
 
 from llava_rad.config import load_config, save_config, to_dict
-from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import LlavaRadError, TrainingError
-from llava_rad.training.batches import MicroBatch, TrainingBatches, count_tokens, load_batches
-from llava_rad.training.building import build_stage_model, check_saved, train_mode
-from llava_rad.training.checkpoints import Checkpoint, find_resumable, save_checkpoint
-from llava_rad.training.checks import check_changed, check_finite, sums_of
-from llava_rad.training.config import STAGES, ReportTrainingConfig
-from llava_rad.training.features import fill_cache
-from llava_rad.training.launching import agree, start_accelerator
-from llava_rad.training.order import BatchOrder
-from llava_rad.training.run_log import Meter, RunLog, draw_curve, progress_line
-from llava_rad.training.sample_reports import write_sample_reports
-from llava_rad.training.samples import ReportSamples
-from llava_rad.training.schedule import learning_rate, steps_of
-from llava_rad.training.sharding import distribute
-from llava_rad.training.state import (
+from llava_rad.features import FeatureCache
+from llava_rad.report_training.batches import (
+    MicroBatch,
+    TrainingBatches,
+    count_tokens,
+    load_batches,
+)
+from llava_rad.report_training.building import build_stage_model, check_saved, train_mode
+from llava_rad.report_training.config import STAGES, ReportTrainingConfig
+from llava_rad.report_training.features import fill_cache
+from llava_rad.report_training.launching import agree, start_accelerator
+from llava_rad.report_training.run_log import Meter, RunLog, draw_curve, progress_line
+from llava_rad.report_training.sample_reports import write_sample_reports
+from llava_rad.report_training.samples import ReportSamples
+from llava_rad.report_training.schedule import learning_rate, steps_of
+from llava_rad.report_training.sharding import distribute
+from llava_rad.report_training.state import (
     optimiser_state,
     restore_optimiser,
     restore_weights,
     trained_parameters,
     trained_weights,
 )
-from llava_rad.training.studies import RunStudies, load_studies
-from llava_rad.training.validation import validation_loss
+from llava_rad.report_training.studies import RunStudies, load_studies
+from llava_rad.report_training.validation import validation_loss
+from llava_rad.runs.checkpoints import Checkpoint, find_resumable, save_checkpoint
+from llava_rad.runs.checks import check_changed, check_finite, sums_of
+from llava_rad.runs.order import BatchOrder
 
 
 def main(config: ReportTrainingConfig) -> None:

@@ -9,7 +9,7 @@ are fictitious and say nothing about order, so no study gets a prior.
 from collections.abc import Iterator
 from pathlib import Path
 
-from llava_rad.data.chexpert_labels import CHEXPERT_LABELS, parse_chexpert_labels
+from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import (
     first_existing,
@@ -20,6 +20,7 @@ from llava_rad.data.fields import (
 )
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.observations import OBSERVATIONS
 
 _TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
 
@@ -32,7 +33,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
         log: filled with what was left out or noted.
     """
     path = first_existing(*(root / name for name in _TABLES)) or root / _TABLES[0]
-    columns = ("PngPath", "PatientID", "AccessionNumber", "ViewPosition", *CHEXPERT_LABELS)
+    columns = ("PngPath", "PatientID", "AccessionNumber", "ViewPosition", *OBSERVATIONS)
     rows_of: dict[tuple[str, str], list[dict]] = {}
     filled = ("PatientID", "AccessionNumber")
     for row in read_table(path, columns, filled=filled, log=log):

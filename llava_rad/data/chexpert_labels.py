@@ -2,27 +2,12 @@
 
 from collections.abc import Mapping
 
-CHEXPERT_LABELS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-)
+from llava_rad.observations import OBSERVATIONS
 
 
 def parse_chexpert_labels(row: Mapping[str, str | float | None]) -> dict[str, float | None]:
     """Label values 1.0, 0.0, -1.0 (uncertain) or None (not mentioned) from a table's row."""
-    return {name: _value(row.get(name)) for name in CHEXPERT_LABELS}
+    return {name: _value(row.get(name)) for name in OBSERVATIONS}
 
 
 def _value(cell: str | float | None) -> float | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from llava_rad.data.chexpert_labels import CHEXPERT_LABELS, parse_chexpert_labels
+from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import first_existing, frontal_first, parse_split, parse_view
 from llava_rad.data.priors import add_priors
@@ -22,6 +22,7 @@ from llava_rad.data.sections import ReportSections, parse_report
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.observations import OBSERVATIONS
 
 _TABLE = "mimic-cxr-2.0.0-{}.csv"
 
@@ -124,5 +125,5 @@ def _labels(root: Path, log: ConversionLog) -> dict[tuple[str, str], dict[str, f
         return {}
     return {
         (row["subject_id"], row["study_id"]): parse_chexpert_labels(row)
-        for row in _table(root, "chexpert", ("subject_id", "study_id", *CHEXPERT_LABELS), log)
+        for row in _table(root, "chexpert", ("subject_id", "study_id", *OBSERVATIONS), log)
     }

@@ -2,10 +2,10 @@
 
 One part a file: images (:mod:`image_sources`, :mod:`image_cache`), crops and masks
 (:mod:`augmentation`, :mod:`masking`, :mod:`batches`), the networks (:mod:`backbone` with
-:mod:`gray_patches` and :mod:`lean_layer`, :mod:`head`, :mod:`pretrained_heads`,
+the layers of :mod:`llava_rad.kernels`, :mod:`head`, :mod:`pretrained_heads`,
 :mod:`student_teacher`), losses (:mod:`targets`, :mod:`dino_loss`, :mod:`ibot_loss`,
-:mod:`koleo_loss`), what changes over a run (:mod:`schedules`, :mod:`param_groups`), several
-processes (:mod:`distributed`, :mod:`sharding`), what shows how it goes (:mod:`watch`,
+:mod:`koleo_loss`), what changes over a run (:mod:`schedules`, :mod:`param_groups`), splitting
+(:mod:`sharding`), what shows how it goes (:mod:`watch`,
 :mod:`probe`, :mod:`run_log`), and what is left (:mod:`checkpoints`, :mod:`export`).
 ``training/pretrain_encoder.py`` puts them together.
 """

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from llava_rad.dinov2.config import BackboneConfig
-from llava_rad.dinov2.gray_patches import GrayPatches
 from llava_rad.dinov2.initialisation import glorot_sincos
-from llava_rad.dinov2.lean_layer import LeanLayer
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
+from llava_rad.kernels.gray_patches import GrayPatches
+from llava_rad.kernels.lean_layer import LeanLayer
 
 # Width, layers, heads.
 ARCHITECTURES: dict[str, tuple[int, int, int]] = {

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from llava_rad.data import Study, load_manifest
 from llava_rad.dinov2.config import ProbeConfig
-from llava_rad.dinov2.distributed import gather_rows, world_size
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError
 from llava_rad.images import Rendering
+from llava_rad.runs.distributed import gather_rows, world_size
 
 _BATCH = 64  # images in one forward pass
 # Of the logistic regression on standardised features: strong, since images are few.

@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from llava_rad.dinov2.distributed import world_size
 from llava_rad.dinov2.student_teacher import StudentTeacher
+from llava_rad.runs.distributed import world_size
 
 # What data-parallel training puts into names.
 _WRAPPER = re.compile(r"\bmodule\.")

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from llava_rad.dinov2.backbone import tokens
 from llava_rad.dinov2.config import HeadConfig, LossConfig
 from llava_rad.dinov2.dino_loss import dino_loss
-from llava_rad.dinov2.distributed import gather_rows
 from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
+from llava_rad.runs.distributed import gather_rows
 
 GLOBAL_CROPS = 2
 

@@ -8,7 +8,7 @@ spreads each batch evenly over the prototypes. Both are computed in float32.
 import torch
 from torch import Tensor, nn
 
-from llava_rad.dinov2.distributed import max_over_processes, sum_over_processes
+from llava_rad.runs.distributed import max_over_processes, sum_over_processes
 
 # Sums below this are prototypes or tokens that hold no weight at all in float32.
 _TINY = 1e-35

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from llava_rad.dinov2.dino_loss import prototype_entropy
-from llava_rad.dinov2.distributed import sum_over_processes
 from llava_rad.errors import TrainingError
+from llava_rad.runs.distributed import sum_over_processes
 
 # When a run has collapsed. Between healthy runs and those that the tests make collapse lies about
 # a factor of ten: spread 0.5 to 1 against 0.04 and below (bfloat16's rounding alone makes 0.001 of

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics.label_f1 import label_f1
-from llava_rad.metrics.observations import OBSERVATIONS, Mention
 from llava_rad.metrics.result import (
     MetricResult,
     check_pairs,
@@ -38,6 +37,7 @@ from llava_rad.metrics.result import (
     some_empty,
 )
 from llava_rad.metrics.weights import file_hash, resolve_file
+from llava_rad.observations import OBSERVATIONS, Mention
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class CheXbertLabels:
 
     Attributes:
         mentions: the heads' classes [texts, 14], as
-            :class:`~llava_rad.metrics.observations.Mention`.
+            :class:`~llava_rad.observations.Mention`.
         embeddings: the encoder's vector of the first token [texts, dim]; the mean over windows.
         too_long: mask [texts] of the reports of more than 512 word pieces.
     """

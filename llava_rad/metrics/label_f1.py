@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_rad.metrics.observations import FIVE, OBSERVATIONS, Mention
 from llava_rad.metrics.result import Floats, MetricResult, harmonic, ratio
+from llava_rad.observations import FIVE, OBSERVATIONS, Mention
 
 POLICIES = ("uncertain_positive", "uncertain_negative")
 GROUPS: dict[str, tuple[str, ...]] = {"14": OBSERVATIONS, "5": FIVE}
@@ -46,7 +46,7 @@ def label_f1(
     Args:
         metric: name of the result.
         predicted: what each prediction says of each class [pairs, classes], as
-            :class:`~llava_rad.metrics.observations.Mention`.
+            :class:`~llava_rad.observations.Mention`.
         expected: the same of the references.
         facts: goes into the result, together with the definitions used here.
         notes: warnings that go into the result.

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_rad.metrics.label_f1 import label_f1
-from llava_rad.metrics.observations import OBSERVATIONS, Mention
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty, some_empty
+from llava_rad.observations import OBSERVATIONS, Mention
 
 VERSION = "1"
 

@@ -12,8 +12,8 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from llava_rad.errors import ConfigError, ModelError, WeightsError
-from llava_rad.model.lora_linear import LoraLinear
-from llava_rad.model.tensors import cast, read_tensors, write_tensors
+from llava_rad.files import cast, read_tensors, write_tensors
+from llava_rad.kernels.lora_linear import LoraLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import ModelError, WeightsError
+from llava_rad.files import cast, read_tensors, write_tensors
+from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
 from llava_rad.model.card import model_card
 from llava_rad.model.configuration import EncoderReference, ReportModelConfig
@@ -29,8 +31,6 @@ from llava_rad.model.lora import (
 )
 from llava_rad.model.processor import IGNORE, IMAGE_TOKEN, ReportProcessor
 from llava_rad.model.prompt import PromptTemplate
-from llava_rad.model.tensors import cast, read_tensors, write_tensors
-from llava_rad.model.token_loss import token_loss
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"

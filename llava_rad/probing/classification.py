@@ -12,9 +12,9 @@ from llava_rad.probing.features import Features
 from llava_rad.probing.knn import knn_scores
 from llava_rad.probing.linear_probe import LinearProbe, fit_linear_probe
 from llava_rad.probing.outcome import BinaryOutcome, CategoryOutcome, NumberOutcome, Outcome
-from llava_rad.probing.processes import share_jobs
 from llava_rad.probing.scores import Floats
 from llava_rad.probing.targets import Target
+from llava_rad.processes import share_jobs
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from llava_rad.encoders import ImageEncoder, Preprocessing
 from llava_rad.errors import ConfigError, ImageError
 from llava_rad.images import load_radiograph
-from llava_rad.probing.processes import process_state
+from llava_rad.processes import process_state
 
 POOLINGS = ("cls", "mean", "cls+mean")
 

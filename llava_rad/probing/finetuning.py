@@ -22,9 +22,9 @@ from llava_rad.probing.examples import Example, Examples
 from llava_rad.probing.features import BATCH, InputBatches
 from llava_rad.probing.linear_probe import LinearProbe
 from llava_rad.probing.outcome import BinaryOutcome
-from llava_rad.probing.processes import share_jobs
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Target
+from llava_rad.processes import share_jobs
 
 HEAD_FACTOR = 10.0  # the new layer's learning rate over the encoder's
 WARMUP = 0.1  # share of the steps

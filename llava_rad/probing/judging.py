@@ -14,9 +14,9 @@ from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.probing.baselines import load_judged
 from llava_rad.probing.comparison import Comparison, Pair
 from llava_rad.probing.outcome import Outcome, join_fits, load_outcome
-from llava_rad.probing.processes import process_state
 from llava_rad.probing.record import encoder_facts
 from llava_rad.probing.tasks import TaskConfig, run_task
+from llava_rad.processes import process_state
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, DataError, ModelError
+from llava_rad.features import FeatureCache
 from llava_rad.images import Radiograph
 from llava_rad.probing.examples import Example, Examples
 from llava_rad.probing.masks import Mask, MaskSource
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
-from llava_rad.probing.processes import process_state, share_jobs
 from llava_rad.probing.scores import Floats
 from llava_rad.probing.segmentation_heads import SCALE, SegmentationHead
+from llava_rad.processes import process_state, share_jobs
 
 SIDE = 512  # pixels of the longer side, on which masks are compared
 BATCH = 16

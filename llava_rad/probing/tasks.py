@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
+from llava_rad.features import FeatureCache
 from llava_rad.probing.classification import run_linear_probe, split_vectors
 from llava_rad.probing.examples import Examples, read_examples
 from llava_rad.probing.features import extract_features

@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import build, byte_level_tokenizer
 from PIL import Image
-from tiny_models import build, byte_level_tokenizer
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms

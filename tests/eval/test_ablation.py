@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.pretraining_runs import PROGRAM, make_encoder, metrics, tiny_config
+from helpers.probing_data import write_probing_data
+from helpers.program_runs import start_program
 from PIL import Image
-from pretraining_runs import PROGRAM, make_encoder, metrics, tiny_config
-from probing_data import write_probing_data
-from program_runs import start_program
 from typer.testing import CliRunner
 
 from llava_rad.config import load_config, save_config

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from probing_data import write_probing_data
-from tiny_models import tiny_encoder
+from helpers.probing_data import write_probing_data
+from helpers.tiny_models import tiny_encoder
 from typer.testing import CliRunner
 
 from llava_rad.encoders import load_encoder

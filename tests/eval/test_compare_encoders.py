@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.probing_data import write_probing_data
+from helpers.tiny_models import tiny_encoder
 from PIL import Image
-from probing_data import write_probing_data
-from tiny_models import tiny_encoder
 from typer.testing import CliRunner
 
 from llava_rad.config import load_config

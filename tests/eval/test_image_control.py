@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_rad.controls import control_reader, partner_studies
 from llava_rad.data import PriorStudy, Study, StudyImage, load_manifest, save_manifest
-from llava_rad.metrics import CONTROLS
+from llava_rad.evaluation import CONTROLS
+from llava_rad.evaluation.controls import control_reader, partner_studies
 from llava_rad.model import PromptTemplate, load
-from llava_rad.reporting import Failure, read_study
+from llava_rad.reports.study import Failure, read_study
 
 SHORT = ["--max-new-tokens", "12", "--metrics", "rouge,bleu_coco", "--resamples", "200"]
 REPORTS = ["reports.jsonl", *(f"control_reports/{name}.jsonl" for name in CONTROLS)]

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.probing_data import write_probing_data
 from PIL import Image
-from probing_data import write_probing_data
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]

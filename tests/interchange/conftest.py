@@ -8,11 +8,18 @@ import json
 import pytest
 import timm
 import torch
+from helpers.tiny_checkpoints import (
+    LLAMA,
+    LLAVA_SETTINGS,
+    PREPROCESSING,
+    TOWER,
+    randomise,
+    write_json,
+)
+from helpers.tiny_models import sentencepiece_tokenizer
 from peft import LoraConfig, get_peft_model
 from timm.models import register_model
 from timm.models.vision_transformer import _create_vision_transformer
-from tiny_checkpoints import LLAMA, LLAVA_SETTINGS, PREPROCESSING, TOWER, randomise, write_json
-from tiny_models import sentencepiece_tokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,

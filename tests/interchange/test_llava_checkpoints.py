@@ -9,8 +9,7 @@ import shutil
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_checkpoints import (
+from helpers.tiny_checkpoints import (
     PREPROCESSING,
     logits_by_transformers,
     logits_of,
@@ -18,14 +17,15 @@ from tiny_checkpoints import (
     request,
     write_json,
 )
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel, LlavaImageProcessorPil
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ConfigError, ModelError, WeightsError
-from llava_rad.generation import GenerationSettings, generate_reports
 from llava_rad.interchange import convert
 from llava_rad.model import LLAVA_RAD, PromptTemplate, ReportModel
+from llava_rad.reports.generate import GenerationSettings, generate_reports
 
 TWO = (request(1), request(2, indication=None))
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
-from tiny_checkpoints import TOWER, logits_of, randomise, request
-from tiny_models import (
+from helpers.tiny_checkpoints import TOWER, logits_of, randomise, request
+from helpers.tiny_models import (
     build,
     byte_level_tokenizer,
     reference_of,
@@ -14,6 +13,7 @@ from tiny_models import (
     tiny_encoder,
     tiny_llm,
 )
+from PIL import Image
 from transformers import (
     AutoProcessor,
     CLIPVisionModel,
@@ -32,7 +32,6 @@ from llava_rad.encoders.dinov2 import Dinov2Encoder
 from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError
-from llava_rad.generation import GenerationSettings, generate_reports
 from llava_rad.interchange import convert
 from llava_rad.model import (
     IMAGE_TOKEN,
@@ -42,6 +41,7 @@ from llava_rad.model import (
     PromptTemplate,
     ReportModel,
 )
+from llava_rad.reports.generate import GenerationSettings, generate_reports
 
 SMALL = Preprocessing(image_size=28, mean=(0.5, 0.45, 0.4), std=(0.3, 0.25, 0.27))
 TWO = (request(1), request(2, indication=None))

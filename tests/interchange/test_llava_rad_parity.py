@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_rad.generation import GenerationSettings, generate_reports
 from llava_rad.images import load_radiograph
 from llava_rad.interchange import convert
 from llava_rad.model import ReportModel, ReportRequest, RequestImage
+from llava_rad.reports.generate import GenerationSettings, generate_reports
 
 NAMES = ("pixel_values", "vision_features", "image_tokens", "inputs_embeds", "logits")
 

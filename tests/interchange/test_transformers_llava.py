@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_checkpoints import (
+from helpers.tiny_checkpoints import (
     LLAMA,
     PREPROCESSING,
     logits_by_transformers,
@@ -15,6 +14,7 @@ from tiny_checkpoints import (
     request,
     write_json,
 )
+from safetensors.torch import load_file, save_file
 from transformers import (
     AddedToken,
     Dinov2Backbone,
@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.generation import GenerationSettings, generate_reports
 from llava_rad.interchange import convert
 from llava_rad.model import LLAVA_RAD, ReportModel
+from llava_rad.reports.generate import GenerationSettings, generate_reports
 
 TWO = (request(1), request(2, indication=None))
 CHAT = (

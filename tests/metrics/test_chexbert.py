@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from llava_rad.errors import MetricError, WeightsError
-from llava_rad.metrics import CheXbert, Mention, chexbert
+from llava_rad.metrics import CheXbert, chexbert
+from llava_rad.observations import Mention
 
 LONG = "the heart is normal in size " * 100 + "large opacity " * 200  # 1,000 word pieces
 

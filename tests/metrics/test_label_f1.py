@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, classification_report
 
-from llava_rad.metrics import FIVE, OBSERVATIONS, Mention, label_f1
+from llava_rad.metrics import label_f1
+from llava_rad.observations import FIVE, OBSERVATIONS, Mention
 
 AVERAGES = ("micro", "macro", "weighted", "samples")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from llava_rad.errors import MetricError, WeightsError
+from llava_rad.evaluation.evaluation import entities_by_fate
 from llava_rad.metrics import RadGraphAnnotator, radgraph_f1, score_annotations
-from llava_rad.metrics.evaluation import entities_by_fate
 from llava_rad.metrics.radgraph import CASINGS, LEVELS
 
 LABELS = ("ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U")

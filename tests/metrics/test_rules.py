@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from llava_rad.metrics import OBSERVATIONS, Mention, chexpert_rules, label_report, label_reports
+from llava_rad.metrics import chexpert_rules, label_report, label_reports
+from llava_rad.observations import OBSERVATIONS, Mention
 
 P, N, U, B = Mention.POSITIVE, Mention.NEGATIVE, Mention.UNCERTAIN, Mention.BLANK
 

@@ -1,5 +1,5 @@
 import pytest
-from tiny_models import byte_level_tokenizer, sentencepiece_tokenizer
+from helpers.tiny_models import byte_level_tokenizer, sentencepiece_tokenizer
 
 
 @pytest.fixture(scope="session")

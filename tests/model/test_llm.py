@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
+from helpers.tiny_models import tiny_llm
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_llm
 
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.model.llm import load_llm, load_tokenizer, package_weights

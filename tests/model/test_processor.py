@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_models import byte_level_tokenizer, picture, tiny_encoder
+from helpers.tiny_models import byte_level_tokenizer, picture, tiny_encoder
 
 from llava_rad.errors import ModelError
 from llava_rad.model import (

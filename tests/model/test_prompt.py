@@ -1,5 +1,5 @@
 import pytest
-from tiny_models import byte_level_tokenizer
+from helpers.tiny_models import byte_level_tokenizer
 
 from llava_rad.errors import ConfigError, ModelError
 from llava_rad.model import LLAVA_RAD, PromptTemplate, ReportRequest, RequestImage

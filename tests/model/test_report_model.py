@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from tiny_models import FAMILIES, build, picture, reference_of, tiny_encoder, tiny_llm
+from helpers.tiny_models import FAMILIES, build, picture, reference_of, tiny_encoder, tiny_llm
 
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.model import (

@@ -1,7 +1,7 @@
 """The data set that the tests of this folder share."""
 
 import pytest
-from probing_data import write_probing_data
+from helpers.probing_data import write_probing_data
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import picture, tiny_encoder
+from helpers.tiny_models import picture, tiny_encoder
 
 from llava_rad.errors import ConfigError
 from llava_rad.probing import PixelEncoder, load_judged, randomised

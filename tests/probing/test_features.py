@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import tiny_encoder
+from helpers.tiny_models import tiny_encoder
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, ImageError

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from tiny_models import tiny_encoder
+from helpers.tiny_models import tiny_encoder
 
 from llava_rad.errors import WeightsError
 from llava_rad.probing.judging import EncoderConfig, Judge

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import picture, tiny_encoder
 from PIL import Image
-from tiny_models import picture, tiny_encoder
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2WithRegistersConfig
 from transformers import Dinov2WithRegistersModel as RegistersModel
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import tiny_encoder
 from scipy.spatial.distance import cdist
-from tiny_models import tiny_encoder
 
-from llava_rad.data.feature_cache import FeatureCache
 from llava_rad.errors import ConfigError, DataError, ModelError, WeightsError
+from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
 from llava_rad.probing import PixelEncoder, encoder_facts, read_examples
 from llava_rad.probing.masks import FolderMasks, ManifestMasks

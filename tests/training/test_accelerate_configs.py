@@ -15,8 +15,8 @@ from accelerate.utils.launch import (
 
 from llava_rad.config import load_config
 from llava_rad.errors import ConfigError
-from llava_rad.training import ReportTrainingConfig
-from llava_rad.training.launching import agree, start_accelerator
+from llava_rad.report_training import ReportTrainingConfig
+from llava_rad.report_training.launching import agree, start_accelerator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Name: processes, machines, accelerate's name for it, and what a run becomes that leaves it open.
@@ -153,7 +153,7 @@ def test_a_quantised_llm_is_not_split(monkeypatch):
 
 def test_a_missing_deepspeed_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("llava_rad.training.launching.find_spec", lambda _: None)
+    monkeypatch.setattr("llava_rad.report_training.launching.find_spec", lambda _: None)
     launch(monkeypatch, "zero2")
     with pytest.raises(ConfigError, match=r"zero2 needs DeepSpeed.*llava-rad\[deepspeed\]"):
         start_accelerator(agree(RUN))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretraining_runs import encoder_weights, load_program, make_start
+from helpers.pretraining_runs import encoder_weights, load_program, make_start
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from llava_rad.config import load_config

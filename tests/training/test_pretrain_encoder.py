@@ -6,8 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pretraining_runs import (
+from helpers.pretraining_runs import (
     PROGRAM,
     assert_equal,
     checkpoint,
@@ -18,7 +17,8 @@ from pretraining_runs import (
     metrics,
     tiny_config,
 )
-from program_runs import run_program, start_program
+from helpers.program_runs import run_program, start_program
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from pretraining_runs import (
+from helpers.pretraining_runs import (
     PROGRAM,
     assert_equal,
     checkpoint,
@@ -15,7 +15,7 @@ from pretraining_runs import (
     metrics,
     tiny_config,
 )
-from program_runs import run_program
+from helpers.program_runs import run_program
 
 from llava_rad.config import save_config
 from llava_rad.data import Study, StudyImage, save_manifest

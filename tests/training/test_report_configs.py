@@ -8,8 +8,8 @@ import pytest
 
 from llava_rad.config import load_config
 from llava_rad.encoders.registry import ENCODERS
-from llava_rad.training import ReportTrainingConfig
-from llava_rad.training.plan import plan
+from llava_rad.report_training import ReportTrainingConfig
+from llava_rad.report_training.plan import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REPORT = sorted((CONFIGS / "report").glob("*.yaml"))

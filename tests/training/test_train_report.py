@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from program_runs import start_program
+from helpers.program_runs import start_program
+from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
-from training_runs import PROGRAM, metrics
 
 from llava_rad.data import StudyImage, load_manifest, save_manifest
 from llava_rad.model import ReportModel
-from llava_rad.training import find_checkpoints
+from llava_rad.runs import find_checkpoints
 
 
 def weights(folder):

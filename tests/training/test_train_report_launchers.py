@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from program_runs import environment, run_program
+from helpers.program_runs import environment, run_program
+from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
-from training_runs import PROGRAM, metrics
 
-from llava_rad.training import find_checkpoints
+from llava_rad.runs import find_checkpoints
 
 pytestmark = pytest.mark.slow
 needs_deepspeed = pytest.mark.skipif(

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from program_runs import environment
+from helpers.program_runs import environment
+from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
-from training_runs import PROGRAM, metrics
 
 from llava_rad.model import ReportModel
 

@@ -1,0 +1,5 @@
+"""``python -m llava_rad``."""
+
+from llava_rad.cli import main
+
+main()

@@ -1,0 +1,48 @@
+"""The command itself: one file of this folder a group of commands, joined here."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from llava_rad.cli.convert import convert
+from llava_rad.cli.data import data
+from llava_rad.cli.doctor import doctor
+from llava_rad.cli.encode import encode
+from llava_rad.cli.report import report
+from llava_rad.cli.train import plan
+
+app = typer.Typer(
+    name="llava-rad",
+    help="Findings text from chest X-rays. For research; not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from llava_rad import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command()(report)
+app.command()(encode)
+app.command()(data)
+app.command()(plan)
+app.command()(convert)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    # bitsandbytes mentions optional kernels at every import.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    app()

@@ -1,0 +1,52 @@
+"""``llava-rad convert``: checkpoints of other projects."""
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_rad.cli.common import Format, status, user_errors, write_out
+
+
+class Target(str, enum.Enum):
+    """Formats that a checkpoint is converted to."""
+
+    llava_rad = "llava-rad"
+    llava = "llava"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="A checkpoint's folder or hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder to write.")],
+    to: Annotated[
+        Target, typer.Option(help="This project's format, or merged transformers Llava.")
+    ] = Target.llava_rad,
+    base_llm: Annotated[
+        str | None, typer.Option(help="The LLM that a LoRA or adapter belongs to.")
+    ] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="Encoder name, folder, hub id, or open_clip checkpoint.")
+    ] = None,
+    vision_config: Annotated[
+        str | None, typer.Option(help="The open_clip JSON that goes with such a checkpoint.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name for the model.")] = None,
+    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
+) -> None:
+    """Read LLaVA-Rad, LLaVA 1.5, Llava and MAIRA-2 checkpoints; write this format or Llava."""
+    with user_errors():
+        from llava_rad.interchange import convert as convert_checkpoint
+
+        with status(f"Converting {source}"):
+            result = convert_checkpoint(
+                source,
+                output,
+                to=to.value,
+                base_llm=base_llm,
+                vision_tower=vision_tower,
+                vision_config=vision_config,
+                name=name,
+            )
+        write_out(json.dumps(result.to_dict(), indent=2) if format is Format.json else str(result))

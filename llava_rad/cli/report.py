@@ -1,0 +1,123 @@
+"""``llava-rad report``: the findings of chest X-rays."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llava_rad.cli.common import (
+    Format,
+    Precision,
+    Quantize,
+    open_text,
+    pick_device,
+    pick_dtype,
+    progress,
+    say,
+    status,
+    user_errors,
+    write_out,
+)
+
+
+def report(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...", help="Files, folders, globs, or manifests.", show_default=False
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="mini, a folder, or a hub id.")] = "mini",
+    indication: Annotated[str | None, typer.Option(help="Why the study was made.")] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Default: text; json (lines) with --output.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="Quantise the LLM's weights (bitsandbytes).")
+    ] = None,
+    dtype: Annotated[
+        Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
+    ] = Precision.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is deterministic.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="With a temperature: share drawn from.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")] = 256,
+    llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
+) -> None:
+    """Write the findings of chest X-rays."""
+    with user_errors():
+        from llava_rad.data import expand_inputs
+        from llava_rad.model import load
+        from llava_rad.reports.file import ReportFile, run_id
+        from llava_rad.reports.generate import GenerationSettings
+        from llava_rad.reports.study import Failure, report_studies, with_indication
+
+        style = format or (Format.json if output else Format.text)
+        studies = with_indication(expand_inputs(images), indication)
+        settings = GenerationSettings(
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        place = pick_device(device)
+        number = pick_dtype(dtype, place)
+        with status(f"Loading {model}"):
+            loaded = load(
+                model,
+                dtype=number,
+                device=place,
+                quantize=quantize.value if quantize else None,
+                base_llm=llm,
+            )
+        precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
+        run = run_id(loaded, settings, precision=precision)
+
+        failed, total = 0, len(studies)
+        with contextlib.ExitStack() as stack:
+            file = None
+            if output is not None and style is Format.json:
+                file = stack.enter_context(ReportFile(output, run))
+                studies = [s for s in studies if s.study_id not in file.done]
+                if total > len(studies):
+                    say(f"{total - len(studies)} of {total} are in {output} already")
+            text = None
+            if output is not None and style is Format.text:
+                text = stack.enter_context(open_text(output))
+            advance = stack.enter_context(progress("Reports", len(studies)))
+            for result in report_studies(loaded, studies, settings, batch_size=batch_size):
+                if isinstance(result, Failure):
+                    failed += 1
+                    say(f"error: {result.error}")
+                elif file is not None:
+                    file.write(result)
+                elif style is Format.json:
+                    write_out(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
+                else:
+                    write_out(_as_text(result, many=total > 1), text)
+                advance()
+        if failed:
+            say(f"{failed} of {total} failed, the others are written")
+            raise typer.Exit(1)
+
+
+def _as_text(report: Any, *, many: bool) -> str:
+    lines = [f"== {report.study_id}"] if many else []
+    lines += [report.findings or "(no text)", ""]
+    if report.truncated:
+        lines.append("Note: cut off at --max-new-tokens.")
+    if report.repetitive:
+        lines.append("Note: the text repeats itself; do not rely on it.")
+    lines += [f"Note: {warning}" for warning in report.warnings]
+    lines.append(f"[{report.model}] {report.disclaimer}")
+    return "\n".join(lines) + ("\n" if many else "")

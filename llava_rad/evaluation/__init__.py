@@ -1,0 +1,44 @@
+"""Everything that is said about a model's reports: predictions, baselines, image control, the page.
+
+:mod:`predictions` is the file format, :mod:`evaluation` gathers what is said about one file,
+:mod:`baselines` scores texts written without the image, :mod:`image_gain` those written with a
+wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text,
+:mod:`split_reports` writes the reports on one split of a manifest.
+"""
+
+from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json
+from llava_rad.evaluation.image_gain import (
+    CONTROLS,
+    Control,
+    Gain,
+    ImageControl,
+    control_markdown,
+    control_table,
+    control_to_json,
+    measure_control,
+)
+from llava_rad.evaluation.output import evaluation_table, write_evaluation
+from llava_rad.evaluation.page import render_page
+from llava_rad.evaluation.predictions import Prediction, Predictions, read_predictions, read_reports
+
+__all__ = [
+    "CONTROLS",
+    "Control",
+    "Evaluation",
+    "Gain",
+    "ImageControl",
+    "Prediction",
+    "Predictions",
+    "control_markdown",
+    "control_table",
+    "control_to_json",
+    "evaluate_predictions",
+    "evaluation_table",
+    "measure_control",
+    "pair_to_json",
+    "read_predictions",
+    "read_reports",
+    "render_page",
+    "to_json",
+    "write_evaluation",
+]

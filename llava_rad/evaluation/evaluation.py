@@ -1,0 +1,448 @@
+"""Everything that is said about one file of predictions, gathered once for terminal, JSON and page.
+
+Beside each result stand the floors that make it readable, results on normal and on abnormal
+references, and how varied the outputs are: a model that writes one normal report for every film can
+still have a fair BLEU.
+"""
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import llava_rad
+from llava_rad.errors import MetricError
+from llava_rad.evaluation.baselines import (
+    FixedReport,
+    best_fixed_report,
+    fixed_report_candidates,
+    nearest,
+    other_patients,
+    score_each,
+)
+from llava_rad.evaluation.predictions import Predictions
+from llava_rad.metrics.language import foreign, is_english
+from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
+from llava_rad.metrics.rules import label_reports
+from llava_rad.metrics.score import DEFINITIONS, HEADLINES, Scorer, Scores, headline_values
+from llava_rad.metrics.weights import file_hash
+from llava_rad.observations import OBSERVATIONS, Mention
+from llava_rad.statistics import LEVEL, RESAMPLES, Interval, bootstrap
+
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "transformers",
+    "evaluate",
+    "sacrebleu",
+    "rouge_score",
+    "nltk",
+    "radgraph",
+)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What texts written without the image score on the same references.
+
+    Attributes:
+        fixed: for each headline the best single text for every study.
+        fixed_from: where its candidates come from.
+        other_patient: each study gets the reference of another patient; nothing where the file has
+            one patient alone.
+        nearest: each study gets the training report of the most similar features; nothing where
+            no features were given.
+    """
+
+    fixed: dict[str, FixedReport]
+    fixed_from: str
+    other_patient: dict[str, MetricResult] | None
+    nearest: dict[str, MetricResult] | None
+
+    def headlines(self) -> dict[str, dict[str, float]]:
+        """For each floor that is there, its headline values."""
+        found = {"fixed_report": {key: fixed.value for key, fixed in self.fixed.items()}}
+        for name, results in (
+            ("other_patient", self.other_patient),
+            ("nearest_training_report", self.nearest),
+        ):
+            if results is not None:
+                found[name] = headline_values(results)
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A file of predictions, scored.
+
+    Attributes:
+        predictions: the file.
+        section: the part of the report that was generated.
+        scores: the metrics.
+        intervals: for each metric and value its bootstrap interval.
+        floors: scores of texts written without the image.
+        normal: mask [pairs] of the references without a finding; nothing where it cannot be told.
+        normal_by: how that was told, or why it was not.
+        mentions: what chexpert-rules find in predictions and references [2, pairs, 14]; nothing
+            where reports are not in English.
+        distinct: different predictions, white space aside.
+        most_common: the most frequent prediction and how often it comes.
+        warnings: what a reader of the numbers must know.
+        resamples: of the bootstrap.
+    """
+
+    predictions: Predictions
+    section: str
+    scores: Scores
+    intervals: dict[str, dict[str, Interval]]
+    floors: Floors
+    normal: NDArray[np.bool_] | None
+    normal_by: str
+    mentions: NDArray[np.int64] | None
+    distinct: int
+    most_common: tuple[str, int]
+    warnings: tuple[str, ...]
+    resamples: int
+
+    @property
+    def count(self) -> int:
+        """Number of pairs."""
+        return len(self.predictions.rows)
+
+    def by_reference(self) -> dict[str, dict[str, float]]:
+        """Headline values on the normal and on the abnormal references, where there are any."""
+        if self.normal is None:
+            return {}
+        parts = {"normal": self.normal, "abnormal": ~self.normal}
+        return {
+            name: headline_values({m: r.on(mask) for m, r in self.scores.results.items()})
+            for name, mask in parts.items()
+            if mask.any()
+        }
+
+    def stated(self) -> NDArray[np.bool_] | None:
+        """Whether prediction and reference state each observation, if unsurely [2, pairs, 14]."""
+        if self.mentions is None:
+            return None
+        return (self.mentions == Mention.POSITIVE) | (self.mentions == Mention.UNCERTAIN)
+
+    def observations(self, i: int) -> dict[str, list[str]]:
+        """The observations of one pair that are matched, missed and invented."""
+        stated = self.stated()
+        if stated is None:
+            return {}
+        mine, theirs = stated[:, i]
+        masks = {"matched": mine & theirs, "missed": theirs & ~mine, "invented": mine & ~theirs}
+        return {
+            fate: [name for name, found in zip(OBSERVATIONS, mask, strict=True) if found]
+            for fate, mask in masks.items()
+        }
+
+    def pair_values(self, i: int) -> dict[str, float]:
+        """The values of one pair that tables show, by ``metric/value``."""
+        return {
+            f"{name}/{value}": float(result.per_pair[value][i])
+            for name, result in self.scores.results.items()
+            for value in _PAIR_VALUES.get(name, HEADLINES[name])
+        }
+
+
+# A pair has no micro or macro average; its own is the one over its observations.
+_PAIR_VALUES = {
+    "chexpert_rules": ("uncertain_positive/14/samples/f1",),
+    "chexbert": ("uncertain_positive/14/samples/f1", "embedding_similarity"),
+}
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    scorer: Scorer,
+    *,
+    section: str = "findings",
+    training: Mapping[str, str] | None = None,
+    features: Mapping[str, Floats] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Score predictions with intervals and floors.
+
+    Args:
+        predictions: the file.
+        scorer: the metrics.
+        section: the part of the report that was generated, for the record.
+        training: training reports by id; the fixed report is chosen among them, else among the
+            references, which flatters it.
+        features: image features [dim] by id, of the file's studies and of training reports.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the choice of other patients.
+        progress: told what is being done.
+
+    Raises:
+        MetricError: features lack a study, or no metric or not a required one can be computed.
+        WeightsError: a required metric's weights are missing, or weights are damaged.
+    """
+    texts, references = predictions.predictions, predictions.references
+    scores = scorer(texts, references, languages=predictions.languages, progress=progress)
+    if not scores.results:
+        raise MetricError(
+            "no metric could be computed: " + " ".join(scores.left_out.values()),
+            where=predictions.path,
+            remedy="Fetch the weights, or choose metrics that need none",
+            kind="nothing_computed",
+        )
+    progress("floors")
+    floors = _floors(predictions, scorer, scores, training, features, seed)
+    progress("intervals")
+    intervals = bootstrap(scores.results, resamples=resamples, seed=seed)
+    mentions = None
+    if is_english(predictions.languages):
+        mentions = np.stack([label_reports(texts), label_reports(references)])
+    normal, normal_by = _normal(predictions, mentions)
+    outputs = Counter(" ".join(text.split()) for text in texts)
+    return Evaluation(
+        predictions=predictions,
+        section=section,
+        scores=scores,
+        intervals=intervals,
+        floors=floors,
+        normal=normal,
+        normal_by=normal_by,
+        mentions=mentions,
+        distinct=len(outputs),
+        most_common=outputs.most_common(1)[0],
+        warnings=_warnings(predictions, scores, outputs),
+        resamples=resamples,
+    )
+
+
+def _floors(
+    predictions: Predictions,
+    scorer: Scorer,
+    scores: Scores,
+    training: Mapping[str, str] | None,
+    features: Mapping[str, Floats] | None,
+    seed: int,
+) -> Floors:
+    references = predictions.references
+    # The metrics that were left out for the predictions would be for the floors.
+    scorer = scorer.only(tuple(scores.results))
+    candidates = fixed_report_candidates(list(training.values()) if training else references)
+    lists = [[text] * len(references) for text in candidates]
+
+    patients = [row.patient or f"study {row.id}" for row in predictions.rows]
+    has_others = len(set(patients)) > 1
+    if has_others:
+        lists.append([references[i] for i in other_patients(patients, seed=seed)])
+    if features is not None:
+        lists.append(_nearest_reports(predictions, training or {}, features))
+
+    scored = score_each(scorer, lists, references)
+    rest = scored[len(candidates) :]
+    return Floors(
+        fixed=best_fixed_report(scored[: len(candidates)], candidates),
+        fixed_from="training reports" if training else "the references themselves",
+        other_patient=rest[0] if has_others else None,
+        nearest=rest[-1] if features is not None else None,
+    )
+
+
+def _nearest_reports(
+    predictions: Predictions, training: Mapping[str, str], features: Mapping[str, Floats]
+) -> list[str]:
+    absent = [row.id for row in predictions.rows if row.id not in features]
+    pool = [id for id in training if id in features]
+    if absent or not pool:
+        what = f"features of {len(absent)} studies ({', '.join(absent[:3])} ...)" if absent else ""
+        raise MetricError(
+            f"there are no {what or 'features of any training report'}",
+            where="nearest training report",
+            remedy="Give features for every study and for the training reports, by id",
+            kind="no_features",
+        )
+    chosen = nearest(
+        np.stack([features[row.id] for row in predictions.rows]),
+        np.stack([features[id] for id in pool]),
+    )
+    return [training[pool[i]] for i in chosen]
+
+
+def _normal(
+    predictions: Predictions, mentions: NDArray[np.int64] | None
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """Which references are without a finding, by the file's labels where each row has them."""
+    if all(row.labels for row in predictions.rows):
+        findings = set(OBSERVATIONS[:-1]) - {"Support Devices"}
+        normal = [
+            row.labels["No Finding"] == 1
+            if "No Finding" in row.labels
+            else not any(row.labels.get(name, 0) != 0 for name in findings)
+            for row in predictions.rows
+        ]
+        return np.array(normal), "the file's labels"
+    if mentions is None:
+        return None, "not told: the file has no labels and chexpert-rules know English alone"
+    normal_mentions = mentions[1, :, OBSERVATIONS.index("No Finding")] == Mention.POSITIVE
+    return normal_mentions, "chexpert-rules on the reference"
+
+
+def _warnings(predictions: Predictions, scores: Scores, outputs: Counter[str]) -> tuple[str, ...]:
+    texts, references = predictions.predictions, predictions.references
+    count = len(texts)
+    warnings = list(predictions.notes)
+    for what, some in (("predictions", texts), ("references", references)):
+        empty = sum(map(is_empty, some))
+        if empty:
+            warnings.append(f"{empty} of {count} {what} are empty; their pairs count, with 0")
+    distinct_references = len({" ".join(text.split()) for text in references})
+    if count > 1 and 2 * len(outputs) < distinct_references:
+        text, times = outputs.most_common(1)[0]
+        short = text if len(text) <= 80 else text[:77] + "..."
+        warnings.append(
+            f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
+            f"{distinct_references}); one is written {times} times: '{short}'"
+        )
+    if count < 100:
+        warnings.append(f"{count} pairs are few: expect wide intervals and unstable rare classes")
+    suspicious = foreign(references)
+    if suspicious and not predictions.languages:
+        warnings.append(
+            f"{suspicious} of {count} references do not read as English, which metrics of labels "
+            "and entities expect; name their 'language' in the file"
+        )
+    for name, result in scores.results.items():
+        warnings += [f"{name}: {note}" for note in result.notes]
+    return tuple(warnings)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the packages that numbers depend on."""
+    found = {"llava_rad": llava_rad.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """All but the single pairs, as ``metrics.json`` holds it: every number finite or null."""
+    e = evaluation
+    metrics = {
+        name: {
+            "definition": DEFINITIONS[name],
+            "section": e.section,
+            "count": e.count,
+            **result.facts,
+            "notes": list(result.notes),
+            "values": {
+                value: _with_interval(number, e.intervals[name].get(value))
+                for value, number in result.values.items()
+            },
+        }
+        for name, result in e.scores.results.items()
+    }
+    stated = e.stated()
+    rates = None if stated is None else stated.mean(axis=1)
+    return {
+        "predictions": {
+            "file": e.predictions.path.name,
+            "sha256": file_hash(e.predictions.path),
+            "section": e.section,
+            "count": e.count,
+            "empty_predictions": sum(map(is_empty, e.predictions.predictions)),
+            "empty_references": sum(map(is_empty, e.predictions.references)),
+            "distinct_predictions": e.distinct,
+            "most_common_prediction": {"text": e.most_common[0], "times": e.most_common[1]},
+        },
+        "metrics": metrics,
+        "left_out": e.scores.left_out,
+        "intervals": {
+            "method": "percentile bootstrap over pairs",
+            "level": LEVEL,
+            "resamples": e.resamples,
+        },
+        "floors": {
+            "fixed_report": {
+                "chosen_among": e.floors.fixed_from,
+                "values": {
+                    key: {"value": json_number(fixed.value), "text": fixed.text}
+                    for key, fixed in e.floors.fixed.items()
+                },
+            },
+            **{
+                name: {"values": {key: json_number(v) for key, v in values.items()}}
+                for name, values in e.floors.headlines().items()
+                if name != "fixed_report"
+            },
+        },
+        "by_reference": {
+            "told_by": e.normal_by,
+            "count": {}
+            if e.normal is None
+            else {"normal": int(e.normal.sum()), "abnormal": int((~e.normal).sum())},
+            "values": {
+                part: {key: json_number(v) for key, v in values.items()}
+                for part, values in e.by_reference().items()
+            },
+        },
+        "stated_observations": {
+            "found_by": "chexpert-rules, uncertain counted as stated",
+            "share": {}
+            if rates is None
+            else {
+                name: {"prediction": float(rates[0, i]), "reference": float(rates[1, i])}
+                for i, name in enumerate(OBSERVATIONS)
+            },
+        },
+        "warnings": list(e.warnings),
+        "versions": versions(),
+    }
+
+
+def pair_to_json(evaluation: Evaluation, i: int) -> dict[str, Any]:
+    """One line of ``per_sample.jsonl``."""
+    row = evaluation.predictions.rows[i]
+    record: dict[str, Any] = {
+        "id": row.id,
+        "prediction": row.prediction,
+        "reference": row.reference,
+        "normal_reference": None if evaluation.normal is None else bool(evaluation.normal[i]),
+        "words": {
+            "prediction": len(row.prediction.split()),
+            "reference": len(row.reference.split()),
+        },
+        "values": {key: json_number(v) for key, v in evaluation.pair_values(i).items()},
+        "observations": evaluation.observations(i),
+    }
+    radgraph = evaluation.scores.results.get("radgraph")
+    if radgraph is not None:
+        record["entities"] = entities_by_fate(radgraph.details[i])
+    return record
+
+
+def entities_by_fate(details: Mapping[str, Any]) -> dict[str, list[str]]:
+    """RadGraph's entities of one pair that are matched, missed and invented, with their labels."""
+    fates: dict[str, list[str]] = {"matched": [], "missed": [], "invented": []}
+    for side in ("prediction", "reference"):
+        for entity in details[side]["entities"]:
+            named = f"{entity['text']} ({entity['label']})"
+            if named not in fates[entity["fate"]] and (
+                side == "prediction" or entity["fate"] != "matched"
+            ):
+                fates[entity["fate"]].append(named)
+    return fates
+
+
+def _with_interval(value: float, interval: Interval | None) -> dict[str, float | int | None]:
+    return {
+        "value": json_number(value),
+        "low": json_number(interval.low) if interval else None,
+        "high": json_number(interval.high) if interval else None,
+    }

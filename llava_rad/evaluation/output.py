@@ -1,0 +1,90 @@
+"""An evaluation as people and programs get it: a table, and a folder of files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_rad.errors import DataError
+from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
+from llava_rad.evaluation.page import FLOOR_NAMES, render_page, value_label
+from llava_rad.evaluation.table import text_table
+from llava_rad.metrics.score import HEADLINES
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    cases: int = 20,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``metrics.json``, ``per_sample.jsonl`` and ``report.html``.
+
+    Args:
+        evaluation: what they show.
+        folder: made where it is missing.
+        cases: worst and best pairs on the page.
+        facts: more for ``metrics.json``, such as how the predictions were generated.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    content = {**to_json(evaluation), **(facts or {})}
+    summary = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    lines = [
+        json.dumps(pair_to_json(evaluation, i), ensure_ascii=False, allow_nan=False) + "\n"
+        for i in range(evaluation.count)
+    ]
+    page = render_page(evaluation, cases=cases)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(summary + "\n", encoding="utf-8")
+        (folder / "per_sample.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"the results cannot be written: {error.strerror}",
+            where=folder,
+            remedy="Give another folder with -o",
+        ) from error
+
+
+def evaluation_table(evaluation: Evaluation) -> str:
+    """Headline values with intervals, floors and parts, and what the scorers are."""
+    floors = evaluation.floors.headlines()
+    parts = evaluation.by_reference()
+    rows = []
+    for name, result in evaluation.scores.results.items():
+        values = result.values
+        for value in HEADLINES[name]:
+            key = f"{name}/{value}"
+            interval = evaluation.intervals[name].get(value)
+            rows.append(
+                [
+                    name,
+                    value_label(value),
+                    f"{values[value]:.4f}",
+                    f"{interval.low:.4f}-{interval.high:.4f}" if interval else "",
+                    *(f"{numbers[key]:.4f}" for numbers in floors.values()),
+                    *(f"{numbers[key]:.4f}" for numbers in parts.values()),
+                ]
+            )
+    head = ["metric", "value", "result", "95 % interval"]
+    head += [FLOOR_NAMES[name] for name in floors] + [f"{part} refs" for part in parts]
+    facts = [
+        f"{evaluation.predictions.path.name}: {evaluation.count} pairs, {evaluation.section}, "
+        f"{evaluation.distinct} distinct outputs "
+        f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
+        f"single report chosen among {evaluation.floors.fixed_from}; normal and abnormal told by "
+        f"{evaluation.normal_by}",
+    ]
+    scorers = [
+        f"  {name}: "
+        + ", ".join(
+            f"{key} {value[:12] if key.endswith('sha256') else value}"
+            for key, value in result.facts.items()
+        )
+        for name, result in evaluation.scores.results.items()
+    ]
+    return "\n".join([*facts, "", text_table(head, rows), "", "scorers:", *scorers])

@@ -1,0 +1,319 @@
+"""``report.html``: an evaluation as one self-contained page, without any file beside it."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_rad.errors import ImageError
+from llava_rad.evaluation.evaluation import Evaluation, versions
+from llava_rad.metrics.score import (
+    DEFINITIONS,
+    HEADLINES,
+    LOWER_IS_BETTER,
+    RANGES,
+)
+from llava_rad.observations import FIVE, OBSERVATIONS
+from llava_rad.statistics import Interval
+
+IMAGE_SIDE = 384
+FLOOR_NAMES = {
+    "fixed_report": "best single report",
+    "other_patient": "another patient's report",
+    "nearest_training_report": "nearest training report",
+}
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of the metrics' chart; positions are shares of the axis, in [0, 1]."""
+
+    label: str
+    text: str
+    interval: str
+    at: float
+    low: float | None
+    high: float | None
+    floors: list[tuple[str, float, str]]
+
+
+def render_page(evaluation: Evaluation, *, cases: int = 20) -> str:
+    """The page, as HTML.
+
+    Args:
+        evaluation: what it shows.
+        cases: how many of the worst and of the best pairs it lists, with their images.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("llava_rad.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    order, ordered_by = _order(evaluation)
+    shown = _ends(order, cases)
+    return environment.get_template("page.html.jinja").render(
+        e=evaluation,
+        groups=[_group(evaluation, name) for name in evaluation.scores.results],
+        floor_names={name: FLOOR_NAMES[name] for name in evaluation.floors.headlines()},
+        class_tables=_class_tables(evaluation),
+        lengths=_lengths(evaluation),
+        calibration=_calibration(evaluation),
+        by_reference=_by_reference(evaluation),
+        cases=[_case(evaluation, i, rank) for rank, i in shown],
+        ordered_by=ordered_by,
+        versions=versions(),
+    )
+
+
+def _span(name: str) -> float:
+    return RANGES.get(name, 1.0)
+
+
+def _number(value: float, name: str = "") -> str:
+    return f"{value:.1f}" if RANGES.get(name, 1.0) == 100 else f"{value:.3f}"
+
+
+def _share(value: float, name: str) -> float:
+    return float(np.clip(value / _span(name), 0, 1))
+
+
+def value_label(value: str) -> str:
+    """A value's key as people say it."""
+    policy, *rest = value.split("/")
+    if policy in ("uncertain_positive", "uncertain_negative") and len(rest) == 3:
+        how = policy.replace("_", " ")
+        return f"{rest[1]} {rest[2].upper()}, {rest[0]} observations, {how}"
+    return value.replace("_", " ").replace("/f1", " F1").replace("bleu ", "BLEU-")
+
+
+def _group(e: Evaluation, name: str) -> dict[str, Any]:
+    result = e.scores.results[name]
+    floors = e.floors.headlines()
+    bars = []
+    for value in HEADLINES[name]:
+        number = result.values[value]
+        interval = e.intervals[name].get(value)
+        marks = [
+            (
+                floor,
+                _share(values[f"{name}/{value}"], name),
+                _number(values[f"{name}/{value}"], name),
+            )
+            for floor, values in floors.items()
+            if f"{name}/{value}" in values
+        ]
+        bars.append(
+            Bar(
+                label=value_label(value),
+                text=_number(number, name),
+                interval=_interval_text(interval, name),
+                at=_share(number, name),
+                low=_share(interval.low, name) if interval else None,
+                high=_share(interval.high, name) if interval else None,
+                floors=marks,
+            )
+        )
+    return {
+        "name": name,
+        "definition": DEFINITIONS[name],
+        "facts": {key: value for key, value in result.facts.items() if key != "range"},
+        "notes": result.notes,
+        "bars": bars,
+        "lower": name in LOWER_IS_BETTER,
+        "top": _span(name),
+    }
+
+
+def _interval_text(interval: Interval | None, name: str = "") -> str:
+    if interval is None:
+        return ""
+    return f"{_number(interval.low, name)} – {_number(interval.high, name)}"
+
+
+def _class_tables(e: Evaluation) -> list[dict[str, Any]]:
+    tables = []
+    for name in ("chexbert", "chexpert_rules"):
+        if name not in e.scores.results:
+            continue
+        values, intervals = e.scores.results[name].values, e.intervals[name]
+        rows = []
+        for observation in OBSERVATIONS:
+            key = f"uncertain_positive/class/{observation}"
+            interval = intervals.get(f"{key}/f1")
+            rows.append(
+                {
+                    "name": observation,
+                    "five": observation in FIVE,
+                    "support": int(values[f"{key}/support"]),
+                    "precision": _number(values[f"{key}/precision"]),
+                    "recall": _number(values[f"{key}/recall"]),
+                    "f1": _number(values[f"{key}/f1"]),
+                    "at": values[f"{key}/f1"],
+                    "low": interval.low if interval else None,
+                    "high": interval.high if interval else None,
+                }
+            )
+        averages = [
+            {
+                "name": average,
+                **{
+                    group: [
+                        _number(values[f"uncertain_positive/{group}/{average}/{measure}"])
+                        for measure in ("precision", "recall", "f1")
+                    ]
+                    for group in ("14", "5")
+                },
+            }
+            for average in ("micro", "macro", "weighted", "samples")
+        ]
+        tables.append({"name": name, "rows": rows, "averages": averages})
+    return tables
+
+
+def _lengths(e: Evaluation) -> dict[str, Any]:
+    words = {
+        "prediction": [len(text.split()) for text in e.predictions.predictions],
+        "reference": [len(text.split()) for text in e.predictions.references],
+    }
+    longest = max(1, *words["prediction"], *words["reference"])
+    # A single endless text must not squeeze all others into one bar.
+    most = max(1, int(np.percentile(words["prediction"] + words["reference"], 99.5)))
+    edges = np.linspace(0, most + 1, _BINS + 1)
+    counts = {
+        name: np.histogram(np.clip(values, 0, most), bins=edges)[0]
+        for name, values in words.items()
+    }
+    tallest = max(1, *(int(c.max()) for c in counts.values()))
+    return {
+        "bins": [
+            {"prediction": float(p) / tallest, "reference": float(r) / tallest}
+            for p, r in zip(counts["prediction"], counts["reference"], strict=True)
+        ],
+        "most": most,
+        "clipped": longest > most,
+        "mean": {name: f"{np.mean(values):.1f}" for name, values in words.items()},
+        "median": {name: f"{np.median(values):.0f}" for name, values in words.items()},
+    }
+
+
+def _calibration(e: Evaluation) -> list[dict[str, Any]]:
+    stated = e.stated()
+    if stated is None:
+        return []
+    # No Finding is not stated but left over, and would flatten the scale.
+    names = OBSERVATIONS[:-1]
+    mine, theirs = stated[..., : len(names)].mean(axis=1)
+    top = max(0.05, float(max(mine.max(), theirs.max())))
+    return [
+        {
+            "name": name,
+            "prediction": float(mine[i] / top),
+            "reference": float(theirs[i] / top),
+            "text": f"{100 * mine[i]:.1f} % of predictions, {100 * theirs[i]:.1f} % of references",
+            "numbers": f"{100 * mine[i]:.1f} / {100 * theirs[i]:.1f}",
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _by_reference(e: Evaluation) -> dict[str, Any] | None:
+    parts = e.by_reference()
+    if not parts or e.normal is None:
+        return None
+    rows = []
+    for name in e.scores.results:
+        for value in HEADLINES[name]:
+            key = f"{name}/{value}"
+            cells = {part: _number(values[key], name) for part, values in parts.items()}
+            rows.append({"metric": name, "value": value_label(value), **cells})
+    counts = {"normal": int(e.normal.sum()), "abnormal": int((~e.normal).sum())}
+    return {"rows": rows, "parts": list(parts), "counts": counts}
+
+
+def _order(e: Evaluation) -> tuple[list[int], str]:
+    """Pairs from the worst to the best, and what that is judged by."""
+    for name, value in (("radgraph", "partial/f1"), ("rouge", "rougeL"), ("bleu_coco", "bleu_1")):
+        if name in e.scores.results:
+            key = e.scores.results[name].per_pair[value]
+            return list(map(int, np.argsort(key, kind="stable"))), f"{name} {value_label(value)}"
+    name = next(iter(e.scores.results))
+    value, key = next(iter(e.scores.results[name].per_pair.items()))
+    sign = -1 if name in LOWER_IS_BETTER else 1
+    return list(map(int, np.argsort(sign * key, kind="stable"))), f"{name} {value_label(value)}"
+
+
+def _ends(order: list[int], cases: int) -> list[tuple[str, int]]:
+    if len(order) <= 2 * cases:
+        half = (len(order) + 1) // 2
+        return [("worst" if n < half else "best", i) for n, i in enumerate(order)]
+    best = order[len(order) - cases :]
+    return [("worst", i) for i in order[:cases]] + [("best", i) for i in best]
+
+
+def _case(e: Evaluation, i: int, rank: str) -> dict[str, Any]:
+    row = e.predictions.rows[i]
+    radgraph = e.scores.results.get("radgraph")
+    details = radgraph.details[i] if radgraph is not None else None
+    image, problem = _image(row.image)
+    return {
+        "id": row.id,
+        "rank": rank,
+        "kind": "" if e.normal is None else ("normal" if e.normal[i] else "abnormal"),
+        "prediction": _pieces(details["prediction"]) if details else [(row.prediction, "", "")],
+        "reference": _pieces(details["reference"]) if details else [(row.reference, "", "")],
+        "observations": e.observations(i),
+        "values": [
+            (
+                f"{key.split('/')[0]} {value_label(key.split('/', 1)[1])}",
+                _number(v, key.split("/")[0]),
+            )
+            for key, v in e.pair_values(i).items()
+        ],
+        "image": image,
+        "problem": problem,
+        "empty": not row.prediction.strip(),
+    }
+
+
+def _pieces(side: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """A text cut into pieces of (text, fate, label); of nested entities the outer one shows."""
+    tokens = side["tokens"].split()
+    pieces: list[tuple[str, str, str]] = []
+    at = 0
+    for entity in sorted(side["entities"], key=lambda x: (x["start"], -x["end"])):
+        if entity["start"] < at:
+            continue
+        if entity["start"] > at:
+            pieces.append((" ".join(tokens[at : entity["start"]]), "", ""))
+        at = entity["end"] + 1
+        pieces.append((" ".join(tokens[entity["start"] : at]), entity["fate"], entity["label"]))
+    if at < len(tokens):
+        pieces.append((" ".join(tokens[at:]), "", ""))
+    return pieces
+
+
+def _image(path: Path | None) -> tuple[str, str]:
+    """A radiograph as a data URI, or why it cannot be shown."""
+    if path is None:
+        return "", ""
+    from PIL import Image
+
+    from llava_rad.images import load_radiograph
+
+    try:
+        pixels = load_radiograph(path).pixels
+    except ImageError as error:
+        return "", str(error)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    encoded = io.BytesIO()
+    picture.save(encoded, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode(), ""

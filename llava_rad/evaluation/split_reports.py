@@ -1,0 +1,337 @@
+"""Reports on one split of a manifest: shared by the processes of a run, resumable, compared later.
+
+``torchrun`` (or ``accelerate launch``) starts the processes. Studies are decoded in batches that
+depend on the manifest alone, and whole batches are handed out, so that the texts are those of a
+single process; the main process alone writes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from llava_rad.data import Study, TargetSelection, load_manifest, select_targets
+from llava_rad.data.manifest import hash_manifest
+from llava_rad.data.study import Split
+from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.evaluation.predictions import read_json_lines
+from llava_rad.model import ReportModel, load
+from llava_rad.observations import OBSERVATIONS
+from llava_rad.processes import process_state, share_jobs
+from llava_rad.reports.file import ReportFile, run_id
+from llava_rad.reports.generate import GenerationSettings, Report
+from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_PROGRESS_SECONDS = 10.0
+
+
+def ignore_progress(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class WrittenReports:
+    """What is in a file of reports after a run.
+
+    Attributes:
+        texts: the findings by study id; in the main process alone, empty in the others.
+        truncated: reports that were cut off at the longest length.
+        repetitive: reports that go on repeating a phrase.
+        failures: studies without a report.
+    """
+
+    texts: dict[str, str]
+    truncated: int
+    repetitive: int
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class SplitReports:
+    """A model, the studies of a split that have findings, and the folder for the reports.
+
+    Attributes:
+        model: writes the reports.
+        selection: the studies, their findings, and the studies without findings.
+        training: findings of the manifest's training studies by id, where another split is judged.
+        manifest_hash: hash of the manifest's content.
+        split: the split's name, or ``all``.
+        settings: of the decoding.
+        precision: number format of the weights.
+        folder: where files of reports go.
+        batch_size: studies decoded together.
+    """
+
+    model: ReportModel
+    selection: TargetSelection
+    training: dict[str, str]
+    manifest_hash: str
+    split: str
+    settings: GenerationSettings
+    precision: str
+    folder: Path
+    batch_size: int
+
+    @property
+    def studies(self) -> list[Study]:
+        """The studies that have findings, in the manifest's order."""
+        return self.selection.studies
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages of the findings."""
+        return sorted({study.language for study in self.studies})
+
+    def write(
+        self,
+        name: str,
+        read: StudyReader = read_study,
+        *,
+        variant: str = "",
+        progress: Callable[[str], None] = ignore_progress,
+    ) -> WrittenReports:
+        """Write one report a study into ``folder/name``; what an earlier run wrote is kept.
+
+        All processes call this together.
+
+        Args:
+            name: of the file of JSON lines.
+            read: how a study becomes what the model is shown.
+            variant: says what ``read`` does; reports of another variant are not gone on with.
+            progress: told now and then how many are done, in the main process alone.
+
+        Raises:
+            DataError: the file is of another run or cannot be written, or no study has a report.
+        """
+        state = process_state()
+        file, done = self._open(self.folder / name, variant)
+        batches = [
+            self.studies[i : i + self.batch_size]
+            for i in range(0, len(self.studies), self.batch_size)
+        ]
+        # A batch that was cut off is decoded whole again, in the company it always has.
+        todo = [b for b in batches if not done.issuperset(study.study_id for study in b)]
+
+        def decode(batch: Sequence[Study]) -> list[Report | Failure] | LlavaRadError:
+            try:
+                reports = report_studies(
+                    self.model, batch, self.settings, batch_size=self.batch_size, read=read
+                )
+                return list(reports)
+            except LlavaRadError as error:
+                return error
+
+        failures: list[Failure] = []
+        count, said = len(done), time.monotonic()
+        with file or contextlib.nullcontext():
+            for start in range(0, len(todo), state.num_processes):
+                for results in share_jobs(decode, todo[start : start + state.num_processes]):
+                    if isinstance(results, LlavaRadError):
+                        raise results
+                    failed = [r for r in results if isinstance(r, Failure)]
+                    fresh = [r for r in results if isinstance(r, Report) and r.study_id not in done]
+                    failures += failed
+                    count += len(fresh)
+                    if file is not None:
+                        _append(file, fresh)
+                if file is not None and time.monotonic() - said > _PROGRESS_SECONDS:
+                    said = time.monotonic()
+                    progress(f"{name}: {count} of {len(self.studies)} reports")
+        if count == 0:
+            raise DataError(
+                f"no study has a report; the first failed with: {failures[0].error}",
+                remedy="Check the manifest's image paths",
+                kind="no_report",
+            )
+        if file is None:
+            return WrittenReports({}, 0, 0, tuple(failures))
+        progress(f"{name}: {count} of {len(self.studies)} reports")
+        rows = [row for _, row in read_json_lines(file.path)]
+        return WrittenReports(
+            texts={row["study_id"]: row["findings"] for row in rows},
+            truncated=sum(row["truncated"] for row in rows),
+            repetitive=sum(row["repetitive"] for row in rows),
+            failures=tuple(failures),
+        )
+
+    def _open(self, path: Path, variant: str) -> tuple[ReportFile | None, set[str]]:
+        """The file in the main process, and what is in it already in all of them."""
+        parts = [
+            run_id(self.model, self.settings, precision=self.precision),
+            self.manifest_hash,
+            self.split,
+            variant,
+        ]
+        run = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        file: ReportFile | None = None
+        answer: list[Any] = [set(), None]
+        if process_state().is_main_process:
+            try:
+                file = ReportFile(path, run)
+                answer[0] = set(file.done)
+            except LlavaRadError as error:
+                answer[1] = error
+        broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise answer[1]
+        return file, answer[0]
+
+    def facts(self, written: WrittenReports) -> dict[str, Any]:
+        """What the reports depend on and how they came out, for JSON."""
+        return {
+            "model": self.model.config.name,
+            "model_sha256": self.model.folder_hash,
+            "settings": self.settings.to_dict(),
+            "precision": self.precision,
+            "manifest_sha256": self.manifest_hash,
+            "split": self.split,
+            "studies": len(self.studies),
+            "left_out": {reason: len(ids) for reason, ids in self.selection.left_out.items()},
+            "failed": [failure.study_id for failure in written.failures],
+            "truncated": written.truncated,
+            "repetitive": written.repetitive,
+        }
+
+    def notes(self, written: WrittenReports) -> tuple[str, ...]:
+        """What a reader of the scores must know about studies that are not among them."""
+        notes = []
+        if self.selection.left_out:
+            notes.append(f"studies: {self.selection.summary()}")
+        if written.failures:
+            notes.append(
+                f"{len(written.failures)} of {len(self.studies)} studies have no report and are "
+                "not scored, because their pictures could not be read"
+            )
+        for count, what in (
+            (written.truncated, "were cut off at the longest length"),
+            (written.repetitive, "go on repeating a phrase"),
+        ):
+            if count:
+                notes.append(f"{count} of {len(written.texts)} reports {what}")
+        return tuple(notes)
+
+    def write_predictions(self, path: Path, written: WrittenReports) -> None:
+        """Write reports beside the findings, as ``eval/findings.py`` reads them.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        lines = [
+            json.dumps(_prediction(study, findings, written.texts[study.study_id], path.parent))
+            for study, findings in zip(self.studies, self.selection.texts, strict=True)
+            if study.study_id in written.texts
+        ]
+        write_text(path, "\n".join(lines) + "\n")
+
+
+def open_split(
+    model: str,
+    manifest: Path,
+    folder: Path,
+    *,
+    split: Split | Literal["all"] = "test",
+    settings: GenerationSettings | None = None,
+    batch_size: int = 1,
+    precision: Precision = "auto",
+    base_llm: str | None = None,
+) -> SplitReports:
+    """Read a manifest and load a model onto this process's device.
+
+    Args:
+        model: ``mini``, a folder or a hub id.
+        manifest: of the studies.
+        folder: for the reports.
+        split: whose studies are judged; ``all`` for a manifest without splits.
+        settings: of the decoding.
+        batch_size: studies decoded together.
+        precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        base_llm: another place of the model's base LLM.
+
+    Raises:
+        DataError: the manifest is wrong, or no study of the split has findings.
+        WeightsError: the model is not found, incomplete or damaged.
+        ModelError: the base LLM is another one.
+    """
+    studies = load_manifest(manifest, split=None if split == "all" else split)
+    selection = select_targets(studies)
+    training = {}
+    if split in ("validation", "test"):
+        training = {
+            study.study_id: study.findings
+            for study in load_manifest(manifest)
+            if study.split == "train" and study.findings
+        }
+    device = process_state().device
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, precision)
+    return SplitReports(
+        model=load(model, dtype=dtype, device=device, base_llm=base_llm),
+        selection=selection,
+        training=training,
+        manifest_hash=hash_manifest(manifest),
+        split=split,
+        settings=settings or GenerationSettings(),
+        precision=precision,
+        folder=folder,
+        batch_size=batch_size,
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _append(file: ReportFile, reports: Sequence[Report]) -> None:
+    try:
+        for report in reports:
+            file.write(report)
+    except OSError as error:
+        raise _unwritable(file.path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write ({error.strerror})",
+        where=path,
+        remedy="Check the disk's space and rights, or choose another --output",
+    )
+
+
+def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping[str, Any]:
+    row: dict[str, Any] = {
+        "id": study.study_id,
+        "prediction": text,
+        "reference": findings,
+        "patient_id": study.patient_id,
+        "language": study.language,
+        "image": os.path.relpath(study.images[0].path, folder),
+    }
+    # Other data sets' label names say nothing about the observations that the scorers know.
+    labels = {
+        name: value
+        for name, value in study.labels.items()
+        if name in OBSERVATIONS and value in (1, 0, -1)
+    }
+    return {**row, "labels": labels} if labels else row

@@ -1,0 +1,59 @@
+"""Cross-entropy over a vocabulary, in float32 but never with a float32 copy of all logits.
+
+On a CPU such copies are the largest blocks of a training step: fresh memory for them costs more
+time than the arithmetic. There a few rows at a time are taken, forward and backward, and the
+logits are kept as they are. Other devices have memory ready and are left to torch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava_rad.kernels.row_blocks import row_blocks
+
+# Logits taken at once: one MB of float32.
+_BLOCK = 2**18
+
+
+def token_loss(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
+    """Mean cross-entropy, float32.
+
+    Args:
+        logits: [tokens, vocabulary], of any floating dtype.
+        targets: [tokens]; at least one is not ``ignore``.
+        ignore: target of tokens that are left out.
+    """
+    if logits.device.type != "cpu":
+        return nn.functional.cross_entropy(logits.float(), targets, ignore_index=ignore)
+    loss: Tensor = _TokenLoss.apply(logits, targets, targets != ignore)
+    return loss
+
+
+class _TokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        places = targets.where(counted, 0).unsqueeze(-1)
+        weights = counted.float().div_(counted.sum()).unsqueeze(-1)
+        norms = torch.cat(
+            [
+                block.float().logsumexp(-1, keepdim=True)
+                for (block,) in row_blocks(logits, elements=_BLOCK)
+            ]
+        )
+        ctx.save_for_backward(logits, places, weights, norms)
+        return ((norms - logits.gather(-1, places)) * weights).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, places, weights, norms = ctx.saved_tensors
+        weights = weights * gradients[0]
+        of_logits = torch.empty_like(logits)
+        for block, place, weight, norm, out in row_blocks(
+            logits, places, weights, norms, of_logits, elements=_BLOCK
+        ):
+            # softmax less the target's one
+            part = (block.float() - norm).exp_()
+            part.scatter_add_(-1, place, -torch.ones_like(norm))
+            torch.mul(part, weight, out=out)
+        return of_logits, None, None

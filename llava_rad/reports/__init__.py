@@ -1,0 +1,31 @@
+"""From studies to reports: what a model is shown of a study, its text, and the file of the texts.
+
+:mod:`request` chooses the images and texts of a study, :mod:`generate` decodes, :mod:`study` goes
+through many studies, :mod:`file` keeps what they gave so that an interrupted run resumes.
+"""
+
+from llava_rad.reports.file import ReportFile, run_id
+from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
+from llava_rad.reports.request import StudyRequest, study_request
+from llava_rad.reports.study import (
+    Failure,
+    StudyReader,
+    read_study,
+    report_studies,
+    with_indication,
+)
+
+__all__ = [
+    "Failure",
+    "GenerationSettings",
+    "Report",
+    "ReportFile",
+    "StudyReader",
+    "StudyRequest",
+    "generate_reports",
+    "read_study",
+    "report_studies",
+    "run_id",
+    "study_request",
+    "with_indication",
+]

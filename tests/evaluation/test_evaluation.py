@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+
+from llava_rad.errors import MetricError
+from llava_rad.evaluation import (
+    evaluate_predictions,
+    pair_to_json,
+    read_predictions,
+    render_page,
+    to_json,
+)
+from llava_rad.metrics import Scorer
+
+NORMAL = "No acute cardiopulmonary process."
+ABNORMAL = [
+    "There is a small left pleural effusion.",
+    "The heart is enlarged.",
+    "Right upper lobe nodule.",
+    "Bibasilar atelectasis.",
+    "Mild pulmonary edema.",
+    "Small right pneumothorax.",
+    "Healed rib fracture.",
+    "Left lower lobe consolidation.",
+]
+METRICS = ["bleu_coco", "rouge", "cider", "chexpert_rules"]
+
+
+def evaluate(tmp_path, predictions, references, metrics=METRICS, *, more=lambda i: {}, **options):
+    path = tmp_path / "predictions.jsonl"
+    rows = [
+        {"id": f"study{i}", "prediction": p, "reference": r, **more(i)}
+        for i, (p, r) in enumerate(zip(predictions, references, strict=True))
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return evaluate_predictions(read_predictions(path), Scorer(metrics), resamples=50, **options)
+
+
+def strict_json(evaluation):
+    return json.loads(json.dumps(to_json(evaluation), allow_nan=False))
+
+
+@pytest.fixture
+def one_report(tmp_path):
+    return evaluate(tmp_path, [NORMAL] * 20, [NORMAL] * 12 + ABNORMAL)
+
+
+def test_one_report_for_every_film_is_noticed(one_report):
+    found = strict_json(one_report)
+    assert one_report.distinct == 1
+    assert found["predictions"]["distinct_predictions"] == 1
+    assert any("hardly vary: 1 distinct among 20" in w for w in found["warnings"])
+    values = found["metrics"]["chexpert_rules"]["values"]
+    for name in ("Pleural Effusion", "Cardiomegaly", "Edema", "Fracture"):
+        assert values[f"uncertain_positive/class/{name}/recall"]["value"] == 0
+        assert values[f"uncertain_positive/class/{name}/support"]["value"] == 1
+    apart = found["by_reference"]
+    assert apart["count"] == {"normal": 12, "abnormal": 8}
+    assert apart["values"]["normal"]["rouge/rougeL"] == 1
+    assert apart["values"]["abnormal"]["rouge/rougeL"] < 0.2
+    # The floor is as good: nothing was learned from the image.
+    fixed = found["floors"]["fixed_report"]["values"]["rouge/rougeL"]
+    assert fixed == {
+        "value": pytest.approx(found["metrics"]["rouge"]["values"]["rougeL"]["value"]),
+        "text": NORMAL,
+    }
+    assert "recall" in render_page(one_report) and "hardly vary" in render_page(one_report)
+
+
+def test_each_number_stands_with_what_it_depends_on(one_report):
+    for metric in strict_json(one_report)["metrics"].values():
+        assert {"definition", "scorer", "section", "count", "notes", "values"} <= set(metric)
+    found = strict_json(one_report)
+    assert len(found["predictions"]["sha256"]) == 64
+    assert found["versions"]["llava_rad"] and found["versions"]["sacrebleu"]
+
+
+def test_intervals_hold_the_value(one_report):
+    for metric in strict_json(one_report)["metrics"].values():
+        for numbers in metric["values"].values():
+            assert numbers["low"] <= numbers["high"]
+    rouge = strict_json(one_report)["metrics"]["rouge"]["values"]["rougeL"]
+    assert rouge["low"] < rouge["value"] < rouge["high"]
+
+
+def test_the_files_labels_tell_normal_from_abnormal(tmp_path):
+    labels = [{"No Finding": 1}, {"Edema": 1}, {"Edema": 0, "Support Devices": 1}, {"Edema": -1}]
+    evaluation = evaluate(
+        tmp_path, [NORMAL] * 4, [NORMAL] * 4, more=lambda i: {"labels": labels[i]}
+    )
+    assert list(evaluation.normal) == [True, False, True, False]
+    assert evaluation.normal_by == "the file's labels"
+
+
+def test_floors_by_training_reports_and_features(tmp_path):
+    references = ["small effusion", "large nodule", "clear lungs"]
+    training = {"t0": "clear lungs", "t1": "small effusion", "t2": "large nodule"}
+    features = {f"study{i}": np.eye(3)[i] for i in range(3)}
+    features |= {"t0": np.eye(3)[2], "t1": np.eye(3)[0], "t2": np.eye(3)[1]}
+    evaluation = evaluate(tmp_path, ["x"] * 3, references, training=training, features=features)
+    floors = evaluation.floors.headlines()
+    assert floors["nearest_training_report"]["rouge/rougeL"] == 1.0
+    assert floors["other_patient"]["rouge/rougeL"] == 0.0
+    assert evaluation.floors.fixed_from == "training reports"
+    assert floors["fixed_report"]["rouge/rougeL"] == pytest.approx(1 / 3)
+
+    del features["study1"]
+    with pytest.raises(MetricError, match="study1"):
+        evaluate(tmp_path, ["x"] * 3, references, training=training, features=features)
+    with pytest.raises(MetricError, match="training report"):
+        evaluate(tmp_path, ["x"] * 3, references, features={f"study{i}": [1.0] for i in range(3)})
+
+
+def test_other_patients_respect_patient_ids(tmp_path):
+    references = ["a b c"] * 3 + ["x y z"]
+    evaluation = evaluate(
+        tmp_path,
+        references,
+        references,
+        more=lambda i: {"patient_id": "first" if i < 3 else "second"},
+    )
+    assert evaluation.floors.headlines()["other_patient"]["rouge/rougeL"] == 0.0
+    alone = evaluate(tmp_path, ["a"] * 2, ["a"] * 2, more=lambda i: {"patient_id": "p"})
+    assert "other_patient" not in alone.floors.headlines()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references"),
+    [
+        ([""], ["no effusion"]),
+        (["no effusion"], [""]),
+        (["", " ", "\n"], ["a", "b", "c"]),
+        (["", ""], ["", " "]),
+        (["x"], ["x"]),
+        (["肺野清晰"] * 3, ["心影增大", "正常", "肺野清晰"]),
+        (["a"] * 2, ["word " * 10_000, "b"]),
+    ],
+)
+def test_no_input_gives_nan(tmp_path, predictions, references):
+    evaluation = evaluate(tmp_path, predictions, references)
+    strict_json(evaluation)
+    for i in range(len(predictions)):
+        json.dumps(pair_to_json(evaluation, i), allow_nan=False)
+    assert "nan" not in render_page(evaluation).lower().replace("nano", "")
+
+
+def test_one_pair_has_no_interval(tmp_path):
+    evaluation = evaluate(tmp_path, ["clear lungs"], ["clear lungs"])
+    numbers = strict_json(evaluation)["metrics"]["rouge"]["values"]["rougeL"]
+    assert numbers == {"value": 1, "low": None, "high": None}
+
+
+def test_other_languages_are_not_labelled(tmp_path):
+    spanish = ["sin derrame pleural en el pulmón", "corazón de tamaño normal sin cambios"]
+    told = evaluate(tmp_path, spanish, spanish, more=lambda i: {"language": "es"})
+    assert told.mentions is None and told.normal is None
+    assert "chexpert_rules" in told.scores.left_out
+    assert strict_json(told)["by_reference"]["values"] == {}
+    assert pair_to_json(told, 0)["observations"] == {}
+    assert "English alone" in render_page(told)
+
+    untold = evaluate(tmp_path, spanish, spanish)
+    assert any("do not read as English" in warning for warning in untold.warnings)
+
+
+def test_one_line_for_each_pair(one_report):
+    first, last = pair_to_json(one_report, 0), pair_to_json(one_report, 19)
+    assert first["id"] == "study0" and first["normal_reference"]
+    assert first["values"]["rouge/rougeL"] == 1
+    assert first["observations"] == {"matched": ["No Finding"], "missed": [], "invented": []}
+    assert last["observations"]["missed"] == ["Consolidation"]
+    assert last["observations"]["invented"] == ["No Finding"]
+    assert last["words"] == {"prediction": 4, "reference": 4}

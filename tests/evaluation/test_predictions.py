@@ -1,0 +1,135 @@
+import json
+import random
+
+import pytest
+
+from llava_rad.errors import DataError
+from llava_rad.evaluation import read_predictions, read_reports
+
+ROW = {"id": "1", "prediction": "clear", "reference": "clear lungs"}
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "predictions.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_all_fields(tmp_path):
+    row = {
+        **ROW,
+        "id": 7,
+        "image": "images/a.png",
+        "labels": {"Edema": 1, "Fracture": None, "Cardiomegaly": -1},
+        "patient_id": 12,
+        "language": "en",
+        "other": [1],
+    }
+    found = read_predictions(write(tmp_path, row, "", {**ROW, "prediction": ""}))
+    first, second = found.rows
+    assert first.id == "7"
+    assert first.image == tmp_path / "images/a.png"
+    assert first.labels == {"Edema": 1.0, "Cardiomegaly": -1.0}
+    assert first.patient == "12"
+    assert found.languages == ["en"]
+    assert second.prediction == "" and second.image is None
+    assert found.references == ["clear lungs", "clear lungs"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "says"),
+    [
+        ([], "empty_file", "no lines"),
+        (["", "  "], "empty_file", "no lines"),
+        (["{"], "not_json", "line 1"),
+        ([ROW, "nonsense"], "not_json", "line 2"),
+        (["[" * 100_000], "not_json", "line 1"),
+        (["[1]"], "not_an_object", "list"),
+        ([{"id": "1", "prediction": "a"}], "missing_field", "'reference'"),
+        ([{"id": "1", "reference": "a"}], "missing_field", "'prediction'"),
+        ([{"prediction": "a", "reference": "a"}], "wrong_type", "'id'"),
+        ([{**ROW, "id": ""}], "wrong_type", "'id'"),
+        ([{**ROW, "id": True}], "wrong_type", "'id'"),
+        ([{**ROW, "reference": ["a", "b"]}], "wrong_type", "a list"),
+        ([{**ROW, "prediction": None}], "wrong_type", "nothing"),
+        ([{**ROW, "prediction": 3.5}], "wrong_type", "3.5"),
+        ([{**ROW, "labels": [1]}], "wrong_type", "labels"),
+        ([{**ROW, "labels": {"Edema": 2}}], "wrong_type", "Edema"),
+        ([{**ROW, "labels": {"Edema": "yes"}}], "wrong_type", "Edema"),
+        ([{**ROW, "image": 3}], "wrong_type", "image"),
+        ([ROW, ROW, {**ROW, "id": "2"}], "duplicate_id", "1 ids come more than once: 1"),
+    ],
+)
+def test_bad_files_are_refused_with_their_place(tmp_path, rows, kind, says):
+    with pytest.raises(DataError) as caught:
+        read_predictions(write(tmp_path, *rows))
+    assert caught.value.kind == kind
+    assert says in str(caught.value)
+    assert "predictions.jsonl" in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_predictions(tmp_path / "absent.jsonl")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_predictions(tmp_path)
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_predictions(tmp_path / "latin.jsonl")
+    (tmp_path / "nul.jsonl").write_bytes(b'{"id": "1", "prediction": "a\x00", "reference": "b"}')
+    with pytest.raises(DataError, match="not JSON"):
+        read_predictions(tmp_path / "nul.jsonl")
+
+
+def test_control_characters_become_spaces_and_are_counted(tmp_path):
+    row = {**ROW, "prediction": "no\u0000effusion\u0007", "reference": "two\nlines\tkept"}
+    found = read_predictions(write(tmp_path, row))
+    assert found.rows[0].prediction == "no effusion "
+    assert found.rows[0].reference == "two\nlines\tkept"
+    assert "1 texts" in found.notes[0]
+
+
+def test_accents_line_ends_and_broken_surrogates(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    text = json.dumps({**ROW, "prediction": "lóbulo"}, ensure_ascii=False) + "\r\n"
+    text += json.dumps({**ROW, "id": "2", "prediction": "half \ud83d"}) + "\r\n"
+    path.write_bytes("\ufeff".encode() + text.encode())
+    first, second = read_predictions(path).predictions
+    assert first == "lóbulo"
+    second.encode("utf-8")
+
+
+def test_training_reports_by_id(tmp_path):
+    path = write(tmp_path, {"id": "a", "reference": "clear"}, {"id": 2, "reference": "nodule"})
+    assert read_reports(path) == {"a": "clear", "2": "nodule"}
+    with pytest.raises(DataError, match="more than once"):
+        read_reports(write(tmp_path, ROW, ROW))
+
+
+def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path):
+    generator = random.Random(0)
+    whole = write(tmp_path, *({**ROW, "id": str(i), "labels": {"Edema": 1}} for i in range(4)))
+    content = whole.read_bytes()
+    path = tmp_path / "damaged.jsonl"
+    outcomes = set()
+    for _ in range(400):
+        damaged = bytearray(content)
+        for _ in range(generator.randint(1, 4)):
+            place = generator.randrange(len(damaged))
+            choice = generator.random()
+            if choice < 0.4:
+                damaged[place] = generator.randrange(256)
+            elif choice < 0.7:
+                del damaged[place : place + generator.randint(1, 9)]
+            else:
+                damaged[place:place] = generator.choice(
+                    [b"\x00", b"[", b'"', b"1e999", b"NaN", b"\n"]
+                )
+        path.write_bytes(damaged)
+        try:
+            read_predictions(path)
+            outcomes.add("read")
+        except DataError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -1,0 +1,195 @@
+import pytest
+import torch
+from helpers.tiny_models import build, byte_level_tokenizer, picture, tiny_llm
+from transformers import LlamaForCausalLM
+
+from llava_rad.errors import ConfigError
+from llava_rad.model import LoraSettings, ReportRequest, RequestImage
+from llava_rad.reports.generate import GenerationSettings, generate_reports, is_repetitive
+
+SHORT = GenerationSettings(max_new_tokens=24)
+
+
+def request(seed, **context):
+    return ReportRequest((RequestImage("current_frontal", picture(seed)),), **context)
+
+
+def lengths_5_to_40(count):
+    """Requests whose prompts differ in length as real ones do."""
+    words = "cough fever dyspnea chest pain after fall"
+    return [request(i, indication=" ".join([words] * (i % 4)) or None) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer()
+
+
+class Scripted(LlamaForCausalLM):
+    """A Llama that says what it is told, each row its own line."""
+
+    script: list
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        step = self.step
+        self.step += 1
+        for row, line in enumerate(self.script):
+            out.logits[row, -1] = -1e9
+            out.logits[row, -1, line[min(step, len(line) - 1)]] = 0
+        return out
+
+
+def scripted(tokenizer, lines, **template):
+    llm = tiny_llm("llama", len(tokenizer))
+    llm.__class__ = Scripted
+    llm.script, llm.step = lines, 0
+    from llava_rad.model import PromptTemplate
+
+    return build(tokenizer, llm=llm, template=PromptTemplate.for_tokenizer(tokenizer, **template))
+
+
+@pytest.mark.parametrize("family", ["llama", "phi2", "phi3", "qwen2"])
+def test_a_batch_gives_token_for_token_what_single_runs_give(tokenizer, family):
+    model = build(tokenizer, family)
+    requests = lengths_5_to_40(8)
+    together = generate_reports(model, requests, SHORT)
+    alone = [generate_reports(model, [r], SHORT)[0] for r in requests]
+    assert [r.findings for r in together] == [r.findings for r in alone]
+    assert len({r.findings for r in together}) > 1
+
+
+def test_greedy_text_is_the_argmax_of_the_forward_pass(tokenizer):
+    model = build(tokenizer)
+    sample = model.processor.encode(request(1))
+    ids = torch.tensor([sample.input_ids])
+    pixels = model.processor.pixel_values([request(1)])
+    wanted = []
+    with torch.no_grad():
+        for _ in range(8):
+            out = model(ids, torch.ones_like(ids), pixel_values=pixels).logits[0, -1]
+            wanted.append(int(out.argmax()))
+            ids = torch.cat([ids, out.argmax().reshape(1, 1)], 1)
+    found = generate_reports(model, [request(1)], GenerationSettings(max_new_tokens=8))[0]
+    assert found.findings == model.processor.decode(wanted)
+
+
+def test_the_lora_takes_part(tokenizer):
+    plain = generate_reports(build(tokenizer), [request(1)], SHORT)[0].findings
+    model = build(tokenizer, lora=LoraSettings(r=4, alpha=64, dropout=0.0))
+    assert generate_reports(model, [request(1)], SHORT)[0].findings == plain
+    for name, parameter in model.llm.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    changed = generate_reports(model, [request(1)], SHORT)[0].findings
+    assert changed != plain
+    assert generate_reports(model.merge(), [request(1)], SHORT)[0].findings == changed
+
+
+def test_patch_tokens_may_be_given_instead_of_pictures(tokenizer):
+    model = build(tokenizer)
+    requests = lengths_5_to_40(3)
+    patches = model.encode_images(model.processor.pixel_values(requests))
+    bare = [
+        ReportRequest((RequestImage("current_frontal"),), indication=r.indication) for r in requests
+    ]
+    assert generate_reports(model, bare, SHORT, patches=patches) == generate_reports(
+        model, requests, SHORT
+    )
+
+
+def test_each_row_stops_by_itself(tokenizer):
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    end = tokenizer.eos_token_id
+    junk = ids("USER: more text")
+    first = [*ids("Clear")[:3], end, *junk]
+    second = [*ids("The lungs are clear. No effusion")[:9], end, *junk]
+    loop = ids("No effusion. ") * 40
+    third = ids("Heart normal. USER: and what now")
+    model = scripted(tokenizer, [first, second, loop, third], stop_texts=("USER:",))
+    settings = GenerationSettings(max_new_tokens=60)
+    reports = generate_reports(model, [request(i) for i in range(4)], settings)
+
+    assert reports[0].findings == tokenizer.decode(first[: first.index(end)]).strip()
+    assert reports[1].findings == tokenizer.decode(second[: second.index(end)]).strip()
+    assert reports[0].tokens == first.index(end) and reports[1].tokens == second.index(end)
+    assert [r.truncated for r in reports] == [False, False, True, False]
+    assert [r.repetitive for r in reports] == [False, False, True, False]
+    assert reports[3].findings == "Heart normal."
+    assert not any("USER:" in r.findings for r in reports)
+
+
+def test_beams_find_a_text_at_least_as_likely(tokenizer):
+    # A seed at which greedy is not best; six letters that no merge of the tokenizer joins, so
+    # that text and ids are one to one.
+    llm = tiny_llm("phi2", len(tokenizer), seed=6)
+    letters = tokenizer.convert_tokens_to_ids(list("JKQXYZ"))
+    llm.lm_head.bias.data.fill_(-1e4)
+    llm.lm_head.bias.data[letters] = 0
+    model = build(tokenizer, llm=llm)
+
+    def log_likelihood(text):
+        sample = model.processor.encode(request(1), text)
+        batch = model.processor.pad([sample], "right")
+        batch["pixel_values"] = model.processor.pixel_values([request(1)])
+        with torch.no_grad():
+            logits = model(**batch).logits[0, :-1].log_softmax(-1)
+        targets = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert len(targets) == 7
+        return logits.gather(-1, targets.unsqueeze(-1)).sum().item()
+
+    def best(beams):
+        settings = GenerationSettings(max_new_tokens=7, num_beams=beams)
+        return log_likelihood(generate_reports(model, [request(1)], settings)[0].findings)
+
+    greedy, wide = best(1), best(6)
+    assert wide > greedy + 1e-3
+
+
+def test_sampling_follows_its_seed(tokenizer):
+    model = build(tokenizer)
+
+    def draw(seed):
+        settings = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=seed)
+        return generate_reports(model, [request(1)], settings)[0].findings
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in range(4)}) > 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_request_gives_no_report(tokenizer):
+    assert generate_reports(build(tokenizer), []) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"num_beams": 0},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"repetition_penalty": 0},
+    ],
+)
+def test_settings_that_cannot_be_are_wrong_usage(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        GenerationSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("No effusion. No effusion. No effusion. No effusion.", True),
+        ("the the the the", True),
+        ("No effusion. No pneumothorax. No fracture. No mass.", False),
+        ("The lungs are clear. The heart is normal. The lungs are clear.", False),
+        ("", False),
+    ],
+)
+def test_tells_loops_from_reports(text, wanted):
+    assert is_repetitive(text) is wanted

@@ -1,0 +1,58 @@
+"""The order of studies: complete, the same for any number of processes, grouped by length."""
+
+from collections import Counter
+
+import numpy as np
+
+from llava_rad.runs.order import BatchOrder, by_length
+
+
+def order(count=40, batch=8, steps=15, seed=(0, 0), weights=None, lengths=None):
+    lengths = np.arange(count) if lengths is None else lengths
+    return BatchOrder(weights or [1.0] * count, lambda i, _: int(lengths[i]), batch, steps, seed)
+
+
+def studies(batches):
+    return [study for batch in batches for study, _ in batch]
+
+
+def test_each_pass_holds_every_study_once():
+    batches = order()
+    drawn = sorted((draw, study) for step in range(15) for study, draw in batches.batch(step))
+    assert [draw for draw, _ in drawn] == list(range(120))
+    for first in range(0, 120, 40):
+        assert sorted(study for _, study in drawn[first : first + 40]) == list(range(40))
+    assert [s for _, s in drawn[:40]] != [s for _, s in drawn[40:80]]
+
+
+def test_a_step_depends_on_seed_and_step_alone():
+    whole = [order().batch(step) for step in range(15)]
+    fresh = order()
+    assert [fresh.batch(step) for step in reversed(range(15))] == whole[::-1]
+    assert [order(seed=(1, 0)).batch(step) for step in range(15)] != whole
+    assert [order(seed=(0, 1)).batch(step) for step in range(15)] != whole
+
+
+def test_fractions_are_probabilities_and_whole_numbers_repeat():
+    batches = order(count=2, batch=10, steps=1000, weights=[2.0, 0.5])
+    counts = Counter(studies(batches.batch(step) for step in range(1000)))
+    assert 0.22 < counts[1] / counts[0] < 0.28
+
+
+def test_studies_of_like_length_share_a_batch():
+    lengths = np.random.default_rng(0).integers(50, 500, 640)
+    batches = order(count=640, batch=8, steps=80, lengths=lengths)
+    longest = tokens = 0
+    for step in range(80):
+        of_batch = [lengths[study] for study, _ in batches.batch(step)]
+        assert of_batch == sorted(of_batch, reverse=True)
+        longest += 8 * max(of_batch)
+        tokens += sum(of_batch)
+    assert 1 - tokens / longest < 0.05
+    firsts = [lengths[batches.batch(step)[0][0]] for step in range(32)]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+def test_validation_batches_hold_every_study_once_longest_first():
+    batches = by_length(np.array([3, 9, 1, 7, 5]), 2)
+    assert batches == [[1, 3], [4, 0], [2]]
