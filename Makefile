@@ -1,10 +1,10 @@
-# make demo | test | lint | format | clean. Each target makes .venv and installs what it needs.
+# make demo | test | test-fast | check | lint | format | mini | clean. Each makes .venv and installs what it needs.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint format mini clean help
+.PHONY: demo test test-fast check lint format mini clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -28,7 +28,11 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-fast: $(BIN)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not check"
+
+# Slower proofs: the wheel in an empty folder, and what tests marked "check" run.
+check: $(BIN)/.installed
+	$(BIN)/python -m pytest -m check
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ ALLOWED = {
     "files": {"errors"},
     "observations": set(),
     "processes": set(),
+    "programs": {"errors"},
     "statistics": {"errors"},
     "images": {"errors"},
     "encoders": {"errors", "images"},

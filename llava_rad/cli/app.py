@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from llava_rad.cli.configs import configs
 from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
 from llava_rad.cli.doctor import doctor
 from llava_rad.cli.encode import encode
+from llava_rad.cli.plan import plan
+from llava_rad.cli.programs import add_programs, train
 from llava_rad.cli.report import report
-from llava_rad.cli.train import plan
 
 app = typer.Typer(
     name="llava-rad",
@@ -34,9 +36,12 @@ def _options(
 
 
 app.command()(report)
+app.command()(train)
+add_programs(app)
 app.command()(encode)
 app.command()(data)
 app.command()(plan)
+app.add_typer(configs, name="configs")
 app.command()(convert)
 app.command()(doctor)
 

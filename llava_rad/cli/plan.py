@@ -1,7 +1,6 @@
 """``llava-rad plan``: what a training will take."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,9 @@ from llava_rad.cli.common import Format, user_errors, write_out
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="A YAML file of configs/report.")],
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or a name of: llava-rad configs list.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change a setting.")
     ] = None,
@@ -25,10 +26,11 @@ def plan(
     """Estimate parameters, tokens, memory and hours of a training, without loading weights."""
     with user_errors():
         from llava_rad.config import load_config
+        from llava_rad.programs import find_config
         from llava_rad.report_training.config import ReportTrainingConfig
         from llava_rad.report_training.plan import plan as plan_run
 
-        settings = load_config(ReportTrainingConfig, config, overrides or [])
+        settings = load_config(ReportTrainingConfig, find_config(config, "report"), overrides or [])
         result = plan_run(
             settings, studies=studies, gpu=gpu, processes=processes, utilisation=utilisation
         )
