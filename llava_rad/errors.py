@@ -17,7 +17,12 @@ class LlavaRadError(Exception):
         where: the file, key, id or option it went wrong at, if there is one.
         remedy: what the user can do, in one sentence without a final full stop.
         kind: a short machine-readable name of the failure, such as ``"truncated_image"``.
+
+    Attributes:
+        told: another process of the same run prints the message.
     """
+
+    told = False
 
     def __init__(
         self, what: str, *, where: object = None, remedy: str = "", kind: str = ""

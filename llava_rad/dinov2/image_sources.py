@@ -38,6 +38,10 @@ class ImageSource(ABC):
         """Return what the image is called in messages."""
 
     @abstractmethod
+    def files(self) -> list[Path]:
+        """Return the files that the images are read from."""
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash that changes with the images' names, sizes or rendering."""
 
@@ -59,6 +63,10 @@ class ImageFiles(ImageSource):
     def name(self, index: int) -> str:
         """Return the path."""
         return str(self.paths[index])
+
+    def files(self) -> list[Path]:
+        """Return the paths."""
+        return self.paths
 
     def fingerprint(self) -> str:
         """Return a hash over paths, file sizes and the rendering."""
@@ -138,6 +146,10 @@ class TarShards(ImageSource):
     def name(self, index: int) -> str:
         """Return ``SHARD:MEMBER``."""
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
+
+    def files(self) -> list[Path]:
+        """Return the shards."""
+        return self.shards
 
     def fingerprint(self) -> str:
         """Return a hash over shards, members, their places and the rendering."""
