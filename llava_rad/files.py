@@ -351,7 +351,9 @@ def read_tensors_and_metadata(
         with safe_open(file, framework="pt") as opened:
             about = dict(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        sums = json.loads(about.pop(CHECKSUMS)) if CHECKSUMS in about else None
+        sealed = CHECKSUMS in about
+        sums = json.loads(about.pop(CHECKSUMS)) if sealed else {}
+        of_tensors, of_all = (dict(sums["tensors"]), sums["all"]) if sealed else ({}, None)
     except PermissionError as error:
         raise WeightsError(
             f"the weights file may not be read ({error.strerror})",
@@ -359,15 +361,15 @@ def read_tensors_and_metadata(
             remedy="Ask its owner for the right to read it",
             kind="no_right",
         ) from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(file, str(error)) from error
-    if sums is not None:
+    if sealed:
         found = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
-        wrong = sorted(name for name in found if found[name] != sums["tensors"].get(name))
-        if wrong or sums["all"] != _seal(found, about):
+        wrong = sorted(name for name in found if found[name] != of_tensors.get(name))
+        if wrong or of_all != _seal(found, about):
             what = f"of '{wrong[0]}'" if wrong else "of its header"
             raise _damaged(file, f"the checksum {what} differs")
-    if seal is not None and (sums is None or sums["all"] != seal):
+    if seal is not None and of_all != seal:
         raise _damaged(file, "it is not the file that was written")
     return tensors, about
 

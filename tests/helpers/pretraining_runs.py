@@ -106,7 +106,8 @@ def encoder_weights(output):
 
 
 def checkpoint(output, step):
-    return load_file(output / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    """Weights after a step."""
+    return load_file(output / "checkpoints" / f"pretrain-{step:07d}" / "weights.safetensors")
 
 
 def assert_equal(first, second, tolerance=0.0):
