@@ -30,7 +30,13 @@ from torch import Tensor
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError, ImageError
-from llava_rad.files import clear_leftovers, read_sealed, write_atomically, write_sealed
+from llava_rad.files import (
+    clear_leftovers,
+    read_sealed,
+    size_text,
+    write_atomically,
+    write_sealed,
+)
 from llava_rad.images import load_radiograph
 
 _LOG = logging.getLogger(__name__)
@@ -270,8 +276,8 @@ class FeatureCache:
             ) from error
         if needed > free:
             raise DataError(
-                f"patch tokens of {images} images take {needed / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free",
+                f"patch tokens of {images} images take {size_text(needed)}, "
+                f"{size_text(free)} are free",
                 where=self.folder,
                 remedy="Set data.cache_folder to a larger disk, or cache_features=false",
                 kind="disk_full",

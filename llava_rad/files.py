@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -394,11 +394,21 @@ def cast(
     return tensors if dtype is None else {name: t.to(dtype) for name, t in tensors.items()}
 
 
-def folder_size(paths: Sequence[Path]) -> int:
-    """Bytes of files and of all files in folders."""
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links count nothing."""
     total = 0
-    for path in paths:
-        for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
-            with contextlib.suppress(OSError):
-                total += each.lstat().st_size if each.is_file() else 0
+    for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        with contextlib.suppress(OSError):
+            total += each.lstat().st_size if each.is_file() and not each.is_symlink() else 0
     return total
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people: ``340 kB``, ``1.2 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"

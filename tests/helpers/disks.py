@@ -9,11 +9,12 @@ import pytest
 
 
 @contextlib.contextmanager
-def small_disk(folder, size):
+def small_disk(folder, size, *, may_write=True):
     """A file system of a few bytes mounted on a folder; skips where mounting is not possible."""
     folder.mkdir(exist_ok=True)
+    options = f"size={size},mode=0777" + ("" if may_write else ",ro")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
         capture_output=True,
         text=True,
         check=False,

@@ -52,7 +52,7 @@ def test_the_last_ones_are_kept_in_the_order_of_the_run(tmp_path):
 
 def test_a_full_disk_at_any_write_leaves_the_checkpoint_before(tmp_path):
     save(tmp_path, 1)
-    for number in range(1, 12):
+    for number in range(1, 40):
         with pytest.MonkeyPatch.context() as patch:
             calls = full_at(patch, number)
             try:
