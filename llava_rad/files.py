@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +88,8 @@ def write_folder_atomically(folder: str | Path) -> Iterator[Path]:
     _writing.update((temporary, old))
     try:
         yield temporary
-        for path in (*sorted(temporary.rglob("*"), reverse=True), temporary):
-            path.chmod(rights if path.is_dir() else rights & 0o666)
+        give_rights(temporary.rglob("*"), rights)
+        for path in (*temporary.rglob("*"), temporary):
             flush(path)
         if folder.exists():
             folder.rename(old)
@@ -101,6 +101,18 @@ def write_folder_atomically(folder: str | Path) -> Iterator[Path]:
         for path in (temporary, old):
             shutil.rmtree(path, ignore_errors=True)
             _writing.discard(path)
+
+
+def give_rights(paths: Iterable[Path], rights: int) -> None:
+    """Give files and folders of our own the same rights: safetensors makes its files 0600.
+
+    Args:
+        paths: links are left as they are.
+        rights: of folders; files lack the right to be run.
+    """
+    for path in paths:
+        if not path.is_symlink():
+            path.chmod(rights if path.is_dir() else rights & 0o666)
 
 
 def write_bytes(file: str | Path, content: bytes) -> None:
@@ -405,10 +417,9 @@ def size_of(path: Path) -> int:
 
 def size_text(size: float) -> str:
     """A number of bytes for people: ``340 kB``, ``1.2 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
+        units.pop(0)
+    unit = units[0]
     return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"

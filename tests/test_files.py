@@ -139,7 +139,7 @@ def test_every_flipped_bit_of_a_tensor_file_is_seen(tmp_path):
         try:
             found = read_tensors(file, seal=seal)
         except WeightsError as error:
-            assert error.kind == "damaged_file"  # noqa: PT017
+            assert error.kind == "damaged_file"
         else:  # a space between two words of the header
             assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
             assert found.keys() == TENSORS.keys()

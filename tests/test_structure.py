@@ -15,12 +15,13 @@ ALLOWED = {
     "config": {"errors", "files"},
     "files": {"errors"},
     "locks": {"errors"},
+    "caches": {"errors", "files"},
     "observations": set(),
     "processes": set(),
     "programs": {"errors"},
     "statistics": {"errors"},
     "images": {"errors"},
-    "encoders": {"errors", "images"},
+    "encoders": {"errors", "files", "images"},
     "kernels": {"errors"},
     "runs": {"errors", "config", "files", "locks", "processes"},
     "data": {"errors", "config", "images", "encoders", "observations"},
@@ -36,8 +37,8 @@ ALLOWED = {
         "locks",
         "runs",
     },
-    "model": {"errors", "config", "files", "images", "encoders", "kernels"},
-    "metrics": {"errors", "data", "files", "observations"},
+    "model": {"errors", "caches", "config", "files", "images", "encoders", "kernels"},
+    "metrics": {"errors", "caches", "data", "files", "observations"},
     "probing": {
         "errors",
         "data",
@@ -49,7 +50,7 @@ ALLOWED = {
     },
     "encoding": {"errors", "files", "images", "encoders"},
     "reports": {"errors", "images", "data", "model"},
-    "interchange": {"errors", "images", "encoders", "model"},
+    "interchange": {"errors", "files", "images", "encoders", "model"},
 }
 # These stand on top and may import everything.
 TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}

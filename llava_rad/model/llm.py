@@ -9,7 +9,6 @@ A reference is one of
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.files import user_cache
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -70,15 +71,6 @@ class LLMReference:
                 )
 
 
-def cache_folder() -> Path:
-    """The user's cache of converted weights: ``$LLAVA_RAD_CACHE`` or ``~/.cache/llava-rad``."""
-    explicit = os.environ.get("LLAVA_RAD_CACHE")
-    if explicit:
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llava-rad"
-
-
 def package_weights(package: str) -> Path:
     """The GGUF file that an installed weights package carries; the package is not imported.
 
@@ -123,11 +115,12 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
     """The transformers folder made from a GGUF file, and the file's SHA-256.
 
     Dequantising takes many seconds, so it is done once: the result, in half precision (a finer
-    step than the 4-bit weights have), is kept in :func:`cache_folder` under the file's hash.
+    step than the 4-bit weights have), is kept in the user's cache folder under the file's hash.
     """
     digest = _sha256(file)
-    folder = cache_folder() / "llm" / f"{file.stem}-{digest[:16]}"
+    folder = user_cache() / "llm" / f"{file.stem}-{digest[:16]}"
     if (folder / "config.json").is_file():
+        mark_used(folder)
         return folder, digest
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +143,7 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
             if not (folder / "config.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
+    keep_within_limit(folder)
     return folder, digest
 
 

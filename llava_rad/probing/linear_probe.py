@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.files import read_tensors_and_metadata, write_tensors
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Kind
 
@@ -67,11 +66,10 @@ class LinearProbe:
 
     def save(self, path: Path) -> None:
         """Write ``path``, a safetensors file that :func:`load_probe` reads back."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
         about = {"kind": self.kind, "names": list(self.names), "facts": self.facts}
-        save_file(
-            {name: tensor.float().contiguous() for name, tensor in tensors.items()},
+        write_tensors(
+            {name: tensor.float() for name, tensor in tensors.items()},
             path,
             metadata={"linear_probe": json.dumps(about)},
         )
@@ -81,15 +79,16 @@ def load_probe(path: Path) -> LinearProbe:
     """Read what :meth:`LinearProbe.save` wrote.
 
     Raises:
-        WeightsError: the file is not such a probe.
+        WeightsError: the file is not such a probe, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["linear_probe"])
-            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        tensors, metadata = read_tensors_and_metadata(path)
+        about = json.loads(metadata["linear_probe"])
+        weight, bias = tensors["weight"], tensors["bias"]
+    except (WeightsError, KeyError, ValueError) as error:
+        reason = error.what if isinstance(error, WeightsError) else error
         raise WeightsError(
-            f"not a saved linear probe ({error})",
+            f"not a saved linear probe ({reason})",
             where=path,
             remedy="Give a file that eval/classification.py or eval/attributes.py saved",
             kind="no_probe",

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from llava_rad.errors import LlavaRadError
+from llava_rad.files import process_is_alive
 from llava_rad.runs.together import raise_in_all
 
 Result = TypeVar("Result")
@@ -158,11 +159,12 @@ def stop_with_launcher() -> None:
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and hasattr(os, "getppid"):
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+        command = int(os.environ.get("LLAVA_RAD_LAUNCHER", "0"))  # llava-rad train, above it
+        threading.Thread(target=_watch, args=(os.getppid(), command), daemon=True).start()
 
 
-def _watch(launcher: int) -> None:
-    while os.getppid() == launcher:
+def _watch(launcher: int, command: int) -> None:
+    while os.getppid() == launcher and (not command or process_is_alive(command)):
         time.sleep(1)
     print("the launcher is gone", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

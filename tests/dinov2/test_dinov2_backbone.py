@@ -8,11 +8,11 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersModel
 from llava_rad.dinov2.backbone import ARCHITECTURES, build_backbone, tokens
 from llava_rad.dinov2.config import BackboneConfig, HeadConfig
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
-from llava_rad.runs.state import whole_tensors
 from llava_rad.dinov2.student_teacher import Network
 from llava_rad.encoders import RAD_DINO, load_encoder
 from llava_rad.encoders.dinov2_repo import load_repo_encoder, transformers_to_repo
 from llava_rad.errors import ConfigError
+from llava_rad.runs.state import whole_tensors
 
 TINY_HEAD = HeadConfig(prototypes=8, hidden_dim=8, bottleneck_dim=4)
 

@@ -14,7 +14,9 @@ def test_curves_are_drawn_of_what_there_is(tmp_path, probe):
     empty = pictures.imread(draw_curves(tmp_path))
     for step in range(1, 4):
         log.write(step, epoch=step / 3, total=1.0 / step, dino=0.5, **probe)
-        log.write(step, epoch=step / 3, target_entropy=0.9, feature_spread=0.5, effective_rank=step + 1.0)
+        log.write(
+            step, epoch=step / 3, target_entropy=0.9, feature_spread=0.5, effective_rank=step + 1.0
+        )
     drawn = pictures.imread(draw_curves(tmp_path))
     assert drawn.shape[1] > empty.shape[1] if probe else drawn.shape == empty.shape
     inside = drawn[60:-60:3, ::3, :3].reshape(-1, 3)

@@ -54,6 +54,4 @@ def pretraining_program(start):
     """From the images and encoder that ``make_start`` makes."""
     save_config(tiny_config(start, start / "unused", trackers=[]), start / "tiny.yaml")
     arguments = ["--config", str(start / "tiny.yaml")]
-    return Program(
-        "pretrain_encoder", "pretrain", PretrainingConfig, arguments, start / "images"
-    )
+    return Program("pretrain_encoder", "pretrain", PretrainingConfig, arguments, start / "images")

@@ -51,7 +51,7 @@ def test_a_folder_that_has_gone_is_one_message(tmp_path):
     log = RunLog(tmp_path, "align", 0, STAGES, OneProcess())
     log.path.unlink()
     tmp_path.rmdir()
-    with pytest.raises(TrainingError, match="metrics.jsonl: the disk refuses .No such file"):
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl: the disk refuses .No such file"):
         log.write(1, loss=1.0)
 
 

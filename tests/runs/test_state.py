@@ -59,7 +59,10 @@ def test_what_is_not_kept_takes_no_memory():
 
 def test_another_model_is_refused():
     tensors = whole_tensors(network()[0].state_dict().items(), keep=True)
-    for other in (nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))):
+    for other in (
+        nn.Sequential(nn.Linear(3, 4)),
+        nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)),
+    ):
         with pytest.raises(TrainingError, match="of another model"):
             restore_tensors(other.state_dict().items(), tensors)
     model, optimiser = network()

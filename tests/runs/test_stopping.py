@@ -91,9 +91,9 @@ def fail(where):
 
 assert on_main(accelerator, lambda: "found") == "found"
 assert in_all(accelerator, lambda: fail(7)) == rank
-for work in (lambda: on_main(accelerator, lambda: fail(0)), lambda: in_all(accelerator, lambda: fail(1))):
+for where, together in ((0, on_main), (1, in_all)):
     try:
-        work()
+        together(accelerator, lambda: fail(where))
     except DataError as error:
         say(error.what, "told elsewhere" if error.told else "told here")
 

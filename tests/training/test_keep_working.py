@@ -143,7 +143,9 @@ def test_a_full_disk_is_one_line_that_tells_the_truth(program, tmp_path, size, c
         assert "No space left on device" in last or "kB are free" in last
         assert "Traceback" not in said
         if "checkpoint" in said:
-            hint = f"resumes at {program.stage} step {left[-1].step}" if left else "from the beginning"
+            hint = (
+                f"resumes at {program.stage} step {left[-1].step}" if left else "from the beginning"
+            )
             assert hint in said
         for checkpoint in left:
             checkpoint.check()
