@@ -122,8 +122,9 @@ class FileLock:
         with contextlib.suppress(OSError):
             if self.place == 0:
                 os.ftruncate(handle, 0)
-                if _lock(handle, _FIRST + 1, _PLACES - 1) and self._is_current(handle):
-                    self.file.unlink()
+            _unlock(handle, _FIRST + self.place, 1)
+            if _lock(handle, _FIRST, _PLACES) and self._is_current(handle):
+                self.file.unlink()
         with contextlib.suppress(OSError):
             os.close(handle)
 

@@ -92,6 +92,15 @@ def test_the_main_process_leaves_the_file_while_others_of_its_run_hold_it(tmp_pa
     worker.kill()
 
 
+def test_the_last_holder_removes_the_file(tmp_path):
+    held = [FolderLock(tmp_path, place=place) for place in (0, 1)]
+    for lock in held:
+        lock.acquire()
+    held[0].release()
+    held[1].release()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_process_has_a_lock_once(tmp_path):
     with FolderLock(tmp_path), pytest.raises(DataError, match=f"process {os.getpid()}"):
         FolderLock(tmp_path).acquire()
