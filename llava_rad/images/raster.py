@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.errors import ImageError
+from llava_rad.images.frames import chosen_frame
 from llava_rad.images.integrity import (
     check_png,
     check_tiff_parts,
@@ -16,7 +17,7 @@ from llava_rad.images.integrity import (
     jpeg_size,
 )
 from llava_rad.images.limits import check_size, too_large
-from llava_rad.images.photometric import levels_of, render
+from llava_rad.images.photometric import picture_of, render
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -43,7 +44,7 @@ def looks_like_raster(data: bytes) -> bool:
     return data.startswith(_STARTS)
 
 
-def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph:
+def read_raster(data: bytes, *, rendering: Rendering, frame: int | None, source: str) -> Radiograph:
     """Read the bytes of an image file.
 
     These formats carry no window. With the rendering ``"voi"`` a picture of at most 8 bits is
@@ -64,13 +65,10 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
     elif data.startswith(_TIFF):
         check_tiff_start(data)
     with _open(data) as image:
+        # The further pictures of an MPO file are for screens and for depth.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        image.seek(chosen_frame(frames, frame))
         check_size(image.height, image.width)
-        if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
-            raise ImageError(
-                f"the file holds {image.n_frames} pictures, a radiograph has one",  # type: ignore[attr-defined]
-                remedy="Save the picture you mean as a file of its own",
-                kind="multi_frame",
-            )
         orientation = _orientation(image, notes)
         tags = dict(getattr(image, "tag_v2", {}))
         for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
@@ -95,7 +93,6 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         )
     notes.facts["bits_stored"] = bits
 
-    levels = levels_of(gray)
     curve, name = None, "none"
     if rendering == "voi":
         if bits <= 8:
@@ -103,15 +100,7 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         else:
             notes.warn("voi", "the file states no window; rendered by min-max")
             name = "minmax"
-    pixels = render(
-        levels,
-        levels.values,
-        padding=np.zeros(levels.values.shape, bool),
-        curve=curve,
-        curve_name=name,
-        inverted=inverted,
-        notes=notes,
-    )
+    pixels = render(picture_of(gray), curve=curve, curve_name=name, inverted=inverted, notes=notes)
     return Radiograph(
         pixels=pixels,
         rendering=rendering,
