@@ -52,7 +52,8 @@ def read_dicom(data: bytes, *, rendering: Rendering, frame: int | None, source: 
     pixels = made_square(gray, ratio, notes)
     scale = pixels.shape[0] / shape[0], pixels.shape[1] / shape[1]
     if spacing is not None and scale != (1.0, 1.0):
-        spacing = (spacing[0] / scale[0],) * 2 if scale[1] == 1 else (spacing[1] / scale[1],) * 2
+        kept = spacing[0] if scale[0] == 1 else spacing[1]  # the side that was not resampled
+        spacing = kept, kept
     view, position = view_and_position(header, notes)
     warn_of_unfit_objects(header, view, notes)
     return Radiograph(

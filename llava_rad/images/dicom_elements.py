@@ -166,6 +166,11 @@ class Inflated:
         """Return the position."""
         return self._position
 
+    @property
+    def whole(self) -> bool:
+        """Whether the stream was read up to its end mark."""
+        return self._inflater.eof
+
     def take(self, start: int, length: int) -> memoryview:
         """Return up to ``length`` bytes from ``start``, for what follows is of no use."""
         taken = np.empty(length, np.uint8)
@@ -224,6 +229,8 @@ def read_elements(data: bytes) -> DicomFile:
     file = DicomFile(meta.header, Dataset(), implicit, little, content, view)
     file.bare = meta.empty
     _read(file, _NEEDED)
+    if file.pixels is None and isinstance(content, Inflated):
+        file.cut |= not content.whole
     if file.pixels is not None and not isinstance(content, Inflated):
         _read_behind_pixels(file)
     return file
@@ -289,7 +296,8 @@ def _read(
     if not stopped and value["length"] not in (0, _UNDEFINED):
         end = value["start"] + value["length"]
         content.seek(end - 1)
-        file.cut |= not content.read(1)
+        # Nothing there, or a few bytes more that are no element.
+        file.cut |= len(content.read(9)) not in (1, 9)
     found = {**elements_of(file.header), **found}
     header = Dataset(found)
     header.set_original_encoding(file.implicit, file.little_endian, _charset(header))

@@ -4,7 +4,7 @@ The order is: stored values within Bits Stored, modality step, value-of-interest
 8 bits, shutter. Photometric Interpretation decides the polarity.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pydicom
@@ -33,6 +33,7 @@ from llava_rad.images.radiograph import Notes, Rendering
 from llava_rad.images.stored_bits import Evidence, upper_bits_are_foreign, within_bits
 
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+Integers = NDArray[np.integer]
 _COLORS = ("Red", "Green", "Blue")
 
 
@@ -157,7 +158,7 @@ def _stored_scale(dataset: Dataset, stored: StoredPixels, picture: Picture, note
     if limits is not None:
         padded = picture.rendered(lambda values: padding(values).astype(np.uint8)).astype(bool)
     reach = f"Bits Stored is {bits}, but values reach from {ends[0]:.0f} to {ends[1]:.0f}; "
-    if upper_bits_are_foreign(pixels, padded, bits, _evidence(dataset)):
+    if upper_bits_are_foreign(cast(Integers, pixels), padded, bits, _evidence(dataset)):
         notes.warn("bits_stored", f"{reach}the bits above hold something else and were removed")
         return Scale(cut, padding)
     notes.warn("bits_stored", f"{reach}all allocated bits were used")
@@ -320,7 +321,8 @@ def _palette(
     def index(values: Values) -> Values:
         if dtype.kind != "u":
             return values
-        return within_bits(values.astype(np.int64), stored.bits_stored, signed=False) * 1.0
+        kept = within_bits(values.astype(np.int64), stored.bits_stored, signed=False)
+        return kept.astype(np.float64)
 
     if value_of(dataset, f"{_COLORS[0]}PaletteColorLookupTableData") is not None:
         tables = [_palette_table(dataset, color, signed=dtype.kind == "i") for color in _COLORS]
@@ -360,7 +362,8 @@ def _color(
     values, bits = stored.values, stored.bits_stored
     highest, foreign = int(values.max()), False
     if highest >= 2**bits:
-        foreign = upper_bits_are_foreign(values, None, bits, Evidence(None, None, None))
+        integers = cast(Integers, values)
+        foreign = upper_bits_are_foreign(integers, None, bits, Evidence(None, None, None))
         notes.warn(
             "bits_stored",
             f"Bits Stored is {bits}, but values reach {highest}; "
@@ -369,17 +372,17 @@ def _color(
         bits = bits if foreign else highest.bit_length()
     white = 2**bits - 1
     ybr = stored.photometric.startswith("YBR")
+    if foreign:
+        values = values & white
     warn_if_colored(values, white, notes, ybr=ybr)
     if ybr:
         luma = values[..., 0]
     else:
         luma = np.empty(values.shape[:2], values.dtype.newbyteorder("="))
         for rows in blocks(luma):
-            block = values[rows] & white if foreign else values[rows]
-            luma[rows] = np.rint(luma_of(block))
+            luma[rows] = np.rint(luma_of(values[rows]))
     picture = picture_of(luma, region)
-    scale = Scale(lambda grays: within_bits(grays.astype(np.int64), bits, signed=False) * 1.0)
-    return _full_range(picture, scale if foreign else Scale(), white, rendering, notes)
+    return _full_range(picture, Scale(), white, rendering, notes)
 
 
 def _full_range(

@@ -14,8 +14,9 @@ from llava_rad.images.dicom_values import codes_of, number_of, numbers_of, value
 from llava_rad.images.photometric import Region
 from llava_rad.images.radiograph import Notes
 
-# A shutter that leaves less of the picture is a mistake.
-_SMALLEST_SHARE = 0.01
+# What leaves less of the picture is a mistake. Some machines state the edges of the collimator in
+# millimetres: read as pixels they leave a hundredth to a twentieth.
+_SMALLEST_SHARE = {"Shutter": 0.01, "Collimator": 0.1}
 
 Mask = NDArray[np.bool_]
 
@@ -41,8 +42,9 @@ def shown_region(
             form = form.upper()
             try:
                 inside = _inside(dataset, device, form, shape, ratio)
-                if (shown & inside).mean() < _SMALLEST_SHARE:
-                    raise ValueError("it leaves nothing of the picture")
+                share = (shown & inside).mean()
+                if share < _SMALLEST_SHARE[device]:
+                    raise ValueError(f"it leaves {share:.1%} of the picture")
             except ValueError as error:
                 notes.warn(
                     device.lower(), f"the {form.lower()} {device.lower()} was ignored: {error}"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.errors import ImageError
+from llava_rad.images.color import warn_if_colored
 from llava_rad.images.frames import chosen_frame
 from llava_rad.images.integrity import (
     check_png,
@@ -175,9 +176,12 @@ def _gray(image: Image.Image, notes: Notes) -> tuple[NDArray[Any], int]:
         return np.asarray(image), 32
     if "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         rgba = image.convert("RGBA")
+        warn_if_colored(np.asarray(rgba)[..., :3], 255, notes)
         gray = np.asarray(rgba.convert("RGB").convert("L")).astype(np.uint16)
         return ((gray * np.asarray(rgba)[..., 3] + 127) // 255).astype(np.uint8), 8
     if mode in ("1", "L"):
         return np.asarray(image.convert("L")), 1 if mode == "1" else 8
     notes.facts["color"] = mode
-    return np.asarray(image.convert("RGB").convert("L")), 8
+    rgb = image.convert("RGB")
+    warn_if_colored(np.asarray(rgb), 255, notes)
+    return np.asarray(rgb.convert("L")), 8
