@@ -301,9 +301,9 @@ def _read(
     found = {**elements_of(file.header), **found}
     header = Dataset(found)
     header.set_original_encoding(file.implicit, file.little_endian, _charset(header))
-    if "SpecificCharacterSet" in header:
-        del header["SpecificCharacterSet"]
-        file.lost = [keyword for keyword in file.lost if keyword != "SpecificCharacterSet"]
+    # Known by now, or not to be known; no picture depends on it.
+    header.pop("SpecificCharacterSet", None)
+    file.lost = [keyword for keyword in file.lost if keyword != "SpecificCharacterSet"]
     file.header = header
 
 

@@ -63,7 +63,7 @@ class Picture(ABC):
 
     @abstractmethod
     def rendered(self, gray: Callable[[Values], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Return uint8 [height, width] with the gray of every value."""
+        """Return uint8 [height, width] with the gray of every value that is not covered."""
 
 
 class Levels(Picture):
@@ -72,12 +72,14 @@ class Levels(Picture):
     def __init__(
         self, values: Values, index: NDArray[np.unsignedinteger], region: Region | None
     ) -> None:
-        self.values, self.index = values, index
-        self.shown = self._count(None if region is None else region.shown)
-        self.inner = self.shown if region is None else self._count(region.inner)
+        self.index, self.size = index, len(values)
+        shown = self._count(None if region is None else region.shown)
+        inner = shown if region is None else self._count(region.inner)
+        self.used = np.flatnonzero(shown)  # of 65,536 levels most pictures have a few thousand
+        self.part = Part(values[self.used], shown[self.used], inner[self.used])
 
     def _count(self, mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.values), np.int64)
+        counts = np.zeros(self.size, np.int64)
         for rows in blocks(self.index):
             block = self.index[rows] if mask is None else self.index[rows][mask[rows]]
             counts += np.bincount(block.ravel(), minlength=len(counts))
@@ -85,11 +87,12 @@ class Levels(Picture):
 
     def parts(self) -> Iterator[Part]:
         """See :class:`Picture`."""
-        yield Part(self.values, self.shown, self.inner)
+        yield self.part
 
     def rendered(self, gray: Callable[[Values], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """See :class:`Picture`."""
-        table = gray(self.values)
+        table = np.zeros(self.size, np.uint8)
+        table[self.used] = gray(self.part.values)
         out = np.empty(self.index.shape, np.uint8)
         for rows in blocks(self.index):
             out[rows] = table[self.index[rows]]
