@@ -92,8 +92,9 @@ def _circle(dataset: Dataset, device: str, shape: tuple[int, int], ratio: float)
         raise ValueError("its radius is not positive")
     rows, columns = (np.arange(1.0, side + 1) for side in shape)
     # The radius counts columns; a row is ``ratio`` columns high.
-    rows, columns = (rows - center[0]) * ratio, columns - center[1]
-    return rows[:, None] ** 2 + columns**2 <= radius**2
+    square = radius**2 - ((rows - center[0]) * ratio) ** 2
+    half_chord = np.where(square >= 0, np.sqrt(np.maximum(square, 0)), -1)
+    return np.abs(columns - center[1]) <= half_chord[:, None]
 
 
 def _polygon(dataset: Dataset, device: str, shape: tuple[int, int]) -> Mask:

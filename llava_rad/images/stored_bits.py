@@ -63,9 +63,7 @@ def upper_bits_are_foreign(
         True if the upper bits are to be removed.
     """
     signed = pixels.dtype.kind == "i"
-    used = pixels if padding is None else pixels[~padding]
-    raw = int(used.min()), int(used.max())
-    cut = _ends_within(used, bits, signed)
+    raw, cut = _ends(pixels, padding, bits, signed)
     for stated, place in ((evidence.largest, 1), (evidence.smallest, 0)):
         # Also a header that states the exact end of one and not of the other.
         if stated is not None and raw[place] != cut[place] and stated in (raw[place], cut[place]):
@@ -87,13 +85,19 @@ def upper_bits_are_foreign(
     return True
 
 
-def _ends_within(used: NDArray[np.integer], bits: int, signed: bool) -> tuple[int, int]:
-    low, high = 2**63 - 1, -(2**63)
-    flat = used.reshape(-1)
-    for start in range(0, flat.size, 2**20):
-        part = within_bits(flat[start : start + 2**20], bits, signed=signed)
-        low, high = min(low, int(part.min())), max(high, int(part.max()))
-    return low, high
+def _ends(
+    pixels: NDArray[np.integer], padding: NDArray[np.bool_] | None, bits: int, signed: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Smallest and largest value, with and without the upper bits."""
+    ends = []
+    for start in range(0, len(pixels), _ROWS):
+        block = pixels[start : start + _ROWS]
+        used = block.ravel() if padding is None else block[~padding[start : start + _ROWS]]
+        if used.size:
+            kept = within_bits(used, bits, signed=signed)
+            ends.append((used.min(), used.max(), kept.min(), kept.max()))
+    low, high, kept_low, kept_high = zip(*ends, strict=True)
+    return (int(min(low)), int(max(high))), (int(min(kept_low)), int(max(kept_high)))
 
 
 def _neighbours(

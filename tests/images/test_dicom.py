@@ -257,9 +257,32 @@ def test_a_private_transfer_syntax_is_not_guessed(phantom, make_dicom):
 
 def test_an_unsupported_transfer_syntax_is_named(phantom, make_dicom):
     data = make_dicom(phantom, syntax=uids.MPEG2MPML, frame=b"\0\0\1\xb3" * 20)
-    with pytest.raises(ImageError, match="MPEG2") as error:
+    with pytest.raises(ImageError, match=r"MPEG2.*\(1\.2\.840\.10008\.1\.2\.4\.100\)") as error:
         load_radiograph(data)
     assert error.value.kind == "unsupported_encoding"
+
+
+@pytest.mark.parametrize(
+    "syntax, packages",
+    [
+        (uids.JPEGBaseline8Bit, "pylibjpeg pylibjpeg-libjpeg"),
+        (uids.JPEGLosslessSV1, "pylibjpeg pylibjpeg-libjpeg"),
+        (uids.JPEGLSLossless, "pyjpegls"),
+        (uids.JPEG2000Lossless, "pylibjpeg pylibjpeg-openjpeg"),
+        (uids.HTJ2KLossless, "pylibjpeg pylibjpeg-openjpeg"),
+    ],
+    ids=lambda value: getattr(value, "keyword", None),
+)
+def test_a_missing_decoder_is_named_with_its_command(
+    phantom, make_dicom, monkeypatch, syntax, packages
+):
+    monkeypatch.setattr(pydicom.pixels.get_decoder(syntax), "_available", {})
+    data = make_dicom(phantom, syntax=syntax, frame=b"\xff\xd8" + bytes(50))
+    with pytest.raises(ImageError) as error:
+        load_radiograph(data)
+    assert error.value.kind == "unsupported_encoding"
+    assert syntax.name in error.value.what and f"({syntax})" in error.value.what
+    assert error.value.remedy == f"Install it: pip install {packages}"
 
 
 def test_other_objects_load_with_a_warning(phantom, make_dicom):
