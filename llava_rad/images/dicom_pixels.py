@@ -26,7 +26,7 @@ from llava_rad.images.dicom_values import (
 )
 from llava_rad.images.frames import chosen_frame
 from llava_rad.images.integrity import jpeg2000_size, jpeg_size
-from llava_rad.images.limits import check_size
+from llava_rad.images.limits import MIN_SIDE, check_size
 from llava_rad.images.radiograph import Notes
 
 _NATIVE = (
@@ -70,13 +70,16 @@ class StoredPixels:
     syntax: uids.UID
 
 
-def read_stored(file: DicomFile, notes: Notes, frame: int | None) -> StoredPixels:
+def read_stored(
+    file: DicomFile, notes: Notes, frame: int | None, *, smallest: int = MIN_SIDE
+) -> StoredPixels:
     """Decode the pixel data.
 
     Args:
         file: see ``dicom_elements``.
         notes: receives facts and warnings.
         frame: counted from 1; None for the only one.
+        smallest: see ``check_size``.
 
     Raises:
         ImageError: ``no_pixel_data``, ``multi_frame``, ``too_small``, ``too_large``,
@@ -86,7 +89,7 @@ def read_stored(file: DicomFile, notes: Notes, frame: int | None) -> StoredPixel
     header = file.header
     frames, index = _frames(header, frame, notes)
     rows, columns = (required_integer(header, keyword) for keyword in ("Rows", "Columns"))
-    check_size(rows, columns)
+    check_size(rows, columns, smallest=smallest)
 
     syntax = _transfer_syntax(file, pixels, notes)
     notes.facts["transfer_syntax"] = syntax.name

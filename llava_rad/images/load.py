@@ -55,9 +55,9 @@ def load_radiograph(
         raise ConfigError(
             f"there is no rendering {rendering!r}", where="rendering", remedy="Use minmax or voi"
         )
-    label = name or _label(source)
+    label = name or label_of(source)
     with image_errors(label):
-        return _read(_content(source), rendering, frame, label)
+        return _read(content_of(source), rendering, frame, label)
 
 
 @contextmanager
@@ -96,13 +96,19 @@ def _origin(error: Exception) -> str:
     return f"{type(error).__name__} in {PurePath(place.filename).name}:{place.lineno}"
 
 
-def _label(source: object) -> str:
+def label_of(source: object) -> str:
+    """Return what to call a source in messages: its path, or its kind."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return str(getattr(source, "name", "") or f"<{type(source).__name__}>")
 
 
-def _content(source: str | Path | bytes | BinaryIO) -> bytes:
+def content_of(source: str | Path | bytes | BinaryIO) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:
@@ -152,8 +158,18 @@ def _read_all(source: str | Path | BinaryIO) -> bytes:
 def _read(data: bytes, rendering: Rendering, frame: int | None, label: str) -> Radiograph:
     if looks_like_dicom(data):
         return read_dicom(data, rendering=rendering, frame=frame, source=label)
+    require_raster(data, label)
+    return read_raster(data, rendering=rendering, frame=frame, source=label)
+
+
+def require_raster(data: bytes, label: str) -> None:
+    """Refuse content that is no image file.
+
+    Raises:
+        ImageError: ``not_dicom`` if the name says so, else ``unknown_format``.
+    """
     if looks_like_raster(data):
-        return read_raster(data, rendering=rendering, frame=frame, source=label)
+        return
     if PurePath(label).suffix.lower() in _DICOM_SUFFIXES:
         raise ImageError(
             "the content is not DICOM",

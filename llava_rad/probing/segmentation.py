@@ -20,7 +20,7 @@ from llava_rad.errors import ConfigError, DataError, ModelError
 from llava_rad.features import FeatureCache
 from llava_rad.images import Radiograph
 from llava_rad.probing.examples import Example, Examples
-from llava_rad.probing.masks import Mask, MaskSource
+from llava_rad.probing.masks import Mask, MaskSource, require_both_sides
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.scores import Floats
@@ -58,12 +58,14 @@ class _Masks:
         targets: share of each logit's area inside the structure, [examples, structures, ...].
         known: whether the mask is known, bool [examples, structures].
         present: whether it is known and not empty, bool [examples, structures].
+        divided: whether it has an inside and an outside, bool [examples, structures].
     """
 
     examples: tuple[Example, ...]
     targets: Tensor
     known: Tensor
     present: Tensor
+    divided: Tensor
 
 
 def seeing_whole_images(encoder: ImageEncoder) -> ImageEncoder:
@@ -106,7 +108,7 @@ def segment(
 
     Raises:
         ConfigError: there is no such head, or a number is out of range.
-        DataError: a split has no masks, or one cannot be read.
+        DataError: a split has no masks, one cannot be read, or all are empty or full.
         ImageError: an image cannot be read.
     """
     if steps < 1 or seeds < 1 or width < 1:
@@ -128,6 +130,7 @@ def segment(
                 kind="no_masks",
             )
         say(f"{len(part.examples)} {name} images with masks")
+    _check_masks(structures, tuple(parts.values()))
     fill_cache(cache, [e.path for part in parts.values() for e in part.examples], say)
     train = parts["train"]
     mean, scale = _token_statistics(cache, train.examples)
@@ -179,7 +182,7 @@ def evaluate_head(
     Raises:
         ConfigError: the head is for other structures.
         ModelError: it belongs to another encoder.
-        DataError: no image has a mask, or one cannot be read.
+        DataError: no image has a mask, one cannot be read, or all are empty or full.
     """
     _require_own(encoder, head)
     structures = tuple(s for source in sources for s in source.structures)
@@ -197,6 +200,7 @@ def evaluate_head(
             remedy="Check that masks are named like their images",
             kind="no_masks",
         )
+    _check_masks(structures, (part,))
     fill_cache(cache, [e.path for e in part.examples], lambda line: None)
     tests = [_test(head, part, sources, cache, grid)]
     return SegmentationResult(_outcome(structures, part, tests), part.examples, head, {})
@@ -257,7 +261,7 @@ def fill_cache(cache: FeatureCache, paths: Sequence[str], say: Callable[[str], N
 def _read_masks(
     examples: Sequence[Example], sources: Sequence[MaskSource], grid: tuple[int, int]
 ) -> _Masks:
-    kept, targets, known, present = [], [], [], []
+    kept, targets, known, present, divided = [], [], [], [], []
     for example in examples:
         masks = _masks_of(example, sources)
         if all(mask is None for mask in masks):
@@ -265,6 +269,7 @@ def _read_masks(
         kept.append(example)
         known.append([mask is not None for mask in masks])
         present.append([mask is not None and bool(mask.any()) for mask in masks])
+        divided.append([mask is not None and bool(mask.any() and not mask.all()) for mask in masks])
         size = (SCALE * grid[1], SCALE * grid[0])
         targets.append(
             [
@@ -279,6 +284,16 @@ def _read_masks(
         torch.from_numpy(np.array(targets)),
         torch.from_numpy(np.array(known, dtype=bool)),
         torch.from_numpy(np.array(present, dtype=bool)),
+        torch.from_numpy(np.array(divided, dtype=bool)),
+    )
+
+
+def _check_masks(structures: Sequence[str], parts: Sequence[_Masks]) -> None:
+    """Refuse masks that are all or nothing over the whole set."""
+    require_both_sides(
+        structures,
+        np.concatenate([part.known.numpy() for part in parts]),
+        np.concatenate([part.divided.numpy() for part in parts]),
     )
 
 
