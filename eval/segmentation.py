@@ -3,7 +3,8 @@
     python eval/segmentation.py --encoder E --manifest F.jsonl [--masks lungs] [--head linear]
 
 Masks are the manifest's lung masks, or --masks NAME=FOLDER of pictures named like the images,
-NAME=TABLE.csv of run lengths (SIIM-ACR, CANDID-PTX), or RIBS.json (VinDr-RibCXR), again for more.
+NAME=FOLDER:VALUE for one label of maps of several structures, NAME=TABLE.csv of run lengths
+(SIIM-ACR, CANDID-PTX), or RIBS.json (VinDr-RibCXR), again for more.
 Heads: linear (a layer a token), pyramid (ViTDet's simple pyramid), upernet. A head is trained on
 the training patients' images, its learning rate chosen on validation, and Dice and surface distance
 are measured on the test patients, with 95 % intervals from resampled patients. E is a name, a

@@ -11,7 +11,7 @@ from llava_rad.dinov2.probe import Probe
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError
 
-SIZE = 28
+SIZE = 42
 PREPROCESSING = Preprocessing(image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
 CPU = torch.device("cpu")
 

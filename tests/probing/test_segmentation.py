@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import tiny_encoder
+from PIL import Image
 from scipy.spatial.distance import cdist
 
 from llava_rad.errors import ConfigError, DataError, ModelError, WeightsError
@@ -112,6 +113,17 @@ def test_an_ellipse_is_outlined(segmented):
     assert estimates["dice"].spread is not None
     assert len(segmented.examples) == 18
     assert len(segmented.validation_dice) == 3
+
+
+@pytest.mark.parametrize("value", [200, 0])
+def test_masks_without_the_structure_are_refused(setting, tmp_path, value):
+    """A label that no map has, and masks that are black or white all over."""
+    encoder, examples, cache = setting
+    for example in examples.all:
+        Image.new("L", (64, 64), value).save(tmp_path / f"{Path(example.path).stem}.png")
+    for label in (None, 7):
+        with pytest.raises(DataError, match="masks of heart are empty or cover the whole image"):
+            segment(encoder, examples, [FolderMasks("heart", tmp_path, label)], cache, steps=1)
 
 
 def test_a_head_tests_as_it_was_tested_in_training(setting, segmented):
