@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers.tiny_models import build, byte_level_tokenizer, tiny_encoder
+from PIL import Image
 
 from llava_rad.data import Study, StudyImage
 from llava_rad.encoding import encode_images

@@ -47,9 +47,7 @@ def encode(
         tokens = {}
         failed = 0
         with progress("Images", len(paths)) as advance:
-            for path, result in encode_images(
-                loaded, paths, batch_size=batch_size, frame=frame
-            ):
+            for path, result in encode_images(loaded, paths, batch_size=batch_size, frame=frame):
                 if isinstance(result, LlavaRadError):
                     failed += 1
                     say(f"error: {result}")
