@@ -25,6 +25,7 @@ from llava_rad.images.dicom_values import elements_of, uid_of
 from llava_rad.images.limits import MAX_HEADER_BYTES, too_large
 
 _UNDEFINED = 0xFFFFFFFF
+_STEP = 2**16  # bytes inflated at once
 _PIXELS = {
     0x7FE00008: "FloatPixelData",
     0x7FE00009: "DoubleFloatPixelData",
@@ -147,9 +148,9 @@ class Inflated:
         self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return ``size`` bytes, fewer at the end, or all."""
-        end = MAX_HEADER_BYTES + 1 if size < 0 else self._position + size
-        while len(self._kept) < end and (part := self._part(2**16)):
+        """Return ``size`` bytes, fewer at the end, or as many as a header may have."""
+        end = MAX_HEADER_BYTES - _STEP if size < 0 else self._position + size
+        while len(self._kept) < end and (part := self._part(_STEP)):
             self._kept += part
             if len(self._kept) > MAX_HEADER_BYTES:
                 raise too_large(f"the header inflates to more than {MAX_HEADER_BYTES} bytes")

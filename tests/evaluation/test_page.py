@@ -45,7 +45,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path):
-    Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(tmp_path / "a.png")
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "a.png")
     predictions = rows(tmp_path)
     first = Prediction("s0", "clear", "clear", {}, tmp_path / "a.png", None, None)
     html = page(Predictions(predictions.path, (first, *predictions.rows[1:])))
