@@ -3,7 +3,7 @@
     python eval/classification.py --encoder E --manifest F.jsonl [--labels Pneumonia,Edema]
 
 E is a registered name, a folder or a hub id; "random:E" is its architecture with random weights and
-"pixels" the gray values, the floors to beat. The manifest's labels are learned on its training
+"pixels" the gray values, the baselines to beat. The manifest's labels are learned on its training
 patients, settings are chosen on validation, and AUROC and AUPRC are measured on the test patients,
 with 95 % intervals from resampled patients. Labels that are not stated are left out of loss and
 measures. Vectors are computed once and kept in --cache.
@@ -165,7 +165,7 @@ def _table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
                 measure = measures[name + label]
                 low, high = measure["low"], measure["high"]
                 cell += [number(measure["value"]), interval(low, high), number(measure["spread"])]
-            cells.append([*cell, number(measures["auprc" + label]["floor"])])
+            cells.append([*cell, number(measures["auprc" + label]["baseline"])])
     about = (
         f"{facts['name']}: {facts['input_size']} px, {facts['tokens']} tokens, "
         f"{facts['parameters']:,} parameters"

@@ -34,6 +34,7 @@ ALLOWED = {
         "features",
         "images",
         "processes",
+        "statistics",
     },
     "encoding": {"errors", "files", "images", "encoders"},
     "reports": {"errors", "images", "data", "model"},

@@ -80,7 +80,7 @@ def test_the_worst_and_the_best_are_listed(tmp_path, cases, shown):
         assert "<b>s0</b>" in html and "<b>s1</b>" in html  # best, and the first of the worst
 
 
-def test_floors_and_intervals_are_drawn(tmp_path):
+def test_baselines_and_intervals_are_drawn(tmp_path):
     html = page(rows(tmp_path))
     assert "best single report" in html and "another patient&#39;s report" in html
     assert 'class="whisker"' in html and "95 % intervals" in html

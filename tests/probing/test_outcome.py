@@ -9,8 +9,8 @@ from llava_rad.probing.outcome import (
     NumberOutcome,
     join_fits,
     load_outcome,
-    resample_patients,
 )
+from llava_rad.statistics import Interval
 
 
 def binary(seeds=2, noise=1.0, patients=None, count=40):
@@ -22,17 +22,6 @@ def binary(seeds=2, noise=1.0, patients=None, count=40):
     return BinaryOutcome(names, ("A", "B"), signal, targets)
 
 
-def test_resampling_draws_patients_whole():
-    patients = ["a", "a", "b", "c", "c", "c"]
-    (block,) = resample_patients(patients, 50, seed=0)
-    assert block.shape == (50, 6)
-    assert (block[:, 0] == block[:, 1]).all()
-    assert (block[:, 3] == block[:, 5]).all()
-    # As many patients are drawn as there are.
-    assert (block[:, 0] + block[:, 2] + block[:, 3] == 3).all()
-    assert len(np.unique(block, axis=0)) > 5
-
-
 def test_value_is_the_mean_over_seeds_and_lies_in_its_interval():
     outcome = binary()
     estimate = outcome.estimates(resamples=300)["auroc/A"]
@@ -41,17 +30,17 @@ def test_value_is_the_mean_over_seeds_and_lies_in_its_interval():
     assert estimate.value == pytest.approx(np.mean(single))
     assert estimate.spread == pytest.approx(np.std(single, ddof=1))
     assert estimate.low < estimate.value < estimate.high
-    assert estimate.floor == 0.5
+    assert estimate.baseline == 0.5
 
 
-def test_mean_over_labels_and_floor_of_auprc():
+def test_mean_over_labels_and_baseline_of_auprc():
     outcome = binary(seeds=1)
     estimates = outcome.estimates(resamples=20)
     assert estimates["auprc"].value == pytest.approx(
         (estimates["auprc/A"].value + estimates["auprc/B"].value) / 2
     )
     share = np.nanmean(outcome.targets[:, 1])
-    assert estimates["auprc/B"].floor == pytest.approx(share)
+    assert estimates["auprc/B"].baseline == pytest.approx(share)
     assert estimates["auprc"].spread is None
 
 
@@ -64,10 +53,10 @@ def test_images_of_few_patients_give_wider_intervals():
 def test_differences_are_paired():
     good, bad = binary(noise=0.5), binary(noise=5.0)
     difference = good.compare(bad, resamples=400)["auroc"]
-    assert difference.low > 0 and difference.p < 0.01
+    assert difference.interval.low > 0 and difference.p < 0.01
     # An outcome does not differ from itself, in any resample.
     same = good.compare(good, resamples=400)["auroc"]
-    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.difference, same.interval, same.p) == (0, Interval(0, 0), 1)
 
 
 def test_outcomes_on_other_examples_are_refused():
@@ -85,14 +74,14 @@ def test_categories():
     values = {k: float(v[0]) for k, v in outcome.values(0, np.ones((1, 6))).items()}
     assert values["accuracy"] == pytest.approx(3 / 6)
     assert values["within_one"] == pytest.approx(5 / 6)
-    assert outcome.floors() == {"accuracy": 2 / 6, "auroc": 0.5, "within_one": 4 / 6}
+    assert outcome.baselines() == {"accuracy": 2 / 6, "auroc": 0.5, "within_one": 4 / 6}
 
 
 def test_numbers():
     outcome = NumberOutcome(("a", "b"), np.array([[40.0, 70.0]]), np.array([50.0, 60.0]), 54.0)
     estimate = outcome.estimates(resamples=10)
     assert estimate["mae"].value == 10.0
-    assert estimate["mae"].floor == pytest.approx(5.0)
+    assert estimate["mae"].baseline == pytest.approx(5.0)
     assert estimate["r2"].value == pytest.approx(1 - 200 / 50)
 
 
