@@ -15,6 +15,7 @@ Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,23 +147,26 @@ def main(
 def _record(method: str, result: ProbeResult) -> dict[str, Any]:
     return {
         "method": method,
-        "training_patients": result.patients,
+        "training_patients": result.patients[""].training,
+        "patients": {label or "all": asdict(count) for label, count in result.patients.items()},
         **result.facts,
         "measures": to_plain(result.outcome.estimates()),
     }
 
 
 def _table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    head = ["method", "patients", "fits", "label"]
+    head = ["method", "patients", "fits", "label", "test patients"]
     head += ["AUROC", "95 % interval", "sd", "AUPRC", "95 % interval", "sd", "positive"]
     cells = []
     for row in rows:
         measures = row["measures"]
         for label in [name.removeprefix("auroc") for name in measures if name.startswith("auroc")]:
-            cell = [row["method"], str(row["training_patients"]), str(row["fits"])]
-            cell.append(label[1:] or "all")
-            for name in ("auroc", "auprc"):
-                measure = measures[name + label]
+            name = label[1:] or "all"
+            count = row["patients"][name]
+            cell = [row["method"], str(count["training"]), str(row["fits"]), name]
+            cell.append(str(count["test"]))
+            for area in ("auroc", "auprc"):
+                measure = measures[area + label]
                 low, high = measure["low"], measure["high"]
                 cell += [number(measure["value"]), interval(low, high), number(measure["spread"])]
             cells.append([*cell, number(measures["auprc" + label]["baseline"])])

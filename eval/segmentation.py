@@ -155,7 +155,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
             str(record["test_images"]),
             str(record["fits"]),
             name,
-            number(measure["value"]),
+            number(measure["value"]) + _of(measure["baseline"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
         ]
@@ -168,6 +168,11 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
     shown = {name.split("/")[0] for name in record["measures"]}
     notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
+
+
+def _of(baseline: float | None) -> str:
+    """Behind the number of missed structures, how many there were to miss."""
+    return "" if baseline is None else f" of {baseline:.0f}"
 
 
 def say(line: str) -> None:

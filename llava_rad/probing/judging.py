@@ -13,7 +13,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.probing.baselines import load_judged
 from llava_rad.probing.comparison import Comparison, Pair
-from llava_rad.probing.outcome import Outcome, join_fits, load_outcome
+from llava_rad.probing.outcome import OUTCOME_VERSION, Outcome, join_fits, load_outcome
 from llava_rad.probing.record import encoder_facts
 from llava_rad.probing.tasks import TaskConfig, run_task
 from llava_rad.processes import process_state
@@ -171,6 +171,7 @@ class Judge:
         asked = {key: value for key, value in asdict(task).items() if key != "name"}
         asked["manifests"] = [hash_manifest(path) for path in task.manifests]
         asked["encoder"] = encoder.fingerprint()
+        asked["outcome"] = OUTCOME_VERSION
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
         path = self.predictions / f"{key}.npz"
         found = path.is_file()

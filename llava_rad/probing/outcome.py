@@ -36,6 +36,9 @@ from llava_rad.statistics import (
     percentile_interval,
 )
 
+OUTCOME_VERSION = 2
+"""Of what an outcome holds and means; kept predictions of another version are made again."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -338,20 +341,23 @@ class MaskOutcome(Outcome):
     Attributes:
         structures: their names.
         dice: of each image, NaN where its mask is not known, [seeds, examples, structures].
-        distance: mean surface distance in percent of the image's longer side, NaN where a mask
-            is empty or not known, [seeds, examples, structures].
+        distance: mean surface distance in percent of the image's longer side, that of the image's
+            diagonal where nothing was outlined, NaN where the true mask is empty or not known,
+            [seeds, examples, structures].
+        outlined: 1 where anything was outlined, [seeds, examples, structures].
         present: 1 where the true mask is not empty, [examples, structures].
     """
 
     structures: tuple[str, ...]
     dice: Floats
     distance: Floats
+    outlined: Floats
     present: Floats
 
     kind = "mask"
     headline = "dice"
-    lower_is_better = ("surface_distance",)
-    by_fit = ("dice", "distance")
+    lower_is_better = ("surface_distance", "missed")
+    by_fit = ("dice", "distance", "outlined")
 
     @property
     def seeds(self) -> int:
@@ -359,10 +365,12 @@ class MaskOutcome(Outcome):
         return len(self.dice)
 
     def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
-        """``dice`` and ``surface_distance``, by structure and as means over structures.
+        """``dice``, ``surface_distance`` and ``missed``, by structure and over structures.
 
-        Two empty masks have a Dice of 1. Where a structure is absent from some images there is
-        also ``dice_present``, over the images that show it.
+        The first two are means, of images and of structures; ``missed`` is the number of images
+        that show a structure of which nothing was outlined. Two empty masks have a Dice of 1.
+        Where a structure is absent from some images there is also ``dice_present``, over the
+        images that show it.
         """
         found: dict[str, Floats] = {}
         columns: dict[str, list[Floats]] = {}
@@ -377,7 +385,21 @@ class MaskOutcome(Outcome):
                 columns.setdefault(name, []).append(value)
                 if len(self.structures) > 1:
                     found[f"{name}/{structure}"] = value
-        return found | {name: _nanmean(parts, len(weights)) for name, parts in columns.items()}
+        found |= {name: _nanmean(parts, len(weights)) for name, parts in columns.items()}
+        missed = weights @ (self._shown() * (1 - self.outlined[seed]))  # [resamples, structures]
+        if len(self.structures) > 1:
+            found |= {f"missed/{name}": missed[:, i] for i, name in enumerate(self.structures)}
+        return found | {"missed": missed.sum(axis=1)}
+
+    def baselines(self) -> dict[str, float]:
+        """How many structures there are to miss."""
+        shown = self._shown().sum(axis=0)
+        found = {f"missed/{name}": float(n) for name, n in zip(self.structures, shown, strict=True)}
+        return {**found, "missed": float(shown.sum())}
+
+    def _shown(self) -> Floats:
+        """1 where the true mask is known and not empty, [examples, structures]."""
+        return np.where(np.isnan(self.dice[0]), 0.0, self.present)
 
 
 _KINDS: dict[str, type[Outcome]] = {

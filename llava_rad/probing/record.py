@@ -19,8 +19,9 @@ MEASURES = {
     "correlation": "Pearson's correlation",
     "dice": "overlap of the masks, mean over images",
     "dice_present": "Dice over the images that show the structure",
-    "surface_distance": "mean distance between the outlines in % of the image's longer side; "
-    "lower is better",
+    "surface_distance": "mean distance between the outlines in % of the image's longer side, that "
+    "of the image's diagonal where nothing was outlined; lower is better",
+    "missed": "images that show the structure and nothing of it was outlined; lower is better",
 }
 
 

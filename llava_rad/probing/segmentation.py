@@ -68,6 +68,21 @@ class _Masks:
     divided: Tensor
 
 
+@dataclass(frozen=True)
+class _Agreement:
+    """How a head's masks agree with the true ones, each [examples, structures].
+
+    Attributes:
+        dice: NaN where the true mask is not known.
+        distance: of the surfaces in % of the longer side, NaN where there is none.
+        outlined: 1 where the head outlined anything.
+    """
+
+    dice: Floats
+    distance: Floats
+    outlined: Floats
+
+
 def seeing_whole_images(encoder: ImageEncoder) -> ImageEncoder:
     """The same encoder on images padded to a square, with nothing cut off."""
     whole = copy.copy(encoder)
@@ -142,8 +157,8 @@ def segment(
         made.mean.copy_(mean)
         made.scale.copy_(scale)
         _train(made, train, cache, grid, learning_rate, steps, seed)
-        overlap, _ = _test(made, parts["validation"], sources, cache, grid, distances=False)
-        quality = float(np.nanmean(np.nanmean(overlap, axis=0)))
+        validated = _test(made, parts["validation"], sources, cache, grid, distances=False)
+        quality = float(np.nanmean(np.nanmean(validated.dice, axis=0)))
         say(f"seed {seed}, learning rate {learning_rate:g}: validation Dice {quality:.3f}")
         return quality, {name: t.cpu() for name, t in made.state_dict().items()}
 
@@ -152,7 +167,7 @@ def segment(
     others = share_jobs(fit, [(seed, LEARNING_RATES[best]) for seed in range(1, seeds)])
     states = [tried[best][1], *(state for _, state in others)]
 
-    def test(state: dict[str, Tensor]) -> tuple[Floats, Floats]:
+    def test(state: dict[str, Tensor]) -> _Agreement:
         made = SegmentationHead(head, structures, encoder.dim, width)
         made.load_state_dict(state)
         return _test(made, parts["test"], sources, cache, grid)
@@ -386,12 +401,11 @@ def _test(
     grid: tuple[int, int],
     *,
     distances: bool = True,
-) -> tuple[Floats, Floats]:
-    """Dice and surface distance (% of the longer side) of images, [examples, structures] each."""
+) -> _Agreement:
     device = process_state().device
     head.to(device).eval()
     overlaps = np.full((len(masks.examples), len(head.structures)), np.nan)
-    apart = np.full_like(overlaps, np.nan)
+    apart, outlined = np.full_like(overlaps, np.nan), np.zeros_like(overlaps)
     for start in range(0, len(masks.examples), BATCH):
         batch = masks.examples[start : start + BATCH]
         logits = head(cache.read([e.path for e in batch]).to(device), grid).cpu()
@@ -403,22 +417,33 @@ def _test(
             for column, mask in enumerate(true):
                 if mask is None:
                     continue
-                small = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-                truth = np.asarray(small, bool)
+                truth = _shrunk(mask, height, width)
+                outlined[row, column] = predicted[column].any()
                 overlaps[row, column] = dice(predicted[column], truth)
                 if distances:
                     apart[row, column] = surface_distance(predicted[column], truth) * 100 / SIDE
     head.cpu()
-    return overlaps, apart
+    return _Agreement(overlaps, apart, outlined)
+
+
+def _shrunk(mask: Mask, height: int, width: int) -> Mask:
+    """A mask on the grid of the comparison; the smallest structure keeps a pixel there."""
+    nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    found = np.asarray(nearest, bool)
+    if mask.any() and not found.any():
+        gray = Image.fromarray(np.where(mask, 255, 0).astype(np.float32))
+        found = np.asarray(gray.resize((width, height), Image.Resampling.BOX)) > 0
+    return found
 
 
 def _outcome(
-    structures: tuple[str, ...], masks: _Masks, tests: Sequence[tuple[Floats, Floats]]
+    structures: tuple[str, ...], masks: _Masks, tests: Sequence[_Agreement]
 ) -> MaskOutcome:
     return MaskOutcome(
         patients=tuple(e.patient for e in masks.examples),
         structures=structures,
-        dice=np.stack([overlap for overlap, _ in tests]),
-        distance=np.stack([distance for _, distance in tests]),
+        dice=np.stack([test.dice for test in tests]),
+        distance=np.stack([test.distance for test in tests]),
+        outlined=np.stack([test.outlined for test in tests]),
         present=masks.present.double().numpy(),
     )

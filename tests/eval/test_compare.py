@@ -52,7 +52,7 @@ def test_a_better_model_is_told_from_a_worse_one(tmp_path, bad, run):
     assert rouge["p_randomisation"] == pytest.approx(1 / 201)
     assert rouge["role"] == "exploratory" and rouge["p"] == pytest.approx(7 / 201)
     # The primary value stands first and is tested alone, though its metric was not asked for.
-    assert list(found)[0] == PRIMARY and len(found) == 8
+    assert next(iter(found)) == PRIMARY and len(found) == 8
     assert found[PRIMARY]["role"] == "primary"
     assert found[PRIMARY]["p"] == found[PRIMARY]["p_randomisation"] == pytest.approx(1 / 201)
     assert "primary metric, declared before: chexpert-rules micro F1" in done.stdout
@@ -132,7 +132,7 @@ def test_another_primary_value(tmp_path, bad, run):
     done = run(bad, good, "--primary", "rouge/rougeL", "--json", tmp_path / "o.json")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "o.json").read_text())["files"][str(good)]
-    assert list(found)[0] == "rouge/rougeL" and PRIMARY not in found
+    assert next(iter(found)) == "rouge/rougeL" and PRIMARY not in found
     assert [value["role"] for value in found.values()].count("primary") == 1
     done = run(bad, good, "--primary", "rouge/rougeX")
     assert done.exit_code == 1 and "Declare one of rouge/rouge1" in done.stderr
