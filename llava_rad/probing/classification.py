@@ -187,22 +187,27 @@ def count_patients(
     def counted(learned: NDArray[np.bool_], tested: NDArray[np.bool_]) -> PatientCount:
         return PatientCount(count(train[0], learned & chosen), count(test[0], tested))
 
-    known = [~np.isnan(values.reshape(len(values), -1)) for _, values in (train, test)]
+    learned, tested = _known(train[1]), _known(test[1])
     by_target = {
-        target.name: counted(known[0][:, i], known[1][:, i]) for i, target in enumerate(targets)
+        target.name: counted(learned[:, i], tested[:, i]) for i, target in enumerate(targets)
     }
-    return {**by_target, "": counted(known[0].any(axis=1), known[1].any(axis=1))}
+    return {**by_target, "": counted(learned.any(axis=1), tested.any(axis=1))}
 
 
 def _drawn(
     patients: Sequence[str], targets: Floats, fraction: float, seed: int
 ) -> NDArray[np.bool_]:
     """Which images are of a share of the patients with a known target, bool [images]."""
-    known = ~np.isnan(targets.reshape(len(targets), -1)).all(axis=1)
+    known = _known(targets).any(axis=1)
     chosen = np.zeros(len(targets), bool)
     places = np.flatnonzero(known).tolist()
     chosen[places] = draw_patients([patients[index] for index in places], fraction, seed)
     return chosen
+
+
+def _known(targets: Floats) -> NDArray[np.bool_]:
+    """Which targets are known, [images, targets], also of a single target [images]."""
+    return ~np.isnan(targets.reshape(len(targets), -1))
 
 
 def _matrix(targets: Sequence[Target], split: str) -> Floats:
