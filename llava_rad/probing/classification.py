@@ -191,14 +191,14 @@ def count_patients(
     by_target = {
         target.name: counted(learned[:, i], tested[:, i]) for i, target in enumerate(targets)
     }
-    return {**by_target, "": counted(learned.any(axis=1), tested.any(axis=1))}
+    return {**by_target, "": counted(_any(learned), _any(tested))}
 
 
 def _drawn(
     patients: Sequence[str], targets: Floats, fraction: float, seed: int
 ) -> NDArray[np.bool_]:
     """Which images are of a share of the patients with a known target, bool [images]."""
-    known = _known(targets).any(axis=1)
+    known = _any(_known(targets))
     chosen = np.zeros(len(targets), bool)
     places = np.flatnonzero(known).tolist()
     chosen[places] = draw_patients([patients[index] for index in places], fraction, seed)
@@ -208,6 +208,10 @@ def _drawn(
 def _known(targets: Floats) -> NDArray[np.bool_]:
     """Which targets are known, [images, targets], also of a single target [images]."""
     return ~np.isnan(targets.reshape(len(targets), -1))
+
+
+def _any(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(known.any(axis=1))
 
 
 def _matrix(targets: Sequence[Target], split: str) -> Floats:
