@@ -89,7 +89,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "Pneumothorax": (r"(?:hydro|hemo)?pneumo ?thora\w+|ptx\b",),
     "Pleural Effusion": (
-        r"(?<!pericardial )effusions?\b|pleural(?: or | and |/)pericardial effusions?|pleural fluid|fluid in the (?:\w+ )?fissure",
+        r"(?<!pericardial )effusions?\b|pleural(?: or | and |/)pericardial effusions?",
+        r"pleural fluid|fluid in the (?:\w+ )?fissure",
         r"hydro(?:pneumo)?thorax|hemothorax|pleural collection",
         rf"(?:blunt\w+|obscur\w+|obliterat\w+) {_GAP}(?:costophrenic|cp)\b",
         r"(?:costophrenic|cp) (?:\w+ ){0,3}?(?:(?:is|are|appears?) )?(?:\w+ ){0,2}?"
@@ -150,7 +151,10 @@ _SENTENCE_END = re.compile(
 )
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s")
 _LINE_TITLE = re.compile(r"[a-z][a-z /&-]{0,40}:(?!\d)")
-_COLON = re.compile(r":(?!\d)")
+# Between a title and its answer.
+_COLON = re.compile(
+    r":(?!\d)|(?: [-–—]+| =|,| \() ?(?=(?:none|nil|negative|absent|no)(?: seen)?\)?$)"
+)
 _LONGEST_TITLE = 6  # words
 
 _SIZES = (
@@ -165,7 +169,8 @@ _CLAUSE_END = re.compile(
     r"| [-–—]+ "
     r"|(?:,? and|,)? (?=there (?:is|are|has|have)\b)"
     r"|,? and (?=(?:the )?(?:lungs?|heart|cardiac|cardiomediastinal|mediastinum|bony|osseous)\b)"
-    rf"|,(?: and)? (?=(?:[\w/-]+ ){{1,5}}?(?:is|are|remains?|has|have|appears?) (?:\w+ )?{_PREDICATE})"
+    r"|,(?: and)? (?=(?:[\w/-]+ ){1,5}?(?:is|are|remains?|has|have|appears?) (?:\w+ )?"
+    rf"{_PREDICATE})"
     rf"| and (?=(?:[\w/-]+ ){{1,5}}?(?:is|remains|has|appears) (?:\w+ )?{_PREDICATE})"
     r"|(?:, and|,| and) (?=(?:[\w/-]+ ){1,5}?persists?\b)"
     r"|,? (?=with(?:out)? (?:no |any |evidence))"
@@ -187,9 +192,11 @@ _DENIED_CHANGE = (
 )
 # Words that end the reach of an earlier denial inside one clause: 'no increase in the effusion'.
 _DENIAL_STOPS = re.compile(
-    r"\b(?:with(?!(?:in|out))|but|secondary to|due to|after|following|status post|s/p|despite|"
+    r"\b(?:(?<!consistent )(?<!compatible )(?<!keeping )with(?!(?:in|out))|but|secondary to|"
+    r"due to|after|following|status post|s/p|despite|"
     rf"{_DENIED_CHANGE} (?:in|from|since|to the)|(?<!changes ){_DENIED_CHANGE} of|"
-    r"changes? of|(?:significant|appreciable|interval|substantial) changes?(?! (?:or|and|nor|to)\b)|"
+    r"changes? of|"
+    r"(?:significant|appreciable|interval|substantial) changes?(?! (?:or|and|nor|to)\b)|"
     r"(?:changed|increased|decreased|worsened|progressed|larger|smaller|worse))\b"
     r"|^(?: \w+)? change (?!or\b|and\b|nor\b|to\b|suggest|consistent)"
 )
@@ -204,7 +211,8 @@ _PARTLY = re.compile(
 _STATES = rf"{_SIZES}|chronic|old|healed|healing|known|patchy|streaky|bibasilar|biapical"
 _AND_DESCRIBED = re.compile(rf"(\S+),? and (?:(?:a|an|the) )?(?:{_STATES})\b")
 _COMMA_DESCRIBED = re.compile(
-    rf"(\S+), (?:(?:a|an|the) )?(?:{_STATES}|large|multiple|subtle|left|right|bilateral|basilar)\b"
+    rf"(\S+), (?:(?:a|an|the) )?(?:{_STATES}|large|multiple|subtle|left|right|bilateral|basilar|"
+    r"possible|probable|likely|questionable|suspected)\b"
 )
 _ADJECTIVE = re.compile(
     rf"\b(?:{_STATES}|large|left|right|bilateral|acute|focal|new|upper|lower|definite|significant)$"
@@ -235,9 +243,9 @@ _DENIES_AFTER = re.compile(
     rf"^(?:(?: {_WORD}){{0,6}}? {_VERBS}"
     rf"|(?:,? {_WORD}){{0,8}}?,? or(?: {_WORD}){{1,4}}? {_VERBS}"
     rf"|(?:,? {_WORD}){{0,6}}?,? and(?: {_WORD}){{1,8}}? (?:are|were|have) {_VERBS})"
-    rf"(?:not (?:\w+[ -])?{_SEEN}|no longer (?:\w+ )?{_SEEN}|absent|gone|resolved|cleared|disappeared|"
-    r"removed|excluded|ruled out|removal|unlikely|within (?:normal limits|limits of normal)|"
-    r"(?:none|nil|no|negative)(?= *$))(?!\w)"
+    rf"(?:not (?:\w+[ -])?{_SEEN}|no longer (?:\w+ )?{_SEEN}|absent|gone|resolved|cleared|"
+    r"disappeared|removed|excluded|ruled out|removal|unlikely|"
+    r"within (?:normal limits|limits of normal)|(?:none|nil|no|negative|no longer)(?= *$))(?!\w)"
 )
 
 _EXCLUDE = r"(?:exclud\w+|rul\w+ out)"
@@ -255,7 +263,7 @@ _DOUBTS_BEFORE = re.compile(
     r"consideration|worrisome for|cannot|borderline|if|doubt\w*)\b"
 )
 _DOUBTS_AFTER = re.compile(
-    rf"^(?:(?: {_WORD}){{0,5}}?|(?:,? {_WORD}){{0,8}}?,? or(?: {_WORD}){{1,4}}?),? "
+    rf"^(?:(?: {_WORD}){{0,5}}?|(?:,? {_WORD}){{0,8}}?,? or(?: {_WORD}){{1,4}}?) "
     r"(?:(?:is|are|would|could|may|should|be|remains?|also) )*"
     rf"(?:possible|questionable|suspected|doubtful|{_NOT_EXCLUDED}|considered|versus|vs|"
     r"in the differential|borderline)\b"
@@ -265,6 +273,10 @@ _DOUBTFUL_NAME = re.compile(r"borderline")
 _NO_ANSWER = re.compile(
     r"(?:no|none|nil|not|neg|negative|absent|without|normal|clear|unremarkable|nothing|within "
     r"normal)\b"
+)
+_UNCHANGED = re.compile(
+    r"(?:no|not|without)(?: \w+){0,2}? (?:chang\w+|increas\w+|decreas\w+|worse\w*|improv\w+|"
+    r"progress\w+|larger|smaller)\b"
 )
 _NORMAL_ANSWER = re.compile(r"(?<!not )\b(?:clear|normal|unremarkable|intact)\b")
 _LONGEST_CLAUSE = 100  # words
@@ -325,7 +337,7 @@ def _clauses(text: str) -> list[str]:
     clauses = []
     for paragraph in _paragraphs(text.lower()):
         for sentence in _SENTENCE_END.split(paragraph):
-            for titled in _answers(sentence):
+            for titled in _answers(sentence.strip()):
                 for clause in _CLAUSE_END.split(titled):
                     words = clause.split()
                     # A text without punctuation must not cost the square of its length.
@@ -361,7 +373,7 @@ def _answers(sentence: str) -> list[str]:
         return [*outer, f"{title}{joint}{answer}"]
     if any(pattern.search(answer) for pattern in named):
         return [*outer, answer]
-    asked = _DOUBTS_AFTER.search(f" {answer}") or _DENIAL_STOPS.search(answer)
+    asked = _DOUBTS_AFTER.search(f" {answer}") or _UNCHANGED.match(answer)
     mentions = any(pattern.search(answer) for pattern in _NAME_PATTERNS.values())
     normal = _NO_ANSWER.match(answer) or (_NORMAL_ANSWER.search(answer) and not mentions)
     if normal and not asked:
@@ -393,9 +405,12 @@ def _denied_before(before: str, after: str) -> bool:
         return False
     if any(not _ADJECTIVE.search(m[1]) for m in _AND_DESCRIBED.finditer(between)):
         return False
-    # A list with 'or' is denied as a whole.
-    if _ALTERNATIVE.search(between) or _ALTERNATIVE.search(after):
+    # A list with 'or' is denied as a whole, up to the item behind its last 'or'.
+    if _ALTERNATIVE.search(after):
         return True
+    alternatives = list(_ALTERNATIVE.finditer(between))
+    if alternatives:
+        between = between[alternatives[-1].end() :]
     asserted = "," in between and _ASSERTED_AFTER.search(after)
     general = _GENERAL.search(between) and not after.startswith(",")
     return not (_new_finding(between) or asserted or general)
