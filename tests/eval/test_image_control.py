@@ -81,7 +81,7 @@ def test_texts_that_follow_the_image_are_told(seeing_model, control, manifest, t
     assert done.exit_code == 0, done.stderr
     found = read(tmp_path / "out/image_control.json")
     assert found["depends_on_the_image"] is True and found["primary"] == "rouge/rouge1"
-    assert (found["intervals"]["unit"], found["intervals"]["units"]) == ("patient", 8)
+    assert (found["intervals"]["unit"], found["intervals"]["units"]) == ("patient", 7)
     gain = found["controls"]["other_patient"]["gains"]["rouge/rouge1"]
     assert gain["role"] == "primary" and gain["p"] == gain["p_randomisation"] <= 0.05
     assert gain["right"] == 1 and gain["above_0"] and gain["interval"]["low"] > 0
