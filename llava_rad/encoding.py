@@ -13,7 +13,11 @@ from llava_rad.images import load_radiograph
 
 
 def encode_images(
-    encoder: ImageEncoder, paths: Sequence[str], *, batch_size: int = 8
+    encoder: ImageEncoder,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 8,
+    frame: int | None = None,
 ) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor] | LlavaRadError]]:
     """Encode image files in order.
 
@@ -21,6 +25,7 @@ def encode_images(
         encoder: from :func:`llava_rad.load_encoder`.
         paths: image files.
         batch_size: images encoded together.
+        frame: which picture of files that hold several, see ``load_radiograph``.
 
     Yields:
         Each path with (CLS [dim], patch tokens [tokens, dim]), or with the error that kept it
@@ -32,7 +37,8 @@ def encode_images(
         results: list[torch.Tensor | LlavaRadError] = []
         for path in batch:
             try:
-                picture = load_radiograph(path, rendering=encoder.preprocessing.rendering)
+                rendering = encoder.preprocessing.rendering
+                picture = load_radiograph(path, rendering=rendering, frame=frame)
                 results.append(encoder.preprocessing(picture))
             except LlavaRadError as error:
                 results.append(error)

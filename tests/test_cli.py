@@ -223,6 +223,31 @@ def test_encode_writes_the_encoders_tokens(model, images, tmp_path):
         assert torch.allclose(file.get_tensor("patches")[3], wanted.patches[0], atol=1e-5)
 
 
+def test_a_frame_is_chosen_by_its_number(model, images, tmp_path):
+    from safetensors.torch import load_file
+
+    frames = [Image.open(images / f"image{i}.png") for i in range(3)]
+    frames[0].save(tmp_path / "frames.tif", save_all=True, append_images=frames[1:])
+
+    def encode(name, *options):
+        output = tmp_path / "tokens.safetensors"
+        result = run("encode", name, "-o", output, "--encoder", encoder_folder(model), *options)
+        assert result.exit_code == 0, result.stderr
+        return load_file(output)["patches"]
+
+    assert encode(tmp_path / "frames.tif", "--frame", 2).equal(encode(images / "image1.png"))
+
+    def report(name, *options):
+        return run("report", name, "--model", model, "--max-new-tokens", 8, *options)
+
+    refused = report(tmp_path / "frames.tif")
+    assert refused.exit_code == 1 and "--frame N" in refused.stderr
+    chosen = report(tmp_path / "frames.tif", "--frame", 3)
+    assert chosen.exit_code == 0
+    alone = report(images / "image2.png").stdout.splitlines()
+    assert chosen.stdout.splitlines()[0] == alone[0]
+
+
 def encoder_folder(model):
     return str(Path(model) / "encoder")
 

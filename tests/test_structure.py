@@ -47,6 +47,7 @@ ALLOWED = {
         "features",
         "images",
         "processes",
+        "statistics",
     },
     "encoding": {"errors", "files", "images", "encoders"},
     "reports": {"errors", "images", "data", "model"},

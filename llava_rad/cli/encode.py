@@ -26,6 +26,9 @@ def encode(
     ] = "rad-dino",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 8,
     dtype: Annotated[Precision, typer.Option(help="Number format of the tokens.")] = Precision.auto,
+    frame: Annotated[
+        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Write CLS and patch tokens of images to a safetensors file."""
@@ -44,7 +47,7 @@ def encode(
         tokens = {}
         failed = 0
         with progress("Images", len(paths)) as advance:
-            for path, result in encode_images(loaded, paths, batch_size=batch_size):
+            for path, result in encode_images(loaded, paths, batch_size=batch_size, frame=frame):
                 if isinstance(result, LlavaRadError):
                     failed += 1
                     say(f"error: {result}")

@@ -1,6 +1,7 @@
 """``llava-rad report``: the findings of chest X-rays."""
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,9 @@ def report(
     top_p: Annotated[float, typer.Option(help="With a temperature: share drawn from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")] = 256,
+    frame: Annotated[
+        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
+    ] = None,
     llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
     """Write the findings of chest X-rays."""
@@ -59,7 +63,7 @@ def report(
         from llava_rad.model import load
         from llava_rad.reports.file import ReportFile, run_id
         from llava_rad.reports.generate import GenerationSettings
-        from llava_rad.reports.study import Failure, report_studies, with_indication
+        from llava_rad.reports.study import Failure, read_study, report_studies, with_indication
 
         style = format or (Format.json if output else Format.text)
         studies = with_indication(expand_inputs(images), indication)
@@ -81,7 +85,8 @@ def report(
                 base_llm=llm,
             )
         precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
-        run = run_id(loaded, settings, precision=precision)
+        run = run_id(loaded, settings, precision=precision, frame=frame)
+        read = functools.partial(read_study, frame=frame)
 
         failed, total = 0, len(studies)
         with contextlib.ExitStack() as stack:
@@ -95,7 +100,9 @@ def report(
             if output is not None and style is Format.text:
                 text = stack.enter_context(open_text(output))
             advance = stack.enter_context(progress("Reports", len(studies)))
-            for result in report_studies(loaded, studies, settings, batch_size=batch_size):
+            for result in report_studies(
+                loaded, studies, settings, batch_size=batch_size, read=read
+            ):
                 if isinstance(result, Failure):
                     failed += 1
                     say(f"error: {result.error}")

@@ -38,6 +38,9 @@ BASELINES = {
 }
 
 
+_UNBOUNDED = 1 << 20  # word pieces, for models without positions of their own
+
+
 @dataclass(frozen=True)
 class BertScorer:
     """A model for :func:`bertscore`. Build it with :meth:`load`."""
@@ -115,10 +118,7 @@ class BertScorer:
         device = next(self.encoder.parameters()).device
         # Byte-level tokenizers see the first word as the others only after a space.
         space = " " if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
-        longest = min(
-            self.tokenizer.model_max_length,
-            self.encoder.config.max_position_embeddings - 2 * bool(space),
-        )
+        longest = min(self.tokenizer.model_max_length, _positions(self.encoder))
         rows = self.tokenizer(
             [space + text.strip() for text in texts], truncation=True, max_length=longest
         )["input_ids"]
@@ -160,8 +160,8 @@ def bertscore(
         total = precision + recall
         scores[i] = precision, recall, 2 * precision * recall / total if total else 0.0
     if scorer.baseline is not None:
-        floor = np.array(scorer.baseline)
-        scores = np.where(empty[:, None], 0.0, (scores - floor) / (1 - floor))
+        baseline = np.array(scorer.baseline)
+        scores = np.where(empty[:, None], 0.0, (scores - baseline) / (1 - baseline))
     facts = {
         "scorer": "llava_rad (bert_score 0.3.13's definition)",
         "model": scorer.name,
@@ -172,6 +172,18 @@ def bertscore(
     }
     per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
     return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _positions(encoder: Any) -> int:
+    """How many word pieces a model has positions for.
+
+    Models like RoBERTa number their positions from behind the padding token's id.
+    """
+    for name, module in encoder.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return len(module.weight) - padding - 1
+    return getattr(encoder.config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 def _is_here(model: str) -> bool:

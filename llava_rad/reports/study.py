@@ -20,12 +20,22 @@ class Failure:
     error: LlavaRadError
 
 
-def read_study(model: ReportModel, study: Study) -> StudyRequest | Failure:
-    """Read a study's pictures and choose what the model is shown of it."""
+def read_study(
+    model: ReportModel, study: Study, *, frame: int | None = None
+) -> StudyRequest | Failure:
+    """Read a study's pictures and choose what the model is shown of it.
+
+    Args:
+        model: that is to describe it.
+        study: with its images' paths.
+        frame: which picture of files that hold several, see ``load_radiograph``.
+    """
     rendering = model.processor.preprocessing.rendering
     images = [*study.images, *(study.prior.images if study.prior else ())]
     try:
-        pictures = {i.path: load_radiograph(i.path, rendering=rendering) for i in images}
+        pictures = {
+            i.path: load_radiograph(i.path, rendering=rendering, frame=frame) for i in images
+        }
         result = study_request(study, model.processor.template, pictures)
     except LlavaRadError as error:
         return Failure(study.study_id, error)

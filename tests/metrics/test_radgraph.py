@@ -8,7 +8,7 @@ import torch
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.evaluation.evaluation import entities_by_fate
-from llava_rad.metrics import RadGraphAnnotator, radgraph_f1, score_annotations
+from llava_rad.metrics import HEADLINES, RadGraphAnnotator, radgraph_f1, score_annotations
 from llava_rad.metrics.radgraph import CASINGS, LEVELS
 
 LABELS = ("ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U")
@@ -248,3 +248,13 @@ def test_a_damaged_archive_and_cache_are_named(tmp_path):
     annotator = RadGraphAnnotator("radgraph", weights=model, cache=tmp_path)
     with pytest.raises(MetricError, match="cache"):
         annotator.annotate(["large effusion"])
+
+
+def test_the_published_value_has_the_key_that_people_look_for():
+    generator = random.Random(5)
+    first, second = ([random_annotation(generator) for _ in range(20)] for _ in range(2))
+    result = score_annotations(first, second)
+    assert result.values["radgraph_f1"] == result.values["partial/f1"] > 0
+    assert list(result.per_pair["radgraph_f1"]) == list(result.per_pair["partial/f1"])
+    assert result.facts["radgraph_f1"] == "level partial"
+    assert HEADLINES["radgraph"][0] == "radgraph_f1"
