@@ -15,6 +15,8 @@ ALLOWED = {
     "config": {"errors", "files"},
     "files": {"errors"},
     "locks": {"errors"},
+    "ending": {"errors"},
+    "outputs": {"errors", "files", "locks"},
     "caches": {"errors", "files"},
     "observations": set(),
     "processes": set(),
@@ -24,7 +26,7 @@ ALLOWED = {
     "encoders": {"errors", "files", "images"},
     "kernels": {"errors"},
     "runs": {"errors", "config", "files", "locks", "processes"},
-    "data": {"errors", "config", "images", "encoders", "observations"},
+    "data": {"errors", "files", "outputs", "config", "images", "encoders", "observations"},
     "features": {"errors", "files", "images", "encoders"},
     "dinov2": {
         "errors",
@@ -49,8 +51,8 @@ ALLOWED = {
         "processes",
         "statistics",
     },
-    "encoding": {"errors", "files", "images", "encoders"},
-    "reports": {"errors", "images", "data", "model"},
+    "encoding": {"errors", "files", "images", "encoders", "locks", "outputs"},
+    "reports": {"errors", "files", "images", "data", "locks", "model", "outputs"},
     "interchange": {"errors", "files", "images", "encoders", "model"},
 }
 # These stand on top and may import everything.

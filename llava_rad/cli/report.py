@@ -12,7 +12,6 @@ from llava_rad.cli.common import (
     Format,
     Precision,
     Quantize,
-    open_text,
     pick_device,
     pick_dtype,
     progress,
@@ -39,6 +38,13 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only this part, into OUTPUT.I-of-N; see: merge."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
     quantize: Annotated[
         Quantize | None, typer.Option(help="Quantise the LLM's weights (bitsandbytes).")
@@ -58,15 +64,50 @@ def report(
     llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
     """Write the findings of chest X-rays."""
-    with user_errors():
+    state = {"written": 0}
+
+    def kept() -> str:
+        if output is None:
+            return f"{state['written']} reports were printed, the same command begins anew"
+        return f"{state['written']} reports were added to {output}; the same command goes on there"
+
+    with user_errors(kept):
         from llava_rad.data import expand_inputs
+        from llava_rad.data.inputs import files_of
+        from llava_rad.errors import ConfigError
         from llava_rad.model import load
-        from llava_rad.reports.file import ReportFile, run_id
+        from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.reports.file import (
+            Remembering,
+            ReportFile,
+            Shard,
+            is_report_file,
+            run_facts,
+            run_id,
+        )
         from llava_rad.reports.generate import GenerationSettings
-        from llava_rad.reports.study import Failure, read_study, report_studies, with_indication
+        from llava_rad.reports.study import (
+            Failure,
+            StudyReader,
+            read_study,
+            report_studies,
+            with_indication,
+        )
 
         style = format or (Format.json if output else Format.text)
-        studies = with_indication(expand_inputs(images), indication)
+        part = Shard.parse(shard) if shard is not None else None
+        if part is not None and output is None:
+            raise ConfigError(
+                "a shard needs a file", where="--shard", remedy="Name it with --output"
+            )
+        everything = studies = with_indication(expand_inputs(images), indication)
+        if part is not None and output is not None:
+            studies, output = part.share(everything), part.file(output)
+        if output is not None:
+            given = [output.with_name(output.name.rpartition(".")[0])] if part else []
+            for target in (output, *given):
+                refuse_inputs(target, files_of(everything, images))
+            refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -86,35 +127,49 @@ def report(
             )
         precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
-        read = functools.partial(read_study, frame=frame)
+        read: StudyReader = functools.partial(read_study, frame=frame)
+        as_text = functools.partial(_as_text, many=True)
 
-        failed, total = 0, len(studies)
+        failed, total = [], len(studies)
+        file, remember = None, Remembering(read)
         with contextlib.ExitStack() as stack:
-            file = None
-            if output is not None and style is Format.json:
-                file = stack.enter_context(ReportFile(output, run))
-                studies = [s for s in studies if s.study_id not in file.done]
-                if total > len(studies):
-                    say(f"{total - len(studies)} of {total} are in {output} already")
-            text = None
-            if output is not None and style is Format.text:
-                text = stack.enter_context(open_text(output))
-            advance = stack.enter_context(progress("Reports", len(studies)))
-            for result in report_studies(
-                loaded, studies, settings, batch_size=batch_size, read=read
-            ):
+            if output is not None:
+                file = stack.enter_context(
+                    ReportFile(
+                        output,
+                        run,
+                        made_with=run_facts(loaded, settings, precision=precision, frame=frame),
+                        studies=studies,
+                        as_text=None if style is Format.json else as_text,
+                        overwrite=overwrite,
+                    )
+                )
+                read = remember
+            todo = [s for s in studies if file is None or s.study_id not in file.done]
+            if total > len(todo):
+                say(f"{total - len(todo)} of {total} are in {output} already")
+            advance = stack.enter_context(progress("Reports", len(todo)))
+            for result in report_studies(loaded, todo, settings, batch_size=batch_size, read=read):
                 if isinstance(result, Failure):
-                    failed += 1
+                    failed.append(result.study_id)
                     say(f"error: {result.error}")
                 elif file is not None:
-                    file.write(result)
+                    file.write(result, remember.take(result.study_id))
+                    state["written"] += 1
                 elif style is Format.json:
                     write_out(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
+                    state["written"] += 1
                 else:
-                    write_out(_as_text(result, many=total > 1), text)
+                    write_out(_as_text(result, many=total > 1))
+                    state["written"] += 1
                 advance()
+            if file is not None and part is not None:
+                file.finish_shard(part, everything, failed)
+        target = output if output is not None else "stdout"
+        written = state["written"]
+        ending = f", {len(failed)} of {total} failed" if failed else ""
+        say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
         if failed:
-            say(f"{failed} of {total} failed, the others are written")
             raise typer.Exit(1)
 
 

@@ -39,6 +39,17 @@ def expand_inputs(paths: Iterable[str | Path]) -> list[Study]:
     return list(studies.values())
 
 
+def files_of(studies: Iterable[Study], given: Iterable[str | Path] = ()) -> Iterator[str]:
+    """All files that are read: what was named, and images, priors' images and masks."""
+    for path in given:
+        yield str(path)
+    for study in studies:
+        for image in (*study.images, *(study.prior.images if study.prior else ())):
+            yield image.path
+            if image.lung_mask:
+                yield image.lung_mask
+
+
 def _expand(given: str) -> Iterator[Study]:
     path = Path(given)
     if path.is_dir():

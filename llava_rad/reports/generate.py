@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from llava_rad.errors import ConfigError
 from llava_rad.model import ReportModel, ReportRequest
+from llava_rad.reports.draws import StudyDraws, draw_seed
 
 #: Said once with every report, in text, JSON and on the page.
 DISCLAIMER = "Demonstration for research; not for clinical use."
@@ -26,7 +28,7 @@ class GenerationSettings:
         temperature: 0 is deterministic; above, tokens are drawn.
         top_p: with sampling, the smallest set of tokens with this probability.
         repetition_penalty: 1 is none.
-        seed: of the draws.
+        seed: of the draws; each study has its own, made from this and its id.
     """
 
     max_new_tokens: int = 256
@@ -95,6 +97,7 @@ def generate_reports(
     settings: GenerationSettings | None = None,
     *,
     patches: Tensor | None = None,
+    keys: Sequence[str] | None = None,
 ) -> list[Report]:
     """Write one report per request, all in one batch.
 
@@ -106,6 +109,8 @@ def generate_reports(
         requests: what is known of each study.
         settings: default: greedy, 256 tokens.
         patches: patch tokens of all images in order, if they were encoded before.
+        keys: of the requests, such as study ids: with a temperature the draws of each come from
+            the seed and its key alone. None gives all of them the same.
 
     Raises:
         ModelError: a request cannot be put to this model.
@@ -114,6 +119,7 @@ def generate_reports(
         return []
     settings = settings or GenerationSettings()
     processor = model.processor
+    keys = [""] * len(requests) if keys is None else list(keys)
     batch = processor.pad([processor.encode(r) for r in requests], side="left")
     if patches is None:
         patches = model.encode_images(processor.pixel_values(requests))
@@ -124,28 +130,50 @@ def generate_reports(
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,
         "num_beams": settings.num_beams,
-        "do_sample": settings.temperature > 0,
+        "do_sample": False,
         "repetition_penalty": settings.repetition_penalty,
         "eos_token_id": ends,
         "pad_token_id": processor.tokenizer.pad_token_id,
         "bos_token_id": processor.tokenizer.bos_token_id,
         "use_cache": True,
     }
-    if settings.temperature > 0:
-        options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
     stops = list(processor.template.stop_texts)
     if stops:
         options |= {"stop_strings": stops, "tokenizer": processor.tokenizer}
 
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(settings.seed)
-        rows = llm.generate(
-            inputs_embeds=embeds,
-            attention_mask=batch["attention_mask"].to(model.device),
-            **options,
-        )
+    prompt = {
+        "inputs_embeds": embeds,
+        "attention_mask": batch["attention_mask"].to(model.device),
+    }
+    if settings.temperature > 0 and settings.num_beams > 1:
+        rows = _sampled_beams(llm, prompt, options, settings, keys)
+    else:
+        if settings.temperature > 0:
+            draws = StudyDraws(keys, settings.seed, settings.temperature, settings.top_p)
+            options["logits_processor"] = LogitsProcessorList([draws])
+        rows = llm.generate(**prompt, **options)
     return [_report(model, row.tolist(), ends, settings) for row in rows]
+
+
+def _sampled_beams(
+    llm: Any,
+    prompt: dict[str, Tensor],
+    options: dict[str, Any],
+    settings: GenerationSettings,
+    keys: Sequence[str],
+) -> list[Tensor]:
+    """Beams that are drawn share the library's generator, so each study goes alone with its own."""
+    drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    device = prompt["inputs_embeds"].device
+    rows: list[Tensor] = []
+    for row, key in enumerate(keys):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(draw_seed(settings.seed, key))
+            # Without the padding, which other rows made necessary.
+            first = int(prompt["attention_mask"][row].argmax())
+            own = {name: value[row : row + 1, first:] for name, value in prompt.items()}
+            rows += llm.generate(**own, **options | drawn | {"do_sample": True})
+    return rows
 
 
 def _report(

@@ -71,7 +71,12 @@ def report_studies(
     while batch := list(islice(remaining, batch_size)):
         results: list[StudyRequest | Failure] = [read(model, study) for study in batch]
         ready = [r for r in results if isinstance(r, StudyRequest)]
-        reports = iter(generate_reports(model, [r.request for r in ready], settings))
+        keys = [
+            study.study_id
+            for study, result in zip(batch, results, strict=True)
+            if isinstance(result, StudyRequest)
+        ]
+        reports = iter(generate_reports(model, [r.request for r in ready], settings, keys=keys))
         for study, result in zip(batch, results, strict=True):
             if isinstance(result, Failure):
                 yield result
