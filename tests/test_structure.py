@@ -51,7 +51,8 @@ ALLOWED = {
         "processes",
         "statistics",
     },
-    "encoding": {"errors", "files", "images", "encoders", "locks", "outputs"},
+    "tensor_stream": {"errors", "files", "outputs"},
+    "encoding": {"errors", "images", "encoders", "outputs", "tensor_stream"},
     "reports": {"errors", "files", "images", "data", "locks", "model", "outputs"},
     "interchange": {"errors", "files", "images", "encoders", "model"},
 }
