@@ -5,18 +5,15 @@ stopped by SIGTERM.
 """
 
 import contextlib
-import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 from llava_rad.errors import ConfigError, LlavaRadError
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Said of programs that keep what they have done; others must say less.
 GOES_ON = "what was written stays, the same command goes on from there"
@@ -91,22 +88,13 @@ def plain_ending(
         raise SystemExit(1) from None
 
 
-def ends_plainly(stopped: str = "") -> Callable[[Function], Function]:
-    """Make a program's main function end as :func:`plain_ending` says.
+def program_ending(stopped: str = "") -> contextlib.AbstractContextManager[None]:
+    """:func:`plain_ending` of a program that a launcher may start several times.
 
     Args:
         stopped: what has become of the work when a signal stops it.
     """
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def ending(*args: Any, **kwargs: Any) -> Any:
-            with plain_ending(_print, stopped, quiet=_is_no_main_process):
-                return function(*args, **kwargs)
-
-        return ending  # type: ignore[return-value]
-
-    return decorate
+    return plain_ending(_print, stopped, quiet=_is_no_main_process)
 
 
 def _print(text: str) -> None:

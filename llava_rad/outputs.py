@@ -9,17 +9,21 @@ tokens               a safetensors file whose metadata names ``encoder`` and ``f
 manifest             its first row is a study; Parquet: it has a manifest's columns
 =====================================================================================================
 
+results              JSON objects with the keys, and pages with the titles, that results have
+
 Empty files and devices may always be written to. Folders of results hold files of fixed names,
 and the files of other names in them are left alone.
 """
 
 import contextlib
+import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llava_rad.errors import ConfigError, DataError
+from llava_rad.files import write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
 
 
@@ -150,11 +154,85 @@ def make_parent(output: Path) -> None:
         raise cannot_write(output, error) from error
 
 
-def cannot_write(output: str | Path, error: OSError) -> DataError:
+def cannot_write(output: str | Path, error: Exception) -> DataError:
     """What is said of an output that the system refuses: a full disk, rights, a folder gone."""
+    reason = getattr(error, "strerror", None) or error
     return DataError(
-        f"cannot write ({error.strerror or error})",
+        f"cannot write ({reason})",
         where=output,
         remedy="Check the disk's free space and the folder's rights, or choose another output",
         kind="not_writable",
     )
+
+
+def write_result(output: str | Path, parts: str | Iterable[str]) -> None:
+    """Write UTF-8 text whole or not at all, its folder made.
+
+    Args:
+        output: a device or pipe is written to as it is.
+        parts: the text, at once or piece by piece.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    output = Path(output)
+    make_parent(output)
+    try:
+        with (
+            write_atomically(output) as temporary,
+            temporary.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            file.writelines([parts] if isinstance(parts, str) else parts)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+
+
+def write_bytes_result(output: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all, its folder made. Raises DataError."""
+    output = Path(output)
+    make_parent(output)
+    try:
+        write_bytes(output, content)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+
+
+def has_keys(path: Path, *keys: str, lines: bool = False) -> bool:
+    """Whether a file is a JSON object with these keys, or its first line is one."""
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.readline() if lines else file.read())
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.keys() >= set(keys)
+
+
+def starts_with(path: Path, *texts: str) -> bool:
+    """Whether a file has these texts in its first bytes."""
+    with path.open("rb") as file:
+        begin = file.read(1024)
+    return all(text.encode() in begin for text in texts)
+
+
+def claim_json(
+    output: Path | None, keys: Iterable[str], inputs: Iterable[str | Path], *, overwrite: bool
+) -> None:
+    """Refuse a place for numbers as JSON, before the work for them begins.
+
+    Args:
+        output: None asks nothing.
+        keys: that such an object has.
+        inputs: files that are read.
+        overwrite: let a stranger's file be replaced.
+
+    Raises:
+        ConfigError: it is an input, a folder, or a file of something else.
+        DataError: its folder cannot be made.
+    """
+    if output is None:
+        return
+    refuse_inputs(output, inputs)
+    refuse_foreign(
+        output, lambda path: has_keys(path, *keys), "file of such numbers", overwrite=overwrite
+    )
+    make_parent(output)

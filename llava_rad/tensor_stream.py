@@ -173,8 +173,8 @@ class TensorStream:
                 self._unflushed = 0
                 for opened in self._files.values():
                     os.fsync(opened.fileno())
-            content = json.dumps(batch).encode() + b"\n"
-            _write(self._journal, checksum(content).encode() + b" " + content)
+            line = json.dumps(batch).encode() + b"\n"
+            _write(self._journal, checksum(line).encode() + b" " + line)
             if not (self.folder / "journal").exists():
                 raise FileNotFoundError(2, "the folder was deleted meanwhile")
         self._batches.append(batch)

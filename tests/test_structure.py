@@ -48,13 +48,14 @@ ALLOWED = {
         "encoders",
         "features",
         "images",
+        "outputs",
         "processes",
         "statistics",
     },
     "tensor_stream": {"errors", "files", "outputs"},
     "encoding": {"errors", "images", "encoders", "outputs", "tensor_stream"},
     "reports": {"errors", "files", "images", "data", "locks", "model", "outputs"},
-    "interchange": {"errors", "files", "images", "encoders", "model"},
+    "interchange": {"errors", "files", "outputs", "images", "encoders", "model"},
 }
 # These stand on top and may import everything.
 TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}

@@ -54,4 +54,7 @@ def main() -> None:
     """Entry point of the command."""
     # bitsandbytes mentions optional kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    app()
+    from llava_rad.ending import terminable
+
+    with terminable():
+        app()

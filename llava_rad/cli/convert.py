@@ -36,7 +36,7 @@ def convert(
     format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
 ) -> None:
     """Read LLaVA-Rad, LLaVA 1.5, Llava and MAIRA-2 checkpoints; write this format or Llava."""
-    with user_errors():
+    with user_errors("nothing was written"):
         from llava_rad.interchange import convert as convert_checkpoint
 
         with status(f"Converting {source}"):

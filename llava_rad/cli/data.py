@@ -24,10 +24,13 @@ def data(
     test: Annotated[
         float, typer.Option(min=0, max=1, help="Training patients to move to test.")
     ] = 0.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --output, whatever it holds.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List data sets and options.")] = False,
 ) -> None:
     """Turn a data set into a manifest."""
-    with user_errors():
+    with user_errors("nothing was written"):
         from llava_rad.data import ADAPTERS, adapter_options, convert
         from llava_rad.errors import ConfigError
 
@@ -43,7 +46,9 @@ def data(
             )
         given = [item.partition("=") for item in option or []]
         pairs = {key: value if sign else "true" for key, sign, value in given}
-        result = convert(name, root, output, validation=validation, test=test, **pairs)
+        result = convert(
+            name, root, output, validation=validation, test=test, overwrite=overwrite, **pairs
+        )
         splits = ", ".join(f"{count} {split}" for split, count in result.splits.items())
         say(
             f"{result.studies} studies ({splits}), {result.images} images, "

@@ -165,10 +165,9 @@ def report(
                 advance()
             if file is not None and part is not None:
                 file.finish_shard(part, everything, failed)
-        target = output if output is not None else "stdout"
         written = state["written"]
         ending = f", {len(failed)} of {total} failed" if failed else ""
-        say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
+        say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
         if failed:
             raise typer.Exit(1)
 

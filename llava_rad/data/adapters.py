@@ -24,10 +24,11 @@ from llava_rad.data import (
     vindr_cxr,
 )
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.manifest import save_manifest
+from llava_rad.data.manifest import is_manifest, save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
+from llava_rad.outputs import has_keys, own_file, refuse_foreign, refuse_inputs, write_result
 
 # Each reads a data set's folder: read(root, log, **options) -> studies.
 ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
@@ -82,6 +83,7 @@ def convert(
     *,
     validation: float = 0.0,
     test: float = 0.0,
+    overwrite: bool = False,
     **options: str | bool,
 ) -> ConversionReport:
     """Read a data set and write it as a manifest.
@@ -95,6 +97,7 @@ def convert(
         validation: share of the training patients to move to validation, where the data set has
             no official validation split (:func:`llava_rad.data.hold_out`).
         test: the same for the test split.
+        overwrite: replace files of these names that are no manifest and no report of one.
         options: the adapter's own, see :func:`adapter_options`; a switch may be given as a text
             (``"true"``, ``"false"``).
 
@@ -107,8 +110,39 @@ def convert(
     root = Path(root)
     if not root.exists():
         raise DataError("there is no such folder", where=root, kind="no_root")
-    log = ConversionLog()
-    studies = list(reader(root, log, **checked))
+    output = Path(output)
+    listing = output.with_name(f"{output.name}.report.json")
+    _refuse_outputs(output, listing, root, checked.values(), overwrite=overwrite)
+    with own_file(output, "run of data"):
+        log = ConversionLog()
+        studies = list(reader(root, log, **checked))
+        return _write(name, studies, output, listing, log, validation, test, root)
+
+
+def _refuse_outputs(
+    output: Path, listing: Path, root: Path, options: Iterable[object], *, overwrite: bool
+) -> None:
+    named = [root, *(str(value) for value in options if value and isinstance(value, str))]
+    for place, known, what in (
+        (output, is_manifest, "manifest"),
+        (listing, lambda path: has_keys(path, "sha256", "studies", "left_out"), "report of one"),
+    ):
+        refuse_inputs(place, named)
+        refuse_foreign(place, known, what, overwrite=overwrite)
+        if overwrite and place.is_file() and not known(place) and root.is_dir():
+            refuse_inputs(place, (path for path in root.rglob("*") if path.is_file()))
+
+
+def _write(
+    name: str,
+    studies: list[Study],
+    output: Path,
+    listing: Path,
+    log: ConversionLog,
+    validation: float,
+    test: float,
+    root: Path,
+) -> ConversionReport:
     if not studies:
         reasons = ", ".join(f"{reason}: {len(ids)}" for reason, ids in log.left_out.items())
         raise DataError(
@@ -119,6 +153,8 @@ def convert(
         )
     if validation or test:
         studies = hold_out(studies, validation=validation, test=test)
+    read = (image.path for study in studies for image in study.images)
+    refuse_inputs(output, read)
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -131,8 +167,8 @@ def convert(
         left_out=log.left_out,
         noted=log.noted,
     )
-    text = json.dumps(asdict(report) | {"output": Path(output).name}, indent=1, ensure_ascii=False)
-    Path(f"{output}.report.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(asdict(report) | {"output": output.name}, indent=1, ensure_ascii=False)
+    write_result(listing, text + "\n")
     return report
 
 

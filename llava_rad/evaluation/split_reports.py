@@ -25,6 +25,7 @@ from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.evaluation.predictions import read_json_lines
 from llava_rad.model import ReportModel, load
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings, Report
@@ -238,7 +239,7 @@ class SplitReports:
             for study, findings in zip(self.studies, self.selection.texts, strict=True)
             if study.study_id in written.texts
         ]
-        write_text(path, "\n".join(lines) + "\n")
+        write_result(path, "\n".join(lines) + "\n")
 
 
 def open_split(
@@ -292,29 +293,6 @@ def open_split(
         precision=precision,
         folder=folder,
         batch_size=batch_size,
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write ({error.strerror})",
-        where=path,
-        remedy="Check the disk's space and rights, or choose another --output",
     )
 
 

@@ -513,7 +513,10 @@ def run_facts(
     """What a report depends on beside its study, by name; settings only where not the default."""
     default = GenerationSettings().to_dict()
     chosen = {name: v for name, v in settings.to_dict().items() if v != default[name]}
-    facts = {"model": f"{model.config.name} {model.folder_hash[:12]}", "precision": precision}
+    facts = {
+        "model": f"{model.config.name} {(model.folder_hash or '')[:12]}".strip(),
+        "precision": precision,
+    }
     return {**facts, **chosen, **({} if frame is None else {"frame": frame})}
 
 
