@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from llava_rad.errors import ConfigError, DataError
+from llava_rad.errors import DataError
 from llava_rad.files import write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
 
@@ -44,7 +44,7 @@ def refuse_inputs(output: str | Path, inputs: Iterable[str | Path]) -> None:
         inputs: files that are read; folders count for themselves alone.
 
     Raises:
-        ConfigError: it is one of them (kind ``output_is_input``).
+        DataError: it is one of them (kind ``output_is_input``).
     """
     output = Path(output)
     try:
@@ -60,7 +60,7 @@ def refuse_inputs(output: str | Path, inputs: Iterable[str | Path]) -> None:
             continue
         if (status.st_dev, status.st_ino) == (there.st_dev, there.st_ino):
             named = "" if str(each) == str(output) else f" ({each})"
-            raise ConfigError(
+            raise DataError(
                 f"the output is one of the inputs{named}",
                 where=output,
                 remedy="Choose another --output; inputs are never written to",
@@ -80,12 +80,12 @@ def refuse_foreign(
         overwrite: let it be replaced nevertheless.
 
     Raises:
-        ConfigError: it is a folder (kind ``output_is_folder``), or another file (kind
+        DataError: it is a folder (kind ``output_is_folder``), or another file (kind
             ``foreign_output``).
     """
     output = Path(output)
     if output.is_dir():
-        raise ConfigError(
+        raise DataError(
             "this is a folder",
             where=output,
             remedy="Give the name of a file",
@@ -103,7 +103,7 @@ def refuse_foreign(
             remedy="Choose another --output",
             kind="unreadable_output",
         ) from error
-    raise ConfigError(
+    raise DataError(
         f"there is a file already, and it is no {what}",
         where=output,
         remedy="Choose another --output, or replace it with --overwrite",
@@ -226,8 +226,7 @@ def claim_json(
         overwrite: let a stranger's file be replaced.
 
     Raises:
-        ConfigError: it is an input, a folder, or a file of something else.
-        DataError: its folder cannot be made.
+        DataError: it is an input, a folder, or a file of something else; its folder cannot be made.
     """
     if output is None:
         return

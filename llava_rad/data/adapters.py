@@ -122,7 +122,7 @@ def convert(
 def _refuse_outputs(
     output: Path, listing: Path, root: Path, options: Iterable[object], *, overwrite: bool
 ) -> None:
-    named = [root, *(str(value) for value in options if value and isinstance(value, str))]
+    named: list[str | Path] = [root, *(str(value) for value in options if value and isinstance(value, str))]
     for place, known, what in (
         (output, is_manifest, "manifest"),
         (listing, lambda path: has_keys(path, "sha256", "studies", "left_out"), "report of one"),

@@ -47,7 +47,7 @@ def own_results(
         overwrite: let strangers' files of these names be replaced.
 
     Raises:
-        ConfigError: a result would replace an input or a stranger's file.
+        DataError: a result would replace an input or a stranger's file.
         DataError: another run writes there, or nothing can be written there.
     """
     inputs = list(inputs)

@@ -8,10 +8,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 
 from llava_rad.errors import ConfigError, WeightsError
-from llava_rad.files import write_folder_atomically
 from llava_rad.interchange import llava, transformers_llava
 from llava_rad.interchange.export import write_llava
 from llava_rad.interchange.parts import Sources
@@ -19,7 +17,7 @@ from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
 from llava_rad.model.loading import model_folder
-from llava_rad.outputs import cannot_write, own_file
+from llava_rad.outputs import own_file
 
 Target = Literal["llava-rad", "llava"]
 
@@ -138,11 +136,7 @@ def convert(
     tensors = _count(model)
     with own_file(output, "conversion"):
         if to == "llava":
-            try:
-                with write_folder_atomically(output) as temporary:
-                    notes += write_llava(model, temporary, dtype=dtype)
-            except (OSError, SafetensorError) as error:
-                raise cannot_write(output, error) from error
+            notes += write_llava(model, output, dtype=dtype)
         else:
             origin = {"converted_from": {"source": str(source), "layout": layout}}
             model.save_pretrained(

@@ -328,11 +328,8 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 def is_report_file(path: Path) -> bool:
-    """Whether a file holds reports of this project."""
-    try:
-        return all(True for _ in read_entries(path))
-    except DataError:
-        return False
+    """Whether a file holds reports of this project; DataError names the line that is none."""
+    return all(True for _ in read_entries(path))
 
 
 def _is_trailer(line: bytes) -> bool:
