@@ -89,7 +89,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             remedy="Set for example data.sources='[{path: FOLDER}]'",
         )
     images = in_all(accelerator, lambda: [open_source(s, config) for s in config.data.sources])
-    checkpoint = on_main(accelerator, lambda: open_run(config, images, processes))
+    checkpoint, facts = on_main(accelerator, lambda: open_run(config, images, processes))
     opened: list[tuple[list[ImageSource], Probe | None]] = []
 
     def open_all() -> None:
@@ -144,7 +144,6 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             "optimiser": whole_optimiser(model.student.named_parameters(), optimiser, main),
             "watch": {name: tensor.cpu() for name, tensor in watch.state().items()},
         }
-        facts = run_facts(config, processes)
 
         def write() -> None:
             saved = save_checkpoint(
@@ -224,14 +223,14 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     teacher = whole_tensors(model.teacher.state_dict().items(), accelerator.is_main_process)
 
     def write_encoder() -> None:
-        facts = {
+        card = {
             "images in training": sum(len(source) for source in sources),
             "optimiser steps": schedules.steps,
             "effective batch": effective_batch,
             "started from": config.backbone.encoder or "random weights",
         }
         dtype = getattr(torch, config.output_dtype)
-        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, facts, dtype)
+        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, card, dtype)
         export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
 
     on_main(accelerator, write_encoder)
@@ -239,20 +238,18 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     say(f"curves            {output / CURVES_FILE}")
 
 
-def run_facts(config: PretrainingConfig, processes: int) -> dict[str, dict]:
-    """What a run must keep to be resumed."""
+def open_run(
+    config: PretrainingConfig, images: list[ImageSource], processes: int
+) -> tuple[Checkpoint | None, dict[str, dict]]:
+    """The checkpoint to resume from, if any, and what the run must keep to be resumed.
+
+    The run's folder then says what it is run with.
+    """
     manifests = [s.path for s in config.data.sources if s.path.suffix in MANIFESTS]
-    return {
+    facts = {
         "settings": config.decides_weights(processes),
         "manifests": {path.name: hash_manifest(path) for path in manifests},
     }
-
-
-def open_run(
-    config: PretrainingConfig, images: list[ImageSource], processes: int
-) -> Checkpoint | None:
-    """The checkpoint to resume from, if any; the run's folder then says what it is run with."""
-    facts = run_facts(config, processes)
     checkpoint = find_resumable(config.output / FOLDER, facts["settings"], facts["manifests"])
     named = zip(config.data.sources, images, strict=True)
     inputs = {f"images of {source.path}": files.files() for source, files in named}
@@ -261,7 +258,7 @@ def open_run(
     else:
         remember_inputs(config.output, inputs)
     save_config(config, config.output / "config.yaml")
-    return checkpoint
+    return checkpoint, facts
 
 
 def load(

@@ -69,11 +69,10 @@ class ImageFiles(ImageSource):
         return self.paths
 
     def fingerprint(self) -> str:
-        """Return a hash over paths, file sizes and the rendering."""
+        """Return a hash over paths, the files' sizes and times, and the rendering."""
         digest = hashlib.sha256(self.rendering.encode())
         for path in self.paths:
-            size = path.stat().st_size if path.exists() else -1
-            digest.update(f"\n{path.absolute()}\t{size}".encode())
+            digest.update(f"\n{path.absolute()}\t{_stamp(path)}".encode())
         return digest.hexdigest()
 
 
@@ -152,10 +151,19 @@ class TarShards(ImageSource):
         return self.shards
 
     def fingerprint(self) -> str:
-        """Return a hash over shards, members, their places and the rendering."""
+        """Return a hash over shards, their times, members and places, and the rendering."""
         digest = hashlib.sha256(self.rendering.encode())
         digest.update("\n".join(self.names).encode())
         digest.update(self.places.tobytes())
         for shard in self.shards:
-            digest.update(f"\n{shard.absolute()}".encode())
+            digest.update(f"\n{shard.absolute()}\t{_stamp(shard)}".encode())
         return digest.hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file, which a replaced one does not keep."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size}\t{status.st_mtime_ns}"

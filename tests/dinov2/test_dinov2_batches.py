@@ -225,6 +225,9 @@ class TestCache:
         _write_png(path, 1, (70, 50))
         assert ImageFiles([path]).fingerprint() != first
         assert ImageFiles([path], "voi").fingerprint() != ImageFiles([path]).fingerprint()
+        second = ImageFiles([path]).fingerprint()
+        os.utime(path, ns=(0, 5))  # replaced by one of the same size
+        assert ImageFiles([path]).fingerprint() != second
 
     def test_worker_processes_make_the_same_cache(self, tmp_path):
         paths = [tmp_path / f"{number}.png" for number in range(3)]
