@@ -12,10 +12,8 @@ from llava_rad.runs.log import RunLog
 
 pytestmark = pytest.mark.slow
 
-STEPS = 2000
-FIRST = 600  # what is made once has been made by then
-# Passes over the studies, tracker rows and the like; a leak of one object a step is 1,400.
-ALLOWED_OBJECTS = 400
+# Passes over the studies and the like; a leak of one object a step is many more.
+ALLOWED_OBJECTS = 300
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,9 +42,9 @@ def counted(monkeypatch):
     return found
 
 
-def assert_flat(counted):
-    steps = [step for step in counted if step >= FIRST]
-    assert len(steps) >= 5 and steps[-1] == STEPS
+def assert_flat(counted, last):
+    steps = [step for step in counted if step >= 0.3 * last]  # what is made once has been made
+    assert len(steps) >= 5 and steps[-1] == last
     tensors, size, objects = zip(*(counted[step] for step in steps), strict=True)
     assert max(tensors) == min(tensors), counted
     assert max(size) < 1.5 * min(size), counted  # batches differ in length
@@ -62,7 +60,7 @@ def test_report_training_with_validations_is_flat(parts, settings, tmp_path, cou
             "data.context=[]",
             "data.dropout={}",
             # 18 studies, one a step
-            f"align={{epochs: {STEPS / 18}, lr: 1e-4, batch_size: 1, micro_batch: 1}}",
+            f"align={{epochs: {2000 / 18}, lr: 1e-4, batch_size: 1, micro_batch: 1}}",
             "data.max_length=160",
             "log_steps=200",
             "validation_steps=200",
@@ -70,7 +68,7 @@ def test_report_training_with_validations_is_flat(parts, settings, tmp_path, cou
         )
         == 0
     )
-    assert_flat(counted)
+    assert_flat(counted, 2000)
 
 
 def test_pretraining_is_flat(tmp_path, counted):
@@ -87,13 +85,13 @@ def test_pretraining_is_flat(tmp_path, counted):
         loss__koleo_weight=0.0,
         head={"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4, "layers": 2},
         schedule__epoch_steps=200,
-        schedule__epochs=STEPS / 200,
-        log_steps=200,
-        checkpoint_steps=500,
+        schedule__epochs=5,
+        log_steps=100,
+        checkpoint_steps=250,
     )
     save_config(config, start / "tiny.yaml")
     assert program.run(tmp_path / "run") == 0
-    assert_flat(counted)
+    assert_flat(counted, 1000)
 
 
 def test_a_picture_of_the_curves_leaves_nothing(tmp_path):
