@@ -18,15 +18,16 @@ ALLOWED = {
     "processes": set(),
     "programs": {"errors"},
     "statistics": {"errors"},
+    "weight_files": {"errors"},
     "images": {"errors"},
-    "encoders": {"errors", "images"},
+    "encoders": {"errors", "images", "weight_files"},
     "kernels": {"errors"},
     "runs": {"errors", "config", "files", "processes"},
     "data": {"errors", "config", "images", "encoders", "observations"},
     "features": {"errors", "images", "encoders"},
-    "dinov2": {"errors", "config", "images", "encoders", "data", "kernels", "runs"},
+    "dinov2": {"errors", "config", "images", "encoders", "data", "kernels", "runs", "weight_files"},
     "model": {"errors", "config", "files", "images", "encoders", "kernels"},
-    "metrics": {"errors", "data", "observations"},
+    "metrics": {"errors", "data", "observations", "weight_files"},
     "probing": {
         "errors",
         "data",
@@ -38,7 +39,7 @@ ALLOWED = {
     },
     "encoding": {"errors", "files", "images", "encoders"},
     "reports": {"errors", "images", "data", "model"},
-    "interchange": {"errors", "images", "encoders", "model"},
+    "interchange": {"errors", "images", "encoders", "model", "weight_files"},
 }
 # These stand on top and may import everything.
 TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llava_rad.dinov2.sharding import like, load_whole_state, plain_name, whole, whole_state
 from llava_rad.errors import TrainingError
+from llava_rad.weight_files import read_state_dict
 
 _NAME = re.compile(r"step_(\d{8})")
 _WATCH = "watch."
@@ -85,6 +86,7 @@ def load_checkpoint(
 
     Raises:
         TrainingError: the checkpoint was made with other settings, which are named.
+        WeightsError: the optimiser's file is damaged, or holds more than tensors and numbers.
     """
     saved = json.loads((path / "state.json").read_text())
     if differing := _differing(saved["settings"], json.loads(json.dumps(settings))):
@@ -111,7 +113,7 @@ def load_checkpoint(
             kind="other_model",
         )
     load_whole_state(model, tensors)
-    state = torch.load(path / "optimiser.pt", map_location="cpu", weights_only=True)
+    state = read_state_dict(path / "optimiser.pt")
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for number, values in state["state"].items():
         for key, value in values.items():

@@ -30,8 +30,9 @@ from llava_rad.encoders.positions import (
     table_side,
 )
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.weights import LoadReport, load_into, matching, read_state_dict
+from llava_rad.encoders.weights import LoadReport, load_into, matching
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 _POSITIONS = "embeddings.position_embeddings"
 _HEADS = ("dino_head.*", "ibot_head.*")

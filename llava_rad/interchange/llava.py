@@ -37,7 +37,6 @@ from transformers import (
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.encoders.clip import ClipEncoder
 from llava_rad.encoders.open_clip_vit import load_open_clip
-from llava_rad.encoders.weights import read_state_dict
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.parts import Parts, Sources, reference_of, route
 from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
@@ -49,6 +48,7 @@ from llava_rad.interchange.towers import (
 from llava_rad.model import LLAVA_RAD, LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
 from llava_rad.model.lora import merge_lora, report_difference
+from llava_rad.weight_files import read_state_dict
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
