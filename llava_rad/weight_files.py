@@ -86,7 +86,7 @@ def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]
 
     Making one calls nothing else; arrays and objects of other types stay refused.
     """
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
     # numpy 1 wrote the function under its older place.
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
