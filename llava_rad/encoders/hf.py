@@ -28,8 +28,10 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
     Raises:
         WeightsError: a value is of the wrong type or out of range.
     """
+    # Attention may be named by a hub repository, whose code would then be run.
+    kept = {k: v for k, v in values.items() if not k.lstrip("_").startswith("attn_implementation")}
     try:
-        return config_class.from_dict(dict(values))
+        return config_class.from_dict(kept)
     except Exception as error:  # transformers' validation raises many kinds
         reason = re.sub(r"\s+", " ", str(error))
         raise WeightsError(
