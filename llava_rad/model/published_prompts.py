@@ -16,6 +16,7 @@ PLAIN: dict[str, Any] = {
     "before": "",
     "after": "",
     "separator": "",
+    "stop": None,
     "stop_texts": ("\n",),
     "image_lines": dict.fromkeys(ROLES, IMAGE),
     "image_end": "",

@@ -12,7 +12,8 @@ from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
 
 from llava_rad.data import StudyImage, load_manifest, save_manifest
-from llava_rad.model import ReportModel
+from llava_rad.model import PLAIN, PromptTemplate, ReportModel
+from llava_rad.model.prompt import IMAGE
 from llava_rad.runs import find_checkpoints
 
 
@@ -212,3 +213,14 @@ def test_augmented_runs_learn_from_changed_images(whole, train):
 
     assert losses(augmented) == losses(again)
     assert losses(augmented) != losses(unchanged)
+
+
+@pytest.mark.slow
+def test_alignment_in_the_plain_layout_learns_the_report_after_the_image(train):
+    stage = "{epochs: 2, lr: 3e-3, batch_size: 4, micro_batch: 2, prompt: plain}"
+    folder, _ = train("plain", "stage=align", f"align={stage}")
+    roles = ("current_frontal", "current_lateral", "prior_frontal")
+    plain = PromptTemplate(**{**PLAIN, "image_lines": dict.fromkeys(roles, IMAGE)})
+    assert ReportModel.from_pretrained(folder / "align").processor.template == plain
+    losses = [row["loss"] for row in metrics(folder) if "loss" in row]
+    assert sum(losses[-3:]) < sum(losses[:3])
