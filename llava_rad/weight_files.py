@@ -51,8 +51,16 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
             kind="unsafe_pickle",
         ) from error
     except Exception as error:  # zip, pickle, JSON and safetensors readers raise what they like
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                "the file is a TorchScript program, not a state dict",
+                where=path,
+                remedy="Save the model's state_dict()",
+                kind="unsafe_pickle",
+            ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"the weight file cannot be read ({error or type(error).__name__})",
+            f"the weight file cannot be read ({lines[0].rstrip('.')})",
             where=path,
             remedy="Download or save it again: it may have been cut off",
             kind="damaged_weights",

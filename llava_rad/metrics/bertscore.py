@@ -10,6 +10,7 @@ The values depend on the model and layer more than on the texts: name both.
 """
 
 import csv
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,11 @@ class BertScorer:
                 ) from error
             raise missing from error
         except Exception as error:  # pickle and safetensors readers raise what they like
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            unsafe = isinstance(error, pickle.UnpicklingError)
+            reason = "its weights hold objects that can run code" if unsafe else lines[0]
             raise WeightsError(
-                f"the model cannot be loaded ({error})",
+                f"the model cannot be loaded ({reason.rstrip('.')})",
                 where=f"bertscore: {model}",
                 remedy=f"Fetch it again with: hf download {model}",
                 kind="damaged_weights",
