@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_checkpoints import LLAMA, LLAVA_SETTINGS, PREPROCESSING, write_json
+from helpers.tiny_models import byte_level_tokenizer, tiny_llm
 from safetensors.torch import save_file
-from tiny_checkpoints import LLAMA, LLAVA_SETTINGS, PREPROCESSING, write_json
-from tiny_models import byte_level_tokenizer, tiny_llm
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, LlamaConfig
 from typer.testing import CliRunner
 
@@ -34,7 +34,7 @@ from llava_rad.encoders.open_clip_vit import load_open_clip
 from llava_rad.errors import LlavaRadError
 from llava_rad.interchange import convert
 from llava_rad.probing.outcome import load_outcome
-from llava_rad.training import ReportTrainingConfig
+from llava_rad.report_training import ReportTrainingConfig
 from llava_rad.weight_files import read_state_dict
 
 PREPARED = Preprocessing(image_size=28, mean=0.5, std=0.5)

@@ -300,7 +300,7 @@ def _read_checkpoint(
         )
     except WeightsError as error:
         raise WeightsError(
-            error.what,
+            f"not a CheXbert checkpoint: {error.what}",
             where=path,
             remedy=f"Fetch the public one with: hf download {REPOSITORY} {FILENAME}",
             kind="layout",

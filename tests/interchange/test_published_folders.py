@@ -6,9 +6,9 @@ import shutil
 import pytest
 import timm
 import torch
+from helpers.tiny_checkpoints import logits_of, randomise, request, write_json
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
-from tiny_checkpoints import logits_of, randomise, request, write_json
 from transformers import MistralConfig, MistralForCausalLM
 
 from llava_rad.errors import ConfigError, WeightsError

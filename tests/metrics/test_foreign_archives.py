@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 import torch
-from radgraph_archives import published_config
+from helpers.radgraph_archives import published_config
 
 from llava_rad.errors import WeightsError
 from llava_rad.metrics import BertScorer, RadGraphAnnotator

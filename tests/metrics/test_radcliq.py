@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from radgraph_archives import published_config
+from helpers.radgraph_archives import published_config
 
 from llava_rad.errors import MetricError
 from llava_rad.metrics import BertScorer, radcliq_v1

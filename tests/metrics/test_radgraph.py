@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from radgraph_archives import published_config
+from helpers.radgraph_archives import published_config
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.evaluation.evaluation import entities_by_fate

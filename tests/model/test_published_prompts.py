@@ -1,7 +1,7 @@
 """Prompts of published models against what their own code makes."""
 
 import pytest
-from tiny_models import sentencepiece_tokenizer
+from helpers.tiny_models import sentencepiece_tokenizer
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.model import (
