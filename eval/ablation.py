@@ -47,7 +47,6 @@ from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig, check_task
 from llava_rad.probing.unseen import require_unseen
 from llava_rad.processes import process_state
-from llava_rad.statistics import holm
 
 PROGRAM = Path(__file__).parents[1] / "training" / "pretrain_encoder.py"
 RANDOM = "random weights"
@@ -189,7 +188,7 @@ def main(
 
         # 4. Values, intervals, differences; the table and the curves.
         comparison = replace(
-            judge.compare(settings.reference, holm, resamples=settings.resamples, seed=0),
+            judge.compare(settings.reference, resamples=settings.resamples, seed=0),
             row="pretraining",
             columns=("patients", "images", "steps", "input_size"),
         )

@@ -8,8 +8,8 @@ manifest's records, its labels and its extra facts. E is a name, a folder, a hub
 its architecture with random weights, or "pixels".
 
 The table goes to standard output, progress to standard error; --json also writes all numbers.
-"floor" is what the same test gives without looking at the image: the mean of the training images,
-or their most frequent class.
+"baseline" is what the same test gives without looking at the image: the mean of the training
+images, or their most frequent class.
 Several processes: accelerate launch eval/attributes.py ... (or torchrun on CPUs).
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
@@ -116,7 +116,8 @@ def main(
 
 
 def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
-    head = ["column", "classes", "test images", "measure", "value", "95 % interval", "sd", "floor"]
+    head = ["column", "classes", "test images", "measure"]
+    head += ["value", "95 % interval", "sd", "baseline"]
     rows = [
         [
             record["column"],
@@ -126,7 +127,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
             number(measure["value"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
-            number(measure["floor"]),
+            number(measure["baseline"]),
         ]
         for record in records
         for name, measure in record["measures"].items()

@@ -3,7 +3,7 @@
     python eval/classification.py --encoder E --manifest F.jsonl [--labels Pneumonia,Edema]
 
 E is a registered name, a folder or a hub id; "random:E" is its architecture with random weights and
-"pixels" the gray values, the floors to beat. The manifest's labels are learned on its training
+"pixels" the gray values, the baselines to beat. The manifest's labels are learned on its training
 patients, settings are chosen on validation, and AUROC and AUPRC are measured on the test patients,
 with 95 % intervals from resampled patients. Labels that are not stated are left out of loss and
 measures. Vectors are computed once and kept in --cache.
@@ -15,6 +15,7 @@ Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,26 +147,29 @@ def main(
 def _record(method: str, result: ProbeResult) -> dict[str, Any]:
     return {
         "method": method,
-        "training_patients": result.patients,
+        "training_patients": result.patients[""].training,
+        "patients": {label or "all": asdict(count) for label, count in result.patients.items()},
         **result.facts,
         "measures": to_plain(result.outcome.estimates()),
     }
 
 
 def _table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    head = ["method", "patients", "fits", "label"]
+    head = ["method", "patients", "fits", "label", "test patients"]
     head += ["AUROC", "95 % interval", "sd", "AUPRC", "95 % interval", "sd", "positive"]
     cells = []
     for row in rows:
         measures = row["measures"]
         for label in [name.removeprefix("auroc") for name in measures if name.startswith("auroc")]:
-            cell = [row["method"], str(row["training_patients"]), str(row["fits"])]
-            cell.append(label[1:] or "all")
-            for name in ("auroc", "auprc"):
-                measure = measures[name + label]
+            name = label[1:] or "all"
+            count = row["patients"][name]
+            cell = [row["method"], str(count["training"]), str(row["fits"]), name]
+            cell.append(str(count["test"]))
+            for area in ("auroc", "auprc"):
+                measure = measures[area + label]
                 low, high = measure["low"], measure["high"]
                 cell += [number(measure["value"]), interval(low, high), number(measure["spread"])]
-            cells.append([*cell, number(measures["auprc" + label]["floor"])])
+            cells.append([*cell, number(measures["auprc" + label]["baseline"])])
     about = (
         f"{facts['name']}: {facts['input_size']} px, {facts['tokens']} tokens, "
         f"{facts['parameters']:,} parameters"

@@ -5,8 +5,11 @@
 Each file is as for ``eval/findings.py``. Pairs are matched by id, not by line; ids that are not in
 every file are named and left out, and a reference that differs between files is an error. Every
 other file is compared with the first: the difference (file minus the first), its 95 % interval by
-paired bootstrap, and the p-values of the bootstrap and of approximate randomisation, the latter
-also corrected for the number of metrics (Holm).
+paired bootstrap, and the p-values of the bootstrap and of approximate randomisation. Both resample
+and swap patients with all their studies (studies, where the files name no patients).
+
+One value counts, --primary: it is tested alone and stands first. All others are exploratory, and
+their p-values of randomisation are corrected for their number (Holm) in the last column.
 
 The table goes to standard output (``--json`` also writes it to a file), progress to standard error.
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
@@ -21,12 +24,21 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.errors import DataError, LlavaRadError, MetricError
+from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.evaluation import Predictions, read_predictions
-from llava_rad.evaluation.page import value_label
+from llava_rad.evaluation.page import key_label, value_label
+from llava_rad.evaluation.primary import (
+    PRIMARY,
+    PairedTest,
+    metric_of,
+    paired_tests,
+    require_computed,
+    shown_values,
+    with_primary,
+)
 from llava_rad.evaluation.table import text_table
-from llava_rad.metrics import DEFAULT_METRICS, HEADLINES, METRICS, MetricSettings, Scorer, Scores
-from llava_rad.statistics import Difference, compare, holm
+from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer, Scores
+from llava_rad.statistics import Units
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -37,6 +49,9 @@ def main(
     metrics: Annotated[
         str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
     ] = ",".join(DEFAULT_METRICS),
+    primary: Annotated[
+        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
+    ] = PRIMARY,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the differences here.")
     ] = None,
@@ -69,22 +84,39 @@ def main(
     )
     try:
         names = [name.strip() for name in metrics.split(",") if name.strip()]
-        scorer = Scorer(names, settings, require=require)
+        asked = Scorer(names, settings, require=require)
+        scorer = with_primary(asked, primary)
         read = [read_predictions(path) for path in files]
         ids = _shared_ids(read)
-        scores = [_score(scorer, predictions, ids) for predictions in read]
+        units = Units.of(_patients(read, ids))
+        languages = sorted({language for file in read for language in file.languages})
+        scores = [_score(scorer, predictions, ids, languages) for predictions in read]
+        require_computed(scores[0], asked.metrics, primary)
+        shown = shown_values(scores[0].results, asked.metrics, primary)
+        how = {"primary": primary, "resamples": resamples, "seed": seed}
         results = [
-            (path, _differences(other, scores[0], resamples, seed))
+            (path, paired_tests(other.results, scores[0].results, shown, units, **how))
             for path, other in zip(files[1:], scores[1:], strict=True)
         ]
         if json_file:
-            _write(json_file, files[0], results, len(ids), resamples)
+            facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
+            _write(json_file, {**facts, "units": units.count, **how}, results)
     except LlavaRadError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    print(f"{len(ids)} pairs; differences against {files[0]}")
-    for (path, differences), mine in zip(results, scores[1:], strict=True):
-        print(f"\n{path}\n{_table(differences, scores[0], mine)}")
+    print(f"{len(ids)} pairs of {units}; differences against {files[0]}")
+    if metric_of(primary) in shown:
+        print(f"primary metric, declared before: {key_label(primary)}")
+    else:
+        print(f"primary metric: {key_label(primary)} was not computed, so all are exploratory")
+    if units.name == "study":
+        print(
+            "warning: the files name no patients, so studies are resampled, and intervals are too "
+            "narrow if patients have several; add 'patient_id'",
+            file=sys.stderr,
+        )
+    for (path, tests), mine in zip(results, scores[1:], strict=True):
+        print(f"\n{path}\n{_table(tests, scores[0], mine)}")
     for name, reason in scores[0].left_out.items():
         print(f"not computed: {name}: {reason}", file=sys.stderr)
 
@@ -125,42 +157,41 @@ def _shared_ids(files: Sequence[Predictions]) -> list[str]:
     return [row.id for row in files[0].rows if row.id in shared]
 
 
-def _score(scorer: Scorer, predictions: Predictions, ids: Sequence[str]) -> Scores:
+def _score(
+    scorer: Scorer, predictions: Predictions, ids: Sequence[str], languages: Sequence[str]
+) -> Scores:
     print(f"scoring {predictions.path}", file=sys.stderr)
     rows = {row.id: row for row in predictions.rows}
     chosen = [rows[id] for id in ids]
-    scores = scorer(
+    return scorer(
         [row.prediction for row in chosen],
         [row.reference for row in chosen],
-        languages=predictions.languages,
+        languages=languages,
     )
-    if not scores.results:
-        raise MetricError(
-            "no metric could be computed: " + " ".join(scores.left_out.values()),
-            where=predictions.path,
-            kind="nothing_computed",
-        )
-    return scores
 
 
-def _differences(
-    mine: Scores, base: Scores, resamples: int, seed: int
-) -> dict[str, tuple[Difference, float]]:
-    """For each headline its difference and the corrected p-value."""
-    values = {name: HEADLINES[name] for name in base.results if name in mine.results}
-    found = compare(mine.results, base.results, values, resamples=resamples, seed=seed)
-    corrected = holm([difference.p_randomisation for difference in found.values()])
-    return {
-        key: (difference, p) for (key, difference), p in zip(found.items(), corrected, strict=True)
-    }
+def _patients(files: Sequence[Predictions], ids: Sequence[str]) -> list[str | None]:
+    """The patient of each study, from whichever file names it."""
+    patients: dict[str, str] = {}
+    for file in files:
+        for row in file.rows:
+            if row.patient and patients.setdefault(row.id, row.patient) != row.patient:
+                raise DataError(
+                    f"study {row.id} is of patient '{row.patient}' here and of "
+                    f"'{patients[row.id]}' in another file",
+                    where=file.path,
+                    remedy="Give one study the same patient_id in all files",
+                    kind="patient_mismatch",
+                )
+    return [patients.get(id) for id in ids]
 
 
-def _table(differences: dict[str, tuple[Difference, float]], base: Scores, mine: Scores) -> str:
+def _table(tests: dict[str, PairedTest], base: Scores, mine: Scores) -> str:
     before, after = base.headlines(), mine.headlines()
     rows = []
-    for key, (difference, corrected) in differences.items():
+    for key, test in tests.items():
         name, value = key.split("/", 1)
-        interval = difference.interval
+        difference, interval = test.difference, test.difference.interval
         rows.append(
             [
                 name,
@@ -169,32 +200,28 @@ def _table(differences: dict[str, tuple[Difference, float]], base: Scores, mine:
                 f"{after[key]:.4f}",
                 f"{difference.difference:+.4f}",
                 f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else "",
+                test.role,
                 f"{difference.p_bootstrap:.4f}",
-                f"{difference.p_randomisation:.4f}",
-                f"{corrected:.4f}",
+                f"{difference.p:.4f}",
+                f"{test.p:.4f}",
             ]
         )
     head = ["metric", "value", "first", "this", "difference", "95 % interval"]
-    return text_table([*head, "p bootstrap", "p randomisation", "p Holm"], rows)
+    head += ["role", "p bootstrap", "p randomisation", "p corrected"]
+    return text_table(head, rows)
 
 
 def _write(
-    path: Path,
-    first: Path,
-    results: Sequence[tuple[Path, dict[str, tuple[Difference, float]]]],
-    pairs: int,
-    resamples: int,
+    path: Path, facts: dict[str, Any], results: Sequence[tuple[Path, dict[str, PairedTest]]]
 ) -> None:
     content: dict[str, Any] = {
-        "first": first.name,
-        "pairs": pairs,
-        "resamples": resamples,
+        **facts,
         "files": {
             str(file): {
-                key: {**asdict(difference), "p_holm": corrected}
-                for key, (difference, corrected) in differences.items()
+                key: {**asdict(test.difference), "role": test.role, "p": test.p}
+                for key, test in tests.items()
             }
-            for file, differences in results
+            for file, tests in results
         },
     }
     try:

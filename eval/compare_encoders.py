@@ -26,7 +26,6 @@ from llava_rad.probing.comparison import save_comparison, to_markdown
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig
 from llava_rad.processes import process_state
-from llava_rad.statistics import holm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -91,7 +90,6 @@ def main(
         # 2. Values, intervals, differences.
         comparison = judge.compare(
             settings.reference or settings.encoders[0].name,
-            holm,
             resamples=settings.resamples,
             seed=settings.seed,
         )

@@ -7,6 +7,9 @@ PREDICTIONS.jsonl has one object a line: ``id``, ``prediction``, ``reference``, 
 ``patient_id`` and ``language``. OUT gets ``metrics.json``, ``per_sample.jsonl`` and
 ``report.html``.
 
+Intervals resample patients with all their studies (studies, where the file names no patients). One
+value counts, --primary, and stands first; all others are exploratory.
+
 The table goes to standard output, progress and warnings to standard error. A metric whose weights
 are not on this machine is named with the command that fetches them, and the others are computed;
 ``--require`` makes that an error. Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
@@ -27,6 +30,7 @@ from llava_rad.evaluation import (
     read_reports,
     write_evaluation,
 )
+from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 from llava_rad.metrics.radgraph import CASINGS
 
@@ -40,6 +44,9 @@ def main(
     metrics: Annotated[
         str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
     ] = ",".join(DEFAULT_METRICS),
+    primary: Annotated[
+        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
+    ] = PRIMARY,
     require: Annotated[
         bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
     ] = False,
@@ -57,7 +64,7 @@ def main(
     ] = None,
     cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs on the page.")] = 20,
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of bootstrap and floors.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and baselines.")] = 0,
     rouge_stemmer: Annotated[
         bool, typer.Option("--rouge-stemmer", help="ROUGE on Porter stems.")
     ] = False,
@@ -121,6 +128,7 @@ def main(
             read_predictions(predictions),
             scorer,
             section=section,
+            primary=primary,
             training=read_reports(training_reports) if training_reports else None,
             features=_read_features(features) if features else None,
             resamples=resamples,

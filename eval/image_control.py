@@ -5,8 +5,9 @@
 Each study that has findings is reported on with its own pictures, with another patient's, with
 noise and with a blank one; the text context stays the same. What each metric gains from the right
 pictures is printed with its paired bootstrap interval, beside the share of texts that stay the
-same, and a verdict. It rests on the gain over another patient's pictures: to tell an X-ray from
-noise is not to read it.
+same, and a verdict. It rests on one value, --primary, and its gain over another patient's pictures:
+to tell an X-ray from noise is not to read it. The other values are exploratory. Resamples draw
+patients with all their studies.
 
 OUT gets ``image_control.json``, ``image_control.jsonl`` (all four texts, a study a line),
 ``image_control.md`` (a section for the model card), and the reports themselves: ``reports.jsonl``,
@@ -26,6 +27,7 @@ import typer
 
 from llava_rad.errors import ConfigError, DataError, LlavaRadError
 from llava_rad.evaluation import control_table
+from llava_rad.evaluation.primary import PRIMARY, metric_of
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -51,6 +53,9 @@ def main(
     metrics: Annotated[
         str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
     ] = ",".join(DEFAULT_METRICS),
+    primary: Annotated[
+        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
+    ] = PRIMARY,
     require: Annotated[
         bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
     ] = False,
@@ -82,6 +87,7 @@ def main(
     state = process_state()
     main_process = state.is_main_process
     try:
+        metric_of(primary)  # a wrong one is refused before hours of writing
         scorer = Scorer(
             [name.strip() for name in metrics.split(",") if name.strip()],
             MetricSettings(
@@ -115,6 +121,7 @@ def main(
             wrong,
             scorer,
             resamples=resamples,
+            primary=primary,
             seed=seed,
             progress=lambda step: _say(f"computing {step}"),
         )

@@ -31,6 +31,7 @@ from llava_rad.evaluation import (
     read_predictions,
     write_evaluation,
 )
+from llava_rad.evaluation.primary import PRIMARY, metric_of
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -59,11 +60,14 @@ def main(
     metrics: Annotated[
         str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
     ] = ",".join(DEFAULT_METRICS),
+    primary: Annotated[
+        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
+    ] = PRIMARY,
     require: Annotated[
         bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
     ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of bootstrap, floors and wrong images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of bootstrap, baselines and wrong images.")] = 0,
     chexbert: Annotated[
         str | None, typer.Option(help="chexbert.pth, its folder or a hub repository.")
     ] = None,
@@ -87,6 +91,7 @@ def main(
     state = process_state()
     main_process = state.is_main_process
     try:
+        metric_of(primary)  # a wrong one is refused before hours of writing
         scorer = Scorer(
             [name.strip() for name in metrics.split(",") if name.strip()],
             MetricSettings(
@@ -119,6 +124,7 @@ def main(
         evaluation = evaluate_predictions(
             replace(predictions, notes=(*predictions.notes, *studies.notes(reports))),
             scorer,
+            primary=primary,
             training=studies.training or None,
             resamples=resamples,
             seed=seed,
@@ -129,7 +135,13 @@ def main(
         failures = {failure.study_id: failure for failure in reports.failures}
         if wrong is not None:
             control = judge_controls(
-                studies, reports, wrong, scorer, resamples=resamples, seed=seed
+                studies,
+                reports,
+                wrong,
+                scorer,
+                resamples=resamples,
+                primary=primary,
+                seed=seed,
             )
             print(f"\n{control_table(control)}")
             failures |= {f.study_id: f for written in wrong.values() for f in written.failures}

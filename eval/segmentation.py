@@ -3,7 +3,8 @@
     python eval/segmentation.py --encoder E --manifest F.jsonl [--masks lungs] [--head linear]
 
 Masks are the manifest's lung masks, or --masks NAME=FOLDER of pictures named like the images,
-NAME=TABLE.csv of run lengths (SIIM-ACR, CANDID-PTX), or RIBS.json (VinDr-RibCXR), again for more.
+NAME=FOLDER:VALUE for one label of maps of several structures, NAME=TABLE.csv of run lengths
+(SIIM-ACR, CANDID-PTX), or RIBS.json (VinDr-RibCXR), again for more.
 Heads: linear (a layer a token), pyramid (ViTDet's simple pyramid), upernet. A head is trained on
 the training patients' images, its learning rate chosen on validation, and Dice and surface distance
 are measured on the test patients, with 95 % intervals from resampled patients. E is a name, a
@@ -154,7 +155,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
             str(record["test_images"]),
             str(record["fits"]),
             name,
-            number(measure["value"]),
+            number(measure["value"]) + _of(measure["baseline"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
         ]
@@ -167,6 +168,11 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
     shown = {name.split("/")[0] for name in record["measures"]}
     notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
+
+
+def _of(baseline: float | None) -> str:
+    """Behind the number of missed structures, how many there were to miss."""
+    return "" if baseline is None else f" of {baseline:.0f}"
 
 
 def say(line: str) -> None:

@@ -10,10 +10,15 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import LlavaRadError
 from llava_rad.files import write_tensors
 from llava_rad.images import load_radiograph
+from llava_rad.names import escape_name
 
 
 def encode_images(
-    encoder: ImageEncoder, paths: Sequence[str], *, batch_size: int = 8
+    encoder: ImageEncoder,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 8,
+    frame: int | None = None,
 ) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor] | LlavaRadError]]:
     """Encode image files in order.
 
@@ -21,6 +26,7 @@ def encode_images(
         encoder: from :func:`llava_rad.load_encoder`.
         paths: image files.
         batch_size: images encoded together.
+        frame: which picture of files that hold several, see ``load_radiograph``.
 
     Yields:
         Each path with (CLS [dim], patch tokens [tokens, dim]), or with the error that kept it
@@ -32,7 +38,8 @@ def encode_images(
         results: list[torch.Tensor | LlavaRadError] = []
         for path in batch:
             try:
-                picture = load_radiograph(path, rendering=encoder.preprocessing.rendering)
+                rendering = encoder.preprocessing.rendering
+                picture = load_radiograph(path, rendering=rendering, frame=frame)
                 results.append(encoder.preprocessing(picture))
             except LlavaRadError as error:
                 results.append(error)
@@ -51,8 +58,9 @@ def write_tokens(
 ) -> None:
     """Write ``cls`` [images, dim] and ``patches`` [images, tokens, dim].
 
-    The file's metadata holds ``images`` (their paths in order, JSON), ``encoder`` (its name),
-    ``fingerprint`` and ``grid`` (rows and columns of the patches, JSON).
+    The file's metadata holds ``images`` (their paths in order, JSON; names that are no UTF-8 as
+    :mod:`llava_rad.names` says), ``encoder`` (its name), ``fingerprint`` and ``grid`` (rows and
+    columns of the patches, JSON).
     """
     size = encoder.preprocessing.image_size
     write_tensors(
@@ -62,7 +70,7 @@ def write_tokens(
         },
         file,
         metadata={
-            "images": json.dumps(list(tokens), ensure_ascii=False),
+            "images": json.dumps([escape_name(path) for path in tokens], ensure_ascii=False),
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint(),
             "grid": json.dumps(encoder.grid(size, size)),

@@ -1,7 +1,9 @@
-"""Bootstrap intervals and paired tests from the metrics' additive statistics.
+"""Bootstrap intervals, paired tests and their correction, for metrics and probes alike.
 
-A resample of the pairs is a row of counts, its metric a product of these counts with the
-statistics: a thousand resamples of every metric are one matrix product.
+The unit that is drawn is the patient, with all its studies: studies of one patient are alike, and
+an interval that takes them for independent is too narrow. A resample is a row of counts, a metric's
+value on it follows from the counts and the metric's additive statistics: a thousand resamples of
+every metric are one matrix product.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,8 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_BLOCK = 10_000_000  # numbers in memory at once
+SIGNIFICANT = 0.05
+_BLOCK = 4_000_000  # numbers in memory at once
 
 
 class AdditiveResult(Protocol):
@@ -39,6 +42,80 @@ class AdditiveResult(Protocol):
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a resample draws: patients, each with all its studies.
+
+    A study whose patient is not known is a unit of its own.
+
+    Attributes:
+        index: the unit of each study [studies], from 0.
+        count: of the units.
+        unnamed: studies whose patient is not known.
+    """
+
+    index: NDArray[np.int64]
+    count: int
+    unnamed: int
+
+    @classmethod
+    def of(cls, patients: Sequence[str | None]) -> "Units":
+        """Units of studies, by the patient of each; None or blank where it is not known.
+
+        Patients are numbered in the order of their ids, so that the order of the studies does not
+        matter.
+        """
+        names = sorted({patient for patient in patients if patient and patient.strip()})
+        number = {name: i for i, name in enumerate(names)}
+        index, count = [], len(names)
+        for patient in patients:
+            if patient in number:
+                index.append(number[patient])
+            else:
+                index.append(count)
+                count += 1
+        return cls(np.array(index, dtype=np.int64), count, count - len(names))
+
+    @property
+    def name(self) -> str:
+        """What a unit is called: ``patient``, or ``study`` where no patient is known."""
+        return "study" if self.unnamed == len(self.index) else "patient"
+
+    def __str__(self) -> str:
+        if self.name == "study":
+            return f"{_counted(self.count, 'study', 'studies')} (no patient ids)"
+        said = _counted(self.count - self.unnamed, "patient", "patients")
+        if self.unnamed:
+            said += f" and {_counted(self.unnamed, 'study', 'studies')} without patient id"
+        return said
+
+    def draws(self, resamples: int, seed: int) -> Iterator[Floats]:
+        """Blocks of rows [some, units]: how often each unit is in a resample."""
+        generator = np.random.default_rng(seed)
+        for size in self._blocks(resamples):
+            drawn = generator.integers(0, self.count, size=(size, self.count))
+            drawn += self.count * np.arange(size)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=size * self.count)
+            yield counts.reshape(size, self.count).astype(np.float64)
+
+    def swaps(self, resamples: int, seed: int) -> Iterator[Floats]:
+        """Blocks of rows [some, units]: one where a unit's two outputs change places."""
+        generator = np.random.default_rng(seed)
+        for size in self._blocks(resamples):
+            yield generator.integers(0, 2, size=(size, self.count)).astype(np.float64)
+
+    def sums(self, rows: Floats) -> Floats:
+        """Additive statistics of studies [studies, columns], summed by unit [units, columns]."""
+        found = np.zeros((self.count, rows.shape[1]))
+        np.add.at(found, self.index, rows)
+        return found
+
+    def _blocks(self, resamples: int) -> Iterator[int]:
+        rows = max(1, _BLOCK // max(1, len(self.index)))
+        for start in range(0, resamples, rows):
+            yield min(rows, resamples - start)
+
+
+@dataclass(frozen=True)
 class Interval:
     """An interval of values that hold with the stated confidence."""
 
@@ -46,56 +123,120 @@ class Interval:
     high: float
 
 
-def bootstrap(
-    results: Mapping[str, AdditiveResult],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, dict[str, Interval]]:
-    """Percentile bootstrap over pairs (Efron 1979), the same resamples for every metric.
-
-    Returns:
-        For each metric and value its interval; empty where there is one pair alone, which says
-        nothing of another sample.
-    """
-    if not results or _pairs(results) < 2:
-        return {name: {} for name in results}
-    drawn: dict[str, list[dict[str, Floats]]] = {name: [] for name in results}
-    for counts in _resamples(_pairs(results), resamples, seed):
-        for name, result in results.items():
-            drawn[name].append(result.combine(counts @ result.sums))
-    tail = 100 * (1 - level) / 2
-    return {
-        name: {
-            value: Interval(*map(float, np.percentile(samples, [tail, 100 - tail])))
-            for value, samples in _joined(blocks).items()
-        }
-        for name, blocks in drawn.items()
-    }
-
-
 @dataclass(frozen=True)
 class Difference:
-    """How much better one model is than another on the same pairs.
+    """How much better one model is than another on the same patients.
 
     Attributes:
         difference: value of the first minus value of the second.
-        interval: bootstrap interval of the difference; nothing where there is one pair alone.
+        interval: paired bootstrap interval of the difference; None where it cannot be told.
         p_bootstrap: two-sided p-value from the paired bootstrap.
-        p_randomisation: two-sided p-value from approximate randomisation.
+        p_randomisation: two-sided p-value from approximate randomisation; None where that was not
+            done.
     """
 
     difference: float
     interval: Interval | None
     p_bootstrap: float
-    p_randomisation: float
+    p_randomisation: float | None = None
+
+    @property
+    def p(self) -> float:
+        """The p-value to read: of randomisation, where that was done."""
+        return self.p_bootstrap if self.p_randomisation is None else self.p_randomisation
+
+
+def percentile_interval(samples: Floats, units: Units, level: float = LEVEL) -> Interval | None:
+    """Percentile bootstrap (Efron 1979).
+
+    Args:
+        samples: a value on each resample; NaN where it has none.
+        units: that were drawn.
+        level: confidence.
+
+    Returns:
+        None where there is one unit alone, which says nothing of another sample, or no value.
+    """
+    known = samples[~np.isnan(samples)]
+    if units.count < 2 or not len(known):
+        return None
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(
+    seen: float,
+    samples: Floats,
+    units: Units,
+    *,
+    level: float = LEVEL,
+    randomised: Floats | None = None,
+) -> Difference:
+    """A difference with its interval and p-values.
+
+    Args:
+        seen: the difference on all studies.
+        samples: the same on each resample, both models on the same one (Koehn, EMNLP 2004).
+        units: that were drawn and swapped.
+        level: confidence of the interval.
+        randomised: the same after random swaps of the two models' outputs (Noreen 1989; Riezler
+            and Maxwell 2005).
+    """
+    known = samples[~np.isnan(samples)]
+    tail = min((known <= 0).sum(), (known >= 0).sum())
+    p_bootstrap = float(min(1.0, 2 * (tail + 1) / (len(known) + 1)))
+    p_randomisation = None
+    if randomised is not None:
+        as_large = (np.abs(randomised) >= abs(seen) - 1e-12).sum()
+        p_randomisation = float((as_large + 1) / (len(randomised) + 1))
+    interval = percentile_interval(samples, units, level)
+    return Difference(seen, interval, 1.0 if interval is None else p_bootstrap, p_randomisation)
+
+
+def bootstrap(
+    results: Mapping[str, AdditiveResult],
+    units: Units | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, dict[str, Interval]]:
+    """Intervals of metrics, the same resamples for all of them.
+
+    Args:
+        results: of the metrics on the same pairs.
+        units: of the pairs, in their order; without it each pair is its own.
+        resamples: of the units.
+        level: confidence of the intervals.
+        seed: of the resamples.
+
+    Returns:
+        For each metric and value its interval; empty where there is one unit alone.
+    """
+    units = _units(results, units)
+    if units.count < 2:
+        return {name: {} for name in results}
+    sums = {name: units.sums(result.sums) for name, result in results.items()}
+    drawn: dict[str, list[dict[str, Floats]]] = {name: [] for name in results}
+    for counts in units.draws(resamples, seed):
+        for name, result in results.items():
+            drawn[name].append(result.combine(counts @ sums[name]))
+    return {
+        name: {
+            value: interval
+            for value, samples in _joined(blocks).items()
+            if (interval := percentile_interval(samples, units, level)) is not None
+        }
+        for name, blocks in drawn.items()
+    }
 
 
 def compare(
     first: Mapping[str, AdditiveResult],
     second: Mapping[str, AdditiveResult],
     values: Mapping[str, Sequence[str]],
+    units: Units | None = None,
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -103,14 +244,14 @@ def compare(
 ) -> dict[str, Difference]:
     """Compare two models' results on the same pairs in the same order.
 
-    The interval is a paired bootstrap (Koehn, EMNLP 2004): both models on the same resample. The
-    p-value of randomisation (Noreen 1989; Riezler and Maxwell 2005) is the share of random swaps of
-    the two models' outputs, pair by pair, that give at least the observed difference.
+    The p-value of randomisation is the share of random swaps of the two models' outputs, patient
+    by patient, that give at least the observed difference.
 
     Args:
         first: results of one model.
         second: results of the other.
         values: for each metric to compare, the names of its values.
+        units: of the pairs, in their order; without it each pair is its own.
         resamples: number of resamples and of swaps.
         level: confidence of the interval.
         seed: of the random numbers.
@@ -119,49 +260,36 @@ def compare(
         A difference for each ``metric/value``.
 
     Raises:
-        MetricError: the two have different numbers of pairs.
+        MetricError: the two, or the units, have different numbers of pairs.
     """
-    pairs = _pairs(first)
-    if pairs != _pairs(second):
-        raise MetricError(
-            f"{pairs} pairs against {_pairs(second)}",
-            remedy="Compare results on the same pairs",
-            kind="length_mismatch",
-        )
-    observed = {
-        f"{name}/{value}": first[name].values[value] - second[name].values[value]
-        for name, chosen in values.items()
-        for value in chosen
-    }
+    units = _units(first, units)
+    _units(second, units)
+    sums = {}
+    for name in values:
+        mine, theirs = _aligned(first[name], second[name])
+        sums[name] = units.sums(mine), units.sums(theirs)
     boot: dict[str, list[dict[str, Floats]]] = {name: [] for name in values}
-    for counts in _resamples(pairs, resamples, seed):
+    for counts in units.draws(resamples, seed):
         for name, chosen in values.items():
-            a = first[name].combine(counts @ first[name].sums)
-            b = second[name].combine(counts @ second[name].sums)
-            boot[name].append(_minus(a, b, chosen))
+            mine, theirs = (counts @ part for part in sums[name])
+            boot[name].append(_minus(first[name], mine, theirs, chosen))
     swapped: dict[str, list[dict[str, Floats]]] = {name: [] for name in values}
-    for swaps in _swaps(pairs, resamples, seed + 1):
+    for swaps in units.swaps(resamples, seed + 1):
         for name, chosen in values.items():
-            mine, theirs = _aligned(first[name], second[name])
+            mine, theirs = sums[name]
             moved = swaps @ (theirs - mine)
-            a = first[name].combine(mine.sum(axis=0) + moved)
-            b = first[name].combine(theirs.sum(axis=0) - moved)
-            swapped[name].append(_minus(a, b, chosen))
-
-    tail = 100 * (1 - level) / 2
+            a, b = mine.sum(axis=0) + moved, theirs.sum(axis=0) - moved
+            swapped[name].append(_minus(first[name], a, b, chosen))
     differences = {}
     for name, chosen in values.items():
         resampled, randomised = _joined(boot[name]), _joined(swapped[name])
         for value in chosen:
-            seen, samples = observed[f"{name}/{value}"], resampled[value]
-            low, high = map(float, np.percentile(samples, [tail, 100 - tail]))
-            below, above = (samples <= 0).sum(), (samples >= 0).sum()
-            as_large = (np.abs(randomised[value]) >= abs(seen) - 1e-12).sum()
-            differences[f"{name}/{value}"] = Difference(
-                difference=seen,
-                interval=Interval(low, high) if pairs > 1 else None,
-                p_bootstrap=float(min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))),
-                p_randomisation=float((as_large + 1) / (resamples + 1)),
+            differences[f"{name}/{value}"] = paired_difference(
+                first[name].values[value] - second[name].values[value],
+                resampled[value],
+                units,
+                level=level,
+                randomised=randomised[value],
             )
     return differences
 
@@ -176,29 +304,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _pairs(results: Mapping[str, AdditiveResult]) -> int:
-    return len(next(iter(results.values())).sums)
-
-
-def _resamples(pairs: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of rows [some, pairs]: how often each pair is in a resample."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // pairs)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        drawn = generator.integers(0, pairs, size=(size, pairs))
-        drawn += pairs * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * pairs)
-        yield counts.reshape(size, pairs).astype(np.float64)
-
-
-def _swaps(pairs: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of rows [some, pairs]: one where a pair's two outputs change places."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // pairs)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        yield generator.integers(0, 2, size=(size, pairs)).astype(np.float64)
+def _units(results: Mapping[str, AdditiveResult], units: Units | None) -> Units:
+    pairs = len(next(iter(results.values())).sums) if results else 0
+    if units is None:
+        return Units.of([None] * pairs)
+    if len(units.index) != pairs:
+        raise MetricError(
+            f"{len(units.index)} pairs against {pairs}",
+            remedy="Compare results on the same pairs",
+            kind="length_mismatch",
+        )
+    return units
 
 
 def _aligned(first: AdditiveResult, second: AdditiveResult) -> tuple[Floats, Floats]:
@@ -215,10 +331,15 @@ def _aligned(first: AdditiveResult, second: AdditiveResult) -> tuple[Floats, Flo
 
 
 def _minus(
-    a: Mapping[str, Floats], b: Mapping[str, Floats], names: Sequence[str]
+    metric: AdditiveResult, mine: Floats, theirs: Floats, names: Sequence[str]
 ) -> dict[str, Floats]:
+    a, b = metric.combine(mine), metric.combine(theirs)
     return {name: a[name] - b[name] for name in names}
 
 
 def _joined(blocks: list[dict[str, Floats]]) -> dict[str, Floats]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -6,11 +6,11 @@ import pytest
 from llava_rad.errors import MetricError
 from llava_rad.metrics import HEADLINES, bleu_coco, chexpert_rules, rouge, score_annotations
 from llava_rad.metrics.result import mean_result
-from llava_rad.statistics import _resamples, bootstrap, compare, holm
+from llava_rad.statistics import Interval, Units, bootstrap, compare, holm
 
 
 def test_resamples_are_draws_with_replacement():
-    counts = np.concatenate(list(_resamples(50, 400, seed=0)))
+    counts = np.concatenate(list(Units.of([None] * 50).draws(400, seed=0)))
     assert counts.shape == (400, 50)
     assert (counts.sum(axis=1) == 50).all()
     assert counts.mean(axis=0) == pytest.approx(np.ones(50), abs=0.25)
@@ -21,7 +21,8 @@ def test_intervals_are_those_of_computing_the_metric_again(texts):
     predictions, references = texts, texts[5:] + texts[:5]
     intervals = bootstrap({"bleu_coco": bleu_coco(predictions, references)}, resamples=40, seed=3)
     again = []
-    for counts in np.concatenate(list(_resamples(len(texts), 40, seed=3))).astype(int):
+    draws = Units.of([None] * len(texts)).draws(40, seed=3)
+    for counts in np.concatenate(list(draws)).astype(int):
         drawn = np.repeat(np.arange(len(texts)), counts)
         result = bleu_coco([predictions[i] for i in drawn], [references[i] for i in drawn])
         again.append(result.values["bleu_2"])
@@ -110,3 +111,89 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2]
+
+
+def test_units_are_patients_in_the_order_of_their_ids():
+    units = Units.of(["b", "a", "b", None, " ", "c"])
+    assert units.index.tolist() == [1, 0, 1, 3, 4, 2]
+    assert (units.count, units.unnamed, units.name) == (5, 2, "patient")
+    assert str(units) == "3 patients and 2 studies without patient id"
+    assert str(Units.of(["a"])) == "1 patient"
+    alone = Units.of([None, None])
+    assert alone.name == "study" and str(alone) == "2 studies (no patient ids)"
+    rows = np.arange(12, dtype=float).reshape(6, 2)
+    assert units.sums(rows).tolist() == [[2, 3], [4, 6], [10, 11], [6, 7], [8, 9]]
+
+
+def test_a_block_border_does_not_change_the_draws(monkeypatch):
+    units = Units.of([None] * 7)
+    whole = np.concatenate(list(units.draws(30, seed=2)))
+    monkeypatch.setattr("llava_rad.statistics._BLOCK", 50)
+    blocks = list(units.draws(30, seed=2))
+    assert len(blocks) == 5
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+def test_forty_equal_studies_of_a_patient_say_no_more_than_one():
+    values = np.random.default_rng(0).random(12)
+    single = {"x": mean_result("x", {"v": values}, facts={})}
+    repeated = {"x": mean_result("x", {"v": np.repeat(values, 40)}, facts={})}
+    patients = [f"p{i:02d}" for i in range(12)]
+    many = Units.of(np.repeat(patients, 40).tolist())
+    alone = bootstrap(single, Units.of(patients))["x"]["v"]
+    found = bootstrap(repeated, many)["x"]["v"]
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    # Studies taken for independent make it the square root of 40 times too narrow.
+    wrong = bootstrap(repeated)["x"]["v"]
+    width = (found.high - found.low) / (wrong.high - wrong.low)
+    assert width == pytest.approx(np.sqrt(40), rel=0.15)
+    # Tests too: the same p-values as of the 12 studies.
+    worse = np.clip(values - 0.1, 0, 1)
+    pair = {"x": mean_result("x", {"v": worse}, facts={})}
+    pairs = {"x": mean_result("x", {"v": np.repeat(worse, 40)}, facts={})}
+    a = compare(single, pair, {"x": ["v"]}, Units.of(patients))["x/v"]
+    b = compare(repeated, pairs, {"x": ["v"]}, many)["x/v"]
+    assert (a.p_bootstrap, a.p_randomisation) == (b.p_bootstrap, b.p_randomisation)
+
+
+def test_intervals_over_patients_cover_the_truth():
+    rng = np.random.default_rng(1)
+    patients = [f"p{i // 10}" for i in range(200)]
+    covered = {"patient": 0, "study": 0}
+    for seed in range(200):
+        # A patient's studies share most of their value; the mean of all patients is 0.
+        values = np.repeat(rng.normal(0, 1, 20), 10) + rng.normal(0, 0.3, 200)
+        result = {"x": mean_result("x", {"v": values}, facts={})}
+        for units in (Units.of(patients), Units.of([None] * 200)):
+            interval = bootstrap(result, units, resamples=200, seed=seed)["x"]["v"]
+            covered[units.name] += interval.low <= 0 <= interval.high
+    assert 0.88 < covered["patient"] / 200 < 0.98
+    assert covered["study"] / 200 < 0.6
+
+
+def test_patients_of_different_sizes_weigh_by_their_studies():
+    # A ratio on a resample is that of the studies drawn, not a mean of the patients' ratios.
+    values = np.array([1.0, 1.0, 1.0, 0.0])
+    units = Units.of(["a", "a", "a", "b"])
+    result = mean_result("x", {"v": values}, facts={})
+    drawn = np.concatenate(list(units.draws(500, seed=0)))
+    by_hand = (3 * drawn[:, 0]) / (3 * drawn[:, 0] + drawn[:, 1])
+    low, high = np.percentile(by_hand, [2.5, 97.5])
+    assert bootstrap({"x": result}, units, resamples=500)["x"]["v"] == Interval(low, high)
+
+
+def test_randomisation_swaps_whole_patients():
+    # 3 patients: of the 8 ways to swap them, two give the largest difference.
+    a, b = np.repeat([1.0, 1.0, 1.0], 5), np.zeros(15)
+    first, second = (mean_result("x", {"v": v}, facts={}) for v in (a, b))
+    units = Units.of(np.repeat(["p", "q", "r"], 5).tolist())
+    found = compare({"x": first}, {"x": second}, {"x": ["v"]}, units, resamples=20_000)["x/v"]
+    assert found.p_randomisation == pytest.approx(2 / 8, abs=0.01)
+    one = Units.of(["p"] * 15)
+    found = compare({"x": first}, {"x": second}, {"x": ["v"]}, one)["x/v"]
+    assert (found.interval, found.p_bootstrap, found.p_randomisation) == (None, 1, 1)
+
+
+def test_units_of_other_studies_are_refused():
+    with pytest.raises(MetricError, match="3 pairs against 2"):
+        bootstrap({"rouge": rouge(["a", "b"], ["a", "b"])}, Units.of(["p"] * 3))

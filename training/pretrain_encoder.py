@@ -27,23 +27,28 @@ from transformers import PreTrainedConfig
 
 from llava_rad.config import save_config
 from llava_rad.data import hash_manifest, load_manifest
+from llava_rad.data.checking import settle_unreadable
+from llava_rad.data.image_files import summarise
 from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
 from llava_rad.dinov2.backbone import build_backbone
 from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
 from llava_rad.dinov2.curves import CURVES_FILE, draw_curves
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
-from llava_rad.dinov2.image_cache import build_cache, pixel_statistics
+from llava_rad.dinov2.image_cache import pixel_statistics
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
 from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
+from llava_rad.dinov2.readable import open_readable
 from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients
 from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, TrainingError
+from llava_rad.names import one_line
+from llava_rad.processes import process_state
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
 from llava_rad.runs.checks import check_finite
 from llava_rad.runs.inputs import check_inputs, remember_inputs
@@ -94,7 +99,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
 
     def open_all() -> None:
         if not opened:
-            opened.append(([cached(source, config) for source in images], open_probe(config)))
+            opened.append(([readable(source, config) for source in images], open_probe(config)))
 
     on_main(accelerator, open_all)
     in_all(accelerator, open_all)
@@ -416,6 +421,7 @@ def run_probe(
 def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
     """Return the images of one source."""
     data = config.data
+    images: ImageSource
     if source.path.suffix in MANIFESTS:
         studies = load_manifest(source.path, split=source.split)
         paths = [
@@ -426,26 +432,37 @@ def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
         ]
         if not paths:
             raise DataError(f"no image has a view of {data.views}", where=source.path)
-        return ImageFiles(paths, data.rendering)
-    if source.path.suffix == ".tar":
-        return TarShards(source.path, data.rendering)
-    return image_folder(source.path, data.rendering)
+        images = ImageFiles(paths, data.rendering)
+    elif source.path.suffix == ".tar":
+        images = TarShards(source.path, data.rendering)
+    else:
+        images = image_folder(source.path, data.rendering)
+    for line in summarise(images.passed_over):
+        print_once(line)
+    return images
 
 
-def cached(images: ImageSource, config: PretrainingConfig) -> ImageSource:
-    """Return the images from the cache, which is made first if need be, or as they are."""
+def readable(images: ImageSource, config: PretrainingConfig) -> ImageSource:
+    """Return the images that can be read, from the cache if there is one; list the others."""
     data = config.data
-    if data.cache_size is None:
-        return images
-    folder, private = data.cache_folder or config.output / "cache", data.cache_folder is None
-    return build_cache(images, folder, data.cache_size, data.workers, private=private)
+    folder = data.cache_folder or config.output / "cache"
+    source, skipped = open_readable(images, data, folder)
+    leave_out = data.unreadable == "leave_out"
+    settle_unreadable(skipped, len(images), leave_out=leave_out, say=print_once)
+    return source
+
+
+def print_once(text: str) -> None:
+    """Print in the first process."""
+    if process_state().is_main_process:
+        print(one_line(text), flush=True)
 
 
 def open_probe(config: PretrainingConfig) -> Probe | None:
     """Return the probe, if one is asked for."""
     if config.probe is None:
         return None
-    prepare = functools.partial(cached, config=config)
+    prepare = functools.partial(readable, config=config)
     return Probe(config.probe, config.data.views, config.data.rendering, prepare)
 
 

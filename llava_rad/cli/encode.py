@@ -11,6 +11,7 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
 )
@@ -26,17 +27,22 @@ def encode(
     ] = "rad-dino",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 8,
     dtype: Annotated[Precision, typer.Option(help="Number format of the tokens.")] = Precision.auto,
+    frame: Annotated[
+        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Write CLS and patch tokens of images to a safetensors file."""
     with user_errors():
-        from llava_rad.data import expand_inputs
+        from llava_rad.data import ConversionLog, expand_images
         from llava_rad.encoders import load_encoder
         from llava_rad.encoding import encode_images, write_tokens
         from llava_rad.errors import LlavaRadError
         from llava_rad.model.loading import BUNDLED
 
-        paths = [image.path for study in expand_inputs(images) for image in study.images]
+        log = ConversionLog()
+        paths = expand_images(images, log=log)
+        say_left_out(log)
         place = pick_device(device)
         with status(f"Loading {encoder}"):
             source = str(BUNDLED[encoder] / "encoder") if encoder in BUNDLED else encoder
@@ -44,7 +50,7 @@ def encode(
         tokens = {}
         failed = 0
         with progress("Images", len(paths)) as advance:
-            for path, result in encode_images(loaded, paths, batch_size=batch_size):
+            for path, result in encode_images(loaded, paths, batch_size=batch_size, frame=frame):
                 if isinstance(result, LlavaRadError):
                     failed += 1
                     say(f"error: {result}")
@@ -53,6 +59,7 @@ def encode(
                 advance()
         if tokens:
             write_tokens(output, loaded, tokens)
-            say(f"{len(tokens)} images in {output}")
+        ending = f", {failed} of {len(paths)} failed" if failed else ""
+        say(f"{len(tokens)} images -> {output if tokens else 'nothing written'}{ending}")
         if failed:
             raise typer.Exit(1)

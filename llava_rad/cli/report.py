@@ -1,7 +1,7 @@
 """``llava-rad report``: the findings of chest X-rays."""
 
 import contextlib
-import json
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,10 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
+    write_json,
     write_out,
 )
 
@@ -51,18 +53,23 @@ def report(
     top_p: Annotated[float, typer.Option(help="With a temperature: share drawn from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")] = 256,
+    frame: Annotated[
+        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
+    ] = None,
     llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
     """Write the findings of chest X-rays."""
     with user_errors():
-        from llava_rad.data import expand_inputs
+        from llava_rad.data import ConversionLog, expand_inputs
         from llava_rad.model import load
         from llava_rad.reports.file import ReportFile, run_id
         from llava_rad.reports.generate import GenerationSettings
-        from llava_rad.reports.study import Failure, report_studies, with_indication
+        from llava_rad.reports.study import Failure, read_study, report_studies, with_indication
 
         style = format or (Format.json if output else Format.text)
-        studies = with_indication(expand_inputs(images), indication)
+        log = ConversionLog()
+        studies = with_indication(expand_inputs(images, log=log), indication)
+        say_left_out(log)
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -81,9 +88,10 @@ def report(
                 base_llm=llm,
             )
         precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
-        run = run_id(loaded, settings, precision=precision)
+        run = run_id(loaded, settings, precision=precision, frame=frame)
+        read = functools.partial(read_study, frame=frame)
 
-        failed, total = 0, len(studies)
+        failed, incomplete, written, total = 0, 0, 0, len(studies)
         with contextlib.ExitStack() as stack:
             file = None
             if output is not None and style is Format.json:
@@ -95,29 +103,48 @@ def report(
             if output is not None and style is Format.text:
                 text = stack.enter_context(open_text(output))
             advance = stack.enter_context(progress("Reports", len(studies)))
-            for result in report_studies(loaded, studies, settings, batch_size=batch_size):
+            for result in report_studies(
+                loaded, studies, settings, batch_size=batch_size, read=read
+            ):
                 if isinstance(result, Failure):
                     failed += 1
                     say(f"error: {result.error}")
-                elif file is not None:
+                    advance()
+                    continue
+                written += 1
+                lost = [w for w in result.warnings if w.startswith("unreadable: ")]
+                incomplete += bool(lost)
+                for warning in lost:
+                    say(f"error: {result.study_id}: {warning}")
+                if file is not None:
                     file.write(result)
                 elif style is Format.json:
-                    write_out(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
+                    write_json({**result.to_dict(), "run": run})
                 else:
                     write_out(_as_text(result, many=total > 1), text)
                 advance()
-        if failed:
-            say(f"{failed} of {total} failed, the others are written")
+        target = output if output is not None else "stdout"
+        ending = f", {failed} of {total} failed" if failed else ""
+        if incomplete:
+            ending += f", {incomplete} without an image that cannot be read"
+        say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
+        if failed or incomplete:
             raise typer.Exit(1)
 
 
 def _as_text(report: Any, *, many: bool) -> str:
-    lines = [f"== {report.study_id}"] if many else []
+    from llava_rad.names import escape_name, one_line
+
+    lines = [one_line(f"== {report.study_id}")] if many else []
     lines += [report.findings or "(no text)", ""]
     if report.truncated:
         lines.append("Note: cut off at --max-new-tokens.")
     if report.repetitive:
         lines.append("Note: the text repeats itself; do not rely on it.")
-    lines += [f"Note: {warning}" for warning in report.warnings]
+    lines += [
+        one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
+        for path, role in zip(report.images, report.roles, strict=True)
+    ]
+    lines += [one_line(f"Note: {warning}") for warning in report.warnings]
     lines.append(f"[{report.model}] {report.disclaimer}")
     return "\n".join(lines) + ("\n" if many else "")

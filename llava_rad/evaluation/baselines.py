@@ -1,4 +1,4 @@
-"""What a model that never looks at the image would score: the floors under every result."""
+"""What a model that never looks at the image would score: the baselines under every result."""
 
 from collections import Counter
 from collections.abc import Sequence

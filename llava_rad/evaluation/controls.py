@@ -25,6 +25,7 @@ from llava_rad.evaluation.image_gain import (
     control_to_json,
     measure_control,
 )
+from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.evaluation.split_reports import (
     SplitReports,
     WrittenReports,
@@ -142,6 +143,7 @@ def judge_controls(
     scorer: Scorer,
     *,
     resamples: int,
+    primary: str = PRIMARY,
     seed: int = 0,
     progress: Callable[[str], None] = ignore_progress,
 ) -> ImageControl:
@@ -156,6 +158,7 @@ def judge_controls(
         wrong: from :func:`write_controls`.
         scorer: the metrics.
         resamples: of the intervals.
+        primary: the value that the verdict rests on, as ``metric/value``.
         seed: of the resamples, and what :func:`write_controls` was given.
         progress: told what is being computed.
 
@@ -185,6 +188,8 @@ def judge_controls(
         texts,
         references,
         scorer,
+        patients=[study.patient_id for study, _ in pairs],
+        primary=primary,
         languages=split.languages,
         resamples=resamples,
         seed=seed,

@@ -1,6 +1,6 @@
 """Everything that is said about one file of predictions, gathered once for terminal, JSON and page.
 
-Beside each result stand the floors that make it readable, results on normal and on abnormal
+Beside each result stand the baselines that make it readable, results on normal and on abnormal
 references, and how varied the outputs are: a model that writes one normal report for every film can
 still have a fair BLEU.
 """
@@ -26,13 +26,15 @@ from llava_rad.evaluation.baselines import (
     score_each,
 )
 from llava_rad.evaluation.predictions import Predictions
+from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
+from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
 from llava_rad.metrics.rules import label_reports
-from llava_rad.metrics.score import DEFINITIONS, HEADLINES, Scorer, Scores, headline_values
+from llava_rad.metrics.score import DEFINITIONS, Scorer, Scores, headline_values
 from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
-from llava_rad.statistics import LEVEL, RESAMPLES, Interval, bootstrap
+from llava_rad.statistics import LEVEL, RESAMPLES, Interval, Units, bootstrap
 
 _PACKAGES = (
     "numpy",
@@ -47,7 +49,7 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Floors:
+class Baselines:
     """What texts written without the image score on the same references.
 
     Attributes:
@@ -65,7 +67,7 @@ class Floors:
     nearest: dict[str, MetricResult] | None
 
     def headlines(self) -> dict[str, dict[str, float]]:
-        """For each floor that is there, its headline values."""
+        """For each baseline that is there, its headline values."""
         found = {"fixed_report": {key: fixed.value for key, fixed in self.fixed.items()}}
         for name, results in (
             ("other_patient", self.other_patient),
@@ -84,8 +86,11 @@ class Evaluation:
         predictions: the file.
         section: the part of the report that was generated.
         scores: the metrics.
+        shown: the values of each metric that tables show, the primary one first.
+        primary: the value that was declared to count, as ``metric/value``.
         intervals: for each metric and value its bootstrap interval.
-        floors: scores of texts written without the image.
+        units: that were resampled: patients, or studies where no patient is known.
+        baselines: scores of texts written without the image.
         normal: mask [pairs] of the references without a finding; nothing where it cannot be told.
         normal_by: how that was told, or why it was not.
         mentions: what chexpert-rules find in predictions and references [2, pairs, 14]; nothing
@@ -99,8 +104,11 @@ class Evaluation:
     predictions: Predictions
     section: str
     scores: Scores
+    shown: dict[str, tuple[str, ...]]
+    primary: str
     intervals: dict[str, dict[str, Interval]]
-    floors: Floors
+    units: Units
+    baselines: Baselines
     normal: NDArray[np.bool_] | None
     normal_by: str
     mentions: NDArray[np.int64] | None
@@ -148,14 +156,15 @@ class Evaluation:
         return {
             f"{name}/{value}": float(result.per_pair[value][i])
             for name, result in self.scores.results.items()
-            for value in _PAIR_VALUES.get(name, HEADLINES[name])
+            for value in _PAIR_VALUES.get(name, self.shown[name])
         }
 
 
 # A pair has no micro or macro average; its own is the one over its observations.
+_SAMPLES = tuple(f"{policy}/14/samples/f1" for policy in POLICIES)
 _PAIR_VALUES = {
-    "chexpert_rules": ("uncertain_positive/14/samples/f1",),
-    "chexbert": ("uncertain_positive/14/samples/f1", "embedding_similarity"),
+    "chexpert_rules": _SAMPLES,
+    "chexbert": (*_SAMPLES, "embedding_similarity"),
 }
 
 
@@ -164,18 +173,20 @@ def evaluate_predictions(
     scorer: Scorer,
     *,
     section: str = "findings",
+    primary: str = PRIMARY,
     training: Mapping[str, str] | None = None,
     features: Mapping[str, Floats] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Score predictions with intervals and floors.
+    """Score predictions with intervals and baselines.
 
     Args:
         predictions: the file.
         scorer: the metrics.
         section: the part of the report that was generated, for the record.
+        primary: the value that counts, as ``metric/value``; it is computed whatever the metrics.
         training: training reports by id; the fixed report is chosen among them, else among the
             references, which flatters it.
         features: image features [dim] by id, of the file's studies and of training reports.
@@ -184,22 +195,20 @@ def evaluate_predictions(
         progress: told what is being done.
 
     Raises:
-        MetricError: features lack a study, or no metric or not a required one can be computed.
+        MetricError: all references are blank, features lack a study, there is no such primary
+            value, or no metric or not a required one can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
     """
     texts, references = predictions.predictions, predictions.references
+    asked = scorer.metrics
+    scorer = with_primary(scorer, primary)
     scores = scorer(texts, references, languages=predictions.languages, progress=progress)
-    if not scores.results:
-        raise MetricError(
-            "no metric could be computed: " + " ".join(scores.left_out.values()),
-            where=predictions.path,
-            remedy="Fetch the weights, or choose metrics that need none",
-            kind="nothing_computed",
-        )
-    progress("floors")
-    floors = _floors(predictions, scorer, scores, training, features, seed)
+    require_computed(scores, asked, primary, predictions.path)
+    progress("baselines")
+    baselines = _baselines(predictions, scorer, scores, training, features, seed)
     progress("intervals")
-    intervals = bootstrap(scores.results, resamples=resamples, seed=seed)
+    units = Units.of([row.patient for row in predictions.rows])
+    intervals = bootstrap(scores.results, units, resamples=resamples, seed=seed)
     mentions = None
     if is_english(predictions.languages):
         mentions = np.stack([label_reports(texts), label_reports(references)])
@@ -209,28 +218,31 @@ def evaluate_predictions(
         predictions=predictions,
         section=section,
         scores=scores,
+        shown=shown_values(scores.results, asked, primary),
+        primary=primary,
         intervals=intervals,
-        floors=floors,
+        units=units,
+        baselines=baselines,
         normal=normal,
         normal_by=normal_by,
         mentions=mentions,
         distinct=len(outputs),
         most_common=outputs.most_common(1)[0],
-        warnings=_warnings(predictions, scores, outputs),
+        warnings=_warnings(predictions, scores, units, outputs),
         resamples=resamples,
     )
 
 
-def _floors(
+def _baselines(
     predictions: Predictions,
     scorer: Scorer,
     scores: Scores,
     training: Mapping[str, str] | None,
     features: Mapping[str, Floats] | None,
     seed: int,
-) -> Floors:
+) -> Baselines:
     references = predictions.references
-    # The metrics that were left out for the predictions would be for the floors.
+    # The metrics that were left out for the predictions would be for the baselines.
     scorer = scorer.only(tuple(scores.results))
     candidates = fixed_report_candidates(list(training.values()) if training else references)
     lists = [[text] * len(references) for text in candidates]
@@ -244,7 +256,7 @@ def _floors(
 
     scored = score_each(scorer, lists, references)
     rest = scored[len(candidates) :]
-    return Floors(
+    return Baselines(
         fixed=best_fixed_report(scored[: len(candidates)], candidates),
         fixed_from="training reports" if training else "the references themselves",
         other_patient=rest[0] if has_others else None,
@@ -291,7 +303,9 @@ def _normal(
     return normal_mentions, "chexpert-rules on the reference"
 
 
-def _warnings(predictions: Predictions, scores: Scores, outputs: Counter[str]) -> tuple[str, ...]:
+def _warnings(
+    predictions: Predictions, scores: Scores, units: Units, outputs: Counter[str]
+) -> tuple[str, ...]:
     texts, references = predictions.predictions, predictions.references
     count = len(texts)
     warnings = list(predictions.notes)
@@ -307,8 +321,13 @@ def _warnings(predictions: Predictions, scores: Scores, outputs: Counter[str]) -
             f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
             f"{distinct_references}); one is written {times} times: '{short}'"
         )
-    if count < 100:
-        warnings.append(f"{count} pairs are few: expect wide intervals and unstable rare classes")
+    if units.count < 100:
+        warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
+    if units.name == "study":
+        warnings.append(
+            "the file names no patients, so intervals resample studies and are too narrow if "
+            "patients have several; add 'patient_id'"
+        )
     suspicious = foreign(references)
     if suspicious and not predictions.languages:
         warnings.append(
@@ -361,24 +380,27 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "distinct_predictions": e.distinct,
             "most_common_prediction": {"text": e.most_common[0], "times": e.most_common[1]},
         },
+        "primary": e.primary,
         "metrics": metrics,
         "left_out": e.scores.left_out,
         "intervals": {
-            "method": "percentile bootstrap over pairs",
+            "method": f"percentile bootstrap over {e.units}",
+            "unit": e.units.name,
+            "units": e.units.count,
             "level": LEVEL,
             "resamples": e.resamples,
         },
-        "floors": {
+        "baselines": {
             "fixed_report": {
-                "chosen_among": e.floors.fixed_from,
+                "chosen_among": e.baselines.fixed_from,
                 "values": {
                     key: {"value": json_number(fixed.value), "text": fixed.text}
-                    for key, fixed in e.floors.fixed.items()
+                    for key, fixed in e.baselines.fixed.items()
                 },
             },
             **{
                 name: {"values": {key: json_number(v) for key, v in values.items()}}
-                for name, values in e.floors.headlines().items()
+                for name, values in e.baselines.headlines().items()
                 if name != "fixed_report"
             },
         },

@@ -4,13 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llava_rad.errors import MetricError
 from llava_rad.evaluation.baselines import score_each
-from llava_rad.evaluation.page import value_label
+from llava_rad.evaluation.page import key_label, value_label
+from llava_rad.evaluation.primary import (
+    PRIMARY,
+    PairedTest,
+    paired_tests,
+    require_computed,
+    shown_values,
+    with_primary,
+)
 from llava_rad.evaluation.table import text_table
 from llava_rad.metrics.result import MetricResult
-from llava_rad.metrics.score import HEADLINES, LOWER_IS_BETTER, Scorer, headline_values
-from llava_rad.statistics import LEVEL, RESAMPLES, Difference, compare, holm
+from llava_rad.metrics.score import LOWER_IS_BETTER, Scorer, headline_values
+from llava_rad.statistics import LEVEL, RESAMPLES, SIGNIFICANT, Units
 
 CONTROLS = {
     "other_patient": "another patient's image",
@@ -19,7 +26,6 @@ CONTROLS = {
 }
 """The wrong images that texts are written with, and what they are called."""
 
-SIGNIFICANT = 1 - LEVEL
 # BLEU without a match is some 1e-16, not 0; a gain of that size is none.
 _NOTHING = 1e-9
 
@@ -31,20 +37,18 @@ class Gain:
     Attributes:
         right: the value with the right image.
         control: the value with the wrong one.
-        difference: how much better the right one is (above 0 is better, whatever the metric),
-            with its interval and p-values.
-        p_holm: p-value of randomisation, corrected for the number of values.
+        test: how much better the right one is (above 0 is better, whatever the metric), with its
+            interval and p-values.
     """
 
     right: float
     control: float
-    difference: Difference
-    p_holm: float
+    test: PairedTest
 
     @property
     def positive(self) -> bool:
         """Whether the whole interval of the gain is above 0."""
-        interval = self.difference.interval
+        interval = self.test.difference.interval
         return interval is not None and interval.low > _NOTHING
 
 
@@ -53,7 +57,7 @@ class Control:
     """One kind of wrong image.
 
     Attributes:
-        gains: by ``metric/value``.
+        gains: by ``metric/value``, the primary one first.
         identical: studies whose text is the one with the right image, white space aside.
     """
 
@@ -67,45 +71,63 @@ class ImageControl:
 
     Attributes:
         count: studies compared.
+        units: that were resampled: patients, or studies where no patient is known.
+        primary: the value that the verdict rests on, as ``metric/value``.
         controls: by name.
         left_out: why a metric was not computed, by name.
         resamples: of the intervals.
     """
 
     count: int
+    units: Units
+    primary: str
     controls: dict[str, Control]
     left_out: dict[str, str]
     resamples: int
 
     @property
+    def tested(self) -> Gain | None:
+        """The primary gain over another patient's image; None where it was not computed."""
+        return self.controls["other_patient"].gains.get(self.primary)
+
+    @property
     def depends(self) -> bool:
-        """Whether some value gains from the right image over another patient's.
+        """Whether the primary value gains from the right image over another patient's.
 
         To tell an X-ray from noise is not to read it, so noise and blank images do not count. The
-        interval of the gain must be above 0, and its p-value hold for the number of values.
+        interval of the gain must be above 0 and its p-value small.
         """
-        gains = self.controls["other_patient"].gains.values()
-        return any(gain.positive and gain.p_holm <= SIGNIFICANT for gain in gains)
+        gain = self.tested
+        return gain is not None and gain.positive and gain.test.p <= SIGNIFICANT
 
     @property
     def verdict(self) -> str:
         """One plain sentence."""
-        control = self.controls["other_patient"]
-        if self.depends:
-            better = sum(gain.positive for gain in control.gains.values())
-            return (
-                f"The text depends on the image: {better} of {len(control.gains)} values are "
-                "better with the right image than with another patient's, with intervals above 0."
-            )
-        if control.identical == self.count:
+        identical, gain = self.controls["other_patient"].identical, self.tested
+        if identical == self.count:
             return (
                 "The text does not depend on the image: with another patient's image every text "
                 "is the same."
             )
+        name = key_label(self.primary)
+        if gain is None:
+            return (
+                f"It is not tested whether the text depends on the image: {name}, the primary "
+                "metric, was not computed; declare one that can be with --primary."
+            )
+        difference = gain.test.difference.difference
+        how = f"{_signed(difference)} (95 % interval {_interval(gain)}, p = {gain.test.p:.4f})"
+        if gain.test.difference.interval is None:
+            how = f"{_signed(difference)} on {self.units}, which has no interval"
+        if self.depends:
+            return (
+                f"The text depends on the image: the gain of {name}, the primary metric, from the "
+                f"right image over another patient's is {how}."
+            )
         return (
-            "It is not shown that the text depends on what the image shows: no value is reliably "
-            "better with the right image than with another patient's, though "
-            f"{self.count - control.identical} of {self.count} texts differ."
+            f"It is not shown that the text depends on what the image shows: the gain of {name}, "
+            f"the primary metric, from the right image over another patient's is {how}, though "
+            f"{self.count - identical} of {self.count} texts differ."
         )
 
 
@@ -114,6 +136,8 @@ def measure_control(
     references: Sequence[str],
     scorer: Scorer,
     *,
+    patients: Sequence[str | None],
+    primary: str = PRIMARY,
     languages: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -125,32 +149,47 @@ def measure_control(
         texts: of ``right`` and of each of :data:`CONTROLS`, one a study in the same order.
         references: the true texts.
         scorer: the metrics.
+        patients: of each study; None where it is not known.
+        primary: the value that the verdict rests on, as ``metric/value``.
         languages: the languages of the references.
         resamples: of the paired bootstrap and of randomisation.
         seed: of both.
         progress: told what is being computed.
 
     Raises:
-        MetricError: no metric, or not a required one, can be computed.
+        MetricError: there is no such primary value, or no metric, or not a required one, can be
+            computed.
         WeightsError: weights are damaged, or a required metric's are missing.
     """
+    asked = scorer.metrics
+    scorer = with_primary(scorer, primary)
     scores = scorer(texts["right"], references, languages=languages, progress=progress)
-    if not scores.results:
-        raise MetricError(
-            "no metric could be computed: " + " ".join(scores.left_out.values()),
-            remedy="Fetch the weights, or choose metrics that need none",
-            kind="nothing_computed",
-        )
+    require_computed(scores, asked, primary)
     if progress:
         progress("the metrics of wrong images")
+    units = Units.of(patients)
+    shown = shown_values(scores.results, asked, primary)
+
+    def gains(wrong: Mapping[str, MetricResult]) -> dict[str, Gain]:
+        right = scores.results
+        better = {name: (wrong if name in LOWER_IS_BETTER else right)[name] for name in right}
+        worse = {name: (right if name in LOWER_IS_BETTER else wrong)[name] for name in right}
+        tests = paired_tests(
+            better, worse, shown, units, primary=primary, resamples=resamples, seed=seed
+        )
+        mine, theirs = headline_values(right), headline_values(wrong)
+        return {key: Gain(mine[key], theirs[key], test) for key, test in tests.items()}
+
     found = score_each(
         scorer.only(tuple(scores.results)), [texts[name] for name in CONTROLS], references
     )
     return ImageControl(
         count=len(references),
+        units=units,
+        primary=primary,
         controls={
             name: Control(
-                _gains(scores.results, results, resamples, seed),
+                gains(results),
                 sum(
                     mine.split() == theirs.split()
                     for mine, theirs in zip(texts["right"], texts[name], strict=True)
@@ -163,32 +202,17 @@ def measure_control(
     )
 
 
-def _gains(
-    right: Mapping[str, MetricResult],
-    wrong: Mapping[str, MetricResult],
-    resamples: int,
-    seed: int,
-) -> dict[str, Gain]:
-    better = {name: (wrong if name in LOWER_IS_BETTER else right)[name] for name in right}
-    worse = {name: (right if name in LOWER_IS_BETTER else wrong)[name] for name in right}
-    values = {name: HEADLINES[name] for name in right}
-    differences = compare(better, worse, values, resamples=resamples, seed=seed)
-    corrected = holm([difference.p_randomisation for difference in differences.values()])
-    mine, theirs = headline_values(right), headline_values(wrong)
-    return {
-        key: Gain(mine[key], theirs[key], difference, p)
-        for (key, difference), p in zip(differences.items(), corrected, strict=True)
-    }
-
-
 def control_to_json(result: ImageControl) -> dict[str, Any]:
     """All numbers, as ``image_control.json`` holds them."""
     return {
-        "depends_on_the_image": result.depends,
+        "depends_on_the_image": None if result.tested is None else result.depends,
         "verdict": result.verdict,
         "count": result.count,
+        "primary": result.primary,
         "intervals": {
-            "method": "paired percentile bootstrap over studies",
+            "method": f"paired percentile bootstrap over {result.units}",
+            "unit": result.units.name,
+            "units": result.units.count,
             "level": LEVEL,
             "resamples": result.resamples,
         },
@@ -201,9 +225,14 @@ def control_to_json(result: ImageControl) -> dict[str, Any]:
                     key: {
                         "right": gain.right,
                         "control": gain.control,
-                        "gain": gain.difference.difference,
-                        **{k: v for k, v in asdict(gain.difference).items() if k != "difference"},
-                        "p_holm": gain.p_holm,
+                        "gain": gain.test.difference.difference,
+                        **{
+                            k: v
+                            for k, v in asdict(gain.test.difference).items()
+                            if k != "difference"
+                        },
+                        "role": gain.test.role,
+                        "p": gain.test.p,
                         "above_0": gain.positive,
                     }
                     for key, gain in control.gains.items()
@@ -224,20 +253,25 @@ def control_table(result: ImageControl) -> str:
                 *_names(key),
                 f"{gain.right:.4f}",
                 f"{gain.control:.4f}",
-                _signed(gain.difference.difference),
+                _signed(gain.test.difference.difference),
                 _interval(gain),
-                f"{gain.p_holm:.4f}",
+                gain.test.role,
+                f"{gain.test.p:.4f}",
                 "yes" if gain.positive else "no",
             ]
             for key, gain in control.gains.items()
         ]
         head = ["metric", "value", "right image", name.replace("_", " "), "gain"]
-        head += ["95 % interval", "p Holm", "above 0"]
+        head += ["95 % interval", "role", "p", "above 0"]
         blocks.append(
             f"right image against {CONTROLS[name]}: {_identical(control, result.count)}\n\n"
             f"{text_table(head, rows)}"
         )
-    return "\n\n".join([*blocks, result.verdict])
+    how = (
+        f"Intervals and p-values by resampling and swapping {result.units}. The primary value is "
+        "tested alone, the exploratory ones are corrected among themselves (Holm)."
+    )
+    return "\n\n".join([*blocks, how, result.verdict])
 
 
 def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
@@ -257,7 +291,9 @@ def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
         f"{result.count} studies (split {facts['split']}), `{facts['model']}`, "
         f"{facts['precision']}. Every study was also reported on with all its pictures exchanged "
         "and its text context kept. Gain: how much better the value is with the right image, with "
-        f"the 95 % interval of a paired bootstrap of {result.resamples} resamples.",
+        f"the 95 % interval of a paired bootstrap of {result.resamples} resamples of "
+        f"{result.units}. The primary value, declared before, is in the first row and tested "
+        "alone; the others are exploratory.",
         "",
         "| metric | value | right image | "
         + " | ".join(f"gain over {CONTROLS[name]}" for name in controls)
@@ -267,7 +303,7 @@ def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
     for key in keys:
         gains = [control.gains[key] for control in controls.values()]
         cells = [
-            f"{_signed(gain.difference.difference)} ({_interval(gain) or 'one study'})"
+            f"{_signed(gain.test.difference.difference)} ({_interval(gain) or 'no interval'})"
             for gain in gains
         ]
         lines.append(f"| {' | '.join([*_names(key), f'{gains[0].right:.4f}', *cells])} |")
@@ -282,7 +318,7 @@ def _names(key: str) -> tuple[str, str]:
 
 
 def _interval(gain: Gain) -> str:
-    interval = gain.difference.interval
+    interval = gain.test.difference.interval
     return f"{_signed(interval.low)} to {_signed(interval.high)}" if interval else ""
 
 

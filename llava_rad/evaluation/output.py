@@ -7,9 +7,8 @@ from typing import Any
 
 from llava_rad.errors import DataError
 from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
-from llava_rad.evaluation.page import FLOOR_NAMES, render_page, value_label
+from llava_rad.evaluation.page import BASELINE_NAMES, key_label, render_page, value_label
 from llava_rad.evaluation.table import text_table
-from llava_rad.metrics.score import HEADLINES
 
 
 def write_evaluation(
@@ -51,13 +50,13 @@ def write_evaluation(
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """Headline values with intervals, floors and parts, and what the scorers are."""
-    floors = evaluation.floors.headlines()
+    """Headline values with intervals, baselines and parts, and what the scorers are."""
+    baselines = evaluation.baselines.headlines()
     parts = evaluation.by_reference()
     rows = []
-    for name, result in evaluation.scores.results.items():
-        values = result.values
-        for value in HEADLINES[name]:
+    for name, shown in evaluation.shown.items():
+        values = evaluation.scores.results[name].values
+        for value in shown:
             key = f"{name}/{value}"
             interval = evaluation.intervals[name].get(value)
             rows.append(
@@ -66,18 +65,25 @@ def evaluation_table(evaluation: Evaluation) -> str:
                     value_label(value),
                     f"{values[value]:.4f}",
                     f"{interval.low:.4f}-{interval.high:.4f}" if interval else "",
-                    *(f"{numbers[key]:.4f}" for numbers in floors.values()),
+                    *(f"{numbers[key]:.4f}" for numbers in baselines.values()),
                     *(f"{numbers[key]:.4f}" for numbers in parts.values()),
                 ]
             )
     head = ["metric", "value", "result", "95 % interval"]
-    head += [FLOOR_NAMES[name] for name in floors] + [f"{part} refs" for part in parts]
+    head += [BASELINE_NAMES[name] for name in baselines] + [f"{part} refs" for part in parts]
+    primary = f"primary metric, declared before: {key_label(evaluation.primary)}"
+    if rows and evaluation.primary.partition("/")[0] in evaluation.shown:
+        primary += " (first row); the others are exploratory"
+    else:
+        primary += "; it was not computed, so all values are exploratory"
     facts = [
         f"{evaluation.predictions.path.name}: {evaluation.count} pairs, {evaluation.section}, "
         f"{evaluation.distinct} distinct outputs "
         f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
-        f"single report chosen among {evaluation.floors.fixed_from}; normal and abnormal told by "
-        f"{evaluation.normal_by}",
+        f"single report chosen among {evaluation.baselines.fixed_from}; normal and abnormal told "
+        f"by {evaluation.normal_by}",
+        f"intervals from {evaluation.resamples} resamples of {evaluation.units}",
+        primary,
     ]
     scorers = [
         f"  {name}: "

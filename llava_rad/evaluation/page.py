@@ -10,9 +10,10 @@ import numpy as np
 
 from llava_rad.errors import ImageError
 from llava_rad.evaluation.evaluation import Evaluation, versions
+from llava_rad.metrics.label_f1 import GROUPS, MEASURES, POLICIES
+from llava_rad.metrics.radgraph import PUBLISHED_LEVEL
 from llava_rad.metrics.score import (
     DEFINITIONS,
-    HEADLINES,
     LOWER_IS_BETTER,
     RANGES,
 )
@@ -20,7 +21,7 @@ from llava_rad.observations import FIVE, OBSERVATIONS
 from llava_rad.statistics import Interval
 
 IMAGE_SIDE = 384
-FLOOR_NAMES = {
+BASELINE_NAMES = {
     "fixed_report": "best single report",
     "other_patient": "another patient's report",
     "nearest_training_report": "nearest training report",
@@ -38,7 +39,7 @@ class Bar:
     at: float
     low: float | None
     high: float | None
-    floors: list[tuple[str, float, str]]
+    baselines: list[tuple[str, float, str]]
 
 
 def render_page(evaluation: Evaluation, *, cases: int = 20) -> str:
@@ -61,9 +62,12 @@ def render_page(evaluation: Evaluation, *, cases: int = 20) -> str:
     shown = _ends(order, cases)
     return environment.get_template("page.html.jinja").render(
         e=evaluation,
-        groups=[_group(evaluation, name) for name in evaluation.scores.results],
-        floor_names={name: FLOOR_NAMES[name] for name in evaluation.floors.headlines()},
+        groups=[_group(evaluation, name) for name in evaluation.shown],
+        baseline_names={name: BASELINE_NAMES[name] for name in evaluation.baselines.headlines()},
         class_tables=_class_tables(evaluation),
+        primary=_primary(evaluation),
+        policies=[policy.replace("_", " ") for policy in POLICIES],
+        class_groups=list(GROUPS),
         lengths=_lengths(evaluation),
         calibration=_calibration(evaluation),
         by_reference=_by_reference(evaluation),
@@ -88,26 +92,34 @@ def _share(value: float, name: str) -> float:
 def value_label(value: str) -> str:
     """A value's key as people say it."""
     policy, *rest = value.split("/")
-    if policy in ("uncertain_positive", "uncertain_negative") and len(rest) == 3:
+    if policy in POLICIES and len(rest) == 3:
         how = policy.replace("_", " ")
         return f"{rest[1]} {rest[2].upper()}, {rest[0]} observations, {how}"
+    if value == "radgraph_f1":
+        return f"RadGraph F1, level {PUBLISHED_LEVEL}"
     return value.replace("_", " ").replace("/f1", " F1").replace("bleu ", "BLEU-")
+
+
+def key_label(key: str) -> str:
+    """A value's ``metric/value`` as people say it."""
+    metric, _, value = key.partition("/")
+    return f"{metric.replace('_', '-')} {value_label(value)}"
 
 
 def _group(e: Evaluation, name: str) -> dict[str, Any]:
     result = e.scores.results[name]
-    floors = e.floors.headlines()
+    baselines = e.baselines.headlines()
     bars = []
-    for value in HEADLINES[name]:
+    for value in e.shown[name]:
         number = result.values[value]
         interval = e.intervals[name].get(value)
         marks = [
             (
-                floor,
+                baseline,
                 _share(values[f"{name}/{value}"], name),
                 _number(values[f"{name}/{value}"], name),
             )
-            for floor, values in floors.items()
+            for baseline, values in baselines.items()
             if f"{name}/{value}" in values
         ]
         bars.append(
@@ -118,7 +130,7 @@ def _group(e: Evaluation, name: str) -> dict[str, Any]:
                 at=_share(number, name),
                 low=_share(interval.low, name) if interval else None,
                 high=_share(interval.high, name) if interval else None,
-                floors=marks,
+                baselines=marks,
             )
         )
     return {
@@ -130,6 +142,17 @@ def _group(e: Evaluation, name: str) -> dict[str, Any]:
         "lower": name in LOWER_IS_BETTER,
         "top": _span(name),
     }
+
+
+def _primary(e: Evaluation) -> dict[str, str]:
+    """The primary value, as a tile shows it."""
+    metric, _, value = e.primary.partition("/")
+    if metric not in e.shown:
+        return {"text": "not computed", "label": key_label(e.primary)}
+    text = _number(e.scores.results[metric].values[value], metric)
+    interval = _interval_text(e.intervals[metric].get(value), metric)
+    label = key_label(e.primary)
+    return {"text": text, "label": f"{label} ({interval})" if interval else label}
 
 
 def _interval_text(interval: Interval | None, name: str = "") -> str:
@@ -146,17 +169,19 @@ def _class_tables(e: Evaluation) -> list[dict[str, Any]]:
         values, intervals = e.scores.results[name].values, e.intervals[name]
         rows = []
         for observation in OBSERVATIONS:
-            key = f"uncertain_positive/class/{observation}"
-            interval = intervals.get(f"{key}/f1")
+            policies = []
+            for policy in POLICIES:
+                key = f"{policy}/class/{observation}"
+                numbers = [_number(values[f"{key}/{measure}"]) for measure in MEASURES]
+                policies.append([*numbers, str(int(values[f"{key}/support"]))])
+            key = f"{POLICIES[0]}/class/{observation}/f1"
+            interval = intervals.get(key)
             rows.append(
                 {
                     "name": observation,
                     "five": observation in FIVE,
-                    "support": int(values[f"{key}/support"]),
-                    "precision": _number(values[f"{key}/precision"]),
-                    "recall": _number(values[f"{key}/recall"]),
-                    "f1": _number(values[f"{key}/f1"]),
-                    "at": values[f"{key}/f1"],
+                    "policies": policies,
+                    "at": values[key],
                     "low": interval.low if interval else None,
                     "high": interval.high if interval else None,
                 }
@@ -164,13 +189,11 @@ def _class_tables(e: Evaluation) -> list[dict[str, Any]]:
         averages = [
             {
                 "name": average,
-                **{
-                    group: [
-                        _number(values[f"uncertain_positive/{group}/{average}/{measure}"])
-                        for measure in ("precision", "recall", "f1")
-                    ]
-                    for group in ("14", "5")
-                },
+                "groups": [
+                    [_number(values[f"{policy}/{group}/{average}/{m}"]) for m in MEASURES]
+                    for group in GROUPS
+                    for policy in POLICIES
+                ],
             }
             for average in ("micro", "macro", "weighted", "samples")
         ]
@@ -229,8 +252,8 @@ def _by_reference(e: Evaluation) -> dict[str, Any] | None:
     if not parts or e.normal is None:
         return None
     rows = []
-    for name in e.scores.results:
-        for value in HEADLINES[name]:
+    for name, shown in e.shown.items():
+        for value in shown:
             key = f"{name}/{value}"
             cells = {part: _number(values[key], name) for part, values in parts.items()}
             rows.append({"metric": name, "value": value_label(value), **cells})
@@ -240,7 +263,7 @@ def _by_reference(e: Evaluation) -> dict[str, Any] | None:
 
 def _order(e: Evaluation) -> tuple[list[int], str]:
     """Pairs from the worst to the best, and what that is judged by."""
-    for name, value in (("radgraph", "partial/f1"), ("rouge", "rougeL"), ("bleu_coco", "bleu_1")):
+    for name, value in (("radgraph", "radgraph_f1"), ("rouge", "rougeL"), ("bleu_coco", "bleu_1")):
         if name in e.scores.results:
             key = e.scores.results[name].per_pair[value]
             return list(map(int, np.argsort(key, kind="stable"))), f"{name} {value_label(value)}"

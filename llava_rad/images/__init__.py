@@ -3,11 +3,22 @@
 ``load_radiograph`` is the one way in. It decides by content what a file is, undoes the way the
 file stores its gray values (``dicom*``, ``raster``), renders them in 8 bits with bones bright
 (``photometric``) and returns a ``Radiograph`` that also says which facts and repairs were used.
-Every failure is an ``llava_rad.errors.ImageError``.
+``load_mask`` reads masks through the same door. Every failure is an
+``llava_rad.errors.ImageError``.
 """
 
+from llava_rad.images.geometry import Geometry, geometry_of
 from llava_rad.images.load import load_radiograph
+from llava_rad.images.mask import load_mask
 from llava_rad.images.radiograph import Radiograph, Rendering
 from llava_rad.images.views import view_of
 
-__all__ = ["Radiograph", "Rendering", "load_radiograph", "view_of"]
+__all__ = [
+    "Geometry",
+    "Radiograph",
+    "Rendering",
+    "geometry_of",
+    "load_mask",
+    "load_radiograph",
+    "view_of",
+]

@@ -1,7 +1,10 @@
 """The stored values of a DICOM file, whatever they are wrapped in."""
 
 import math
-from typing import Any
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +14,21 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
 from llava_rad.errors import ImageError
+from llava_rad.images.dicom_elements import DicomFile, Inflated, PixelElement
+from llava_rad.images.dicom_values import (
+    code_of,
+    integer_of,
+    label,
+    required_integer,
+    text_of,
+    uid_of,
+    value_of,
+)
+from llava_rad.images.frames import chosen_frame
 from llava_rad.images.integrity import jpeg2000_size, jpeg_size
-from llava_rad.images.limits import check_size
+from llava_rad.images.limits import MIN_SIDE, check_size
 from llava_rad.images.radiograph import Notes
 
-_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _NATIVE = (
     uids.ImplicitVRLittleEndian,
     uids.ExplicitVRLittleEndian,
@@ -23,75 +36,138 @@ _NATIVE = (
     uids.DeflatedExplicitVRLittleEndian,
 )
 _JPEG = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
-_COMPRESSED = (*_JPEG, *uids.JPEG2000TransferSyntaxes, uids.RLELossless)
+_HTJ2K = (uids.HTJ2K, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL)
+_JPEG_2000 = (*uids.JPEG2000TransferSyntaxes, *_HTJ2K)
+_COMPRESSED = (*_JPEG, *_JPEG_2000, uids.RLELossless)
 _LOSSY = (
     uids.JPEGBaseline8Bit,
     uids.JPEGExtended12Bit,
     uids.JPEGLSNearLossless,
 )
+_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"),
+    *("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
+)
 
 
-def read_stored(dataset: Dataset, notes: Notes) -> NDArray[np.generic]:
+@dataclass(frozen=True)
+class StoredPixels:
+    """One decoded frame.
+
+    Attributes:
+        values: [rows, columns], or [rows, columns, 3] of the photometric interpretation's
+            channels; the bits above Bits Stored are as the file has them. May be read-only.
+        photometric: Photometric Interpretation, empty if the file states none that is known.
+        bits_stored: as stated.
+        syntax: how the pixel data are encoded.
+    """
+
+    values: NDArray[np.generic]
+    photometric: str
+    bits_stored: int
+    syntax: uids.UID
+
+
+def read_stored(
+    file: DicomFile, notes: Notes, frame: int | None, *, smallest: int = MIN_SIDE
+) -> StoredPixels:
     """Decode the pixel data.
 
-    Returns:
-        [rows, columns] of stored values, with the bits above Bits Stored as the file has them, or
-        [rows, columns, 3] of red, green and blue.
+    Args:
+        file: see ``dicom_elements``.
+        notes: receives facts and warnings.
+        frame: counted from 1; None for the only one.
+        smallest: see ``check_size``.
 
     Raises:
-        ImageError: ``no_pixel_data``, ``multi_frame``, ``too_large``, ``truncated_image``,
-            ``unsupported_encoding`` or ``broken_image``.
+        ImageError: ``no_pixel_data``, ``multi_frame``, ``too_small``, ``too_large``,
+            ``truncated_image``, ``unsupported_encoding`` or ``broken_image``.
     """
-    keyword = _pixel_element(dataset)
-    frames = dataset.get("NumberOfFrames") or 1
-    if int(frames) != 1:
-        raise ImageError(
-            f"the file holds {frames} frames, a radiograph has one",
-            remedy="Save the frame you mean as a file of its own",
-            kind="multi_frame",
-        )
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    check_size(rows, columns)
+    pixels = _pixel_element(file)
+    header = file.header
+    frames, index = _frames(header, frame, notes)
+    rows, columns = (required_integer(header, keyword) for keyword in ("Rows", "Columns"))
+    check_size(rows, columns, smallest=smallest)
 
-    syntax = _transfer_syntax(dataset, keyword, notes)
+    syntax = _transfer_syntax(file, pixels, notes)
     notes.facts["transfer_syntax"] = syntax.name
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
+    photometric = (text_of(header, "PhotometricInterpretation") or "").upper()
+    photometric = photometric if photometric in _PHOTOMETRIC else ""
+    notes.facts["photometric_interpretation"] = photometric
+    if not photometric:
+        said = code_of(header, "PhotometricInterpretation") or "missing"
         raise ImageError(
-            f"pixel data in {syntax.name or syntax} cannot be decoded",
-            remedy="Convert the file to Explicit VR Little Endian with a DICOM toolkit",
-            kind="unsupported_encoding",
-        ) from error
-    if not decoder.is_available:
-        raise ImageError(
-            f"no decoder for {syntax.name} is installed",
-            remedy="Install one of: " + "; ".join(decoder.missing_dependencies),
+            f"Photometric Interpretation is {said}, so it is not known which values are bright",
+            remedy="Correct Photometric Interpretation (0028,0004) in the file",
             kind="unsupported_encoding",
         )
+    samples = integer_of(header, "SamplesPerPixel") or 1
+    if samples not in (1, 3):
+        raise ImageError(
+            f"{label('SamplesPerPixel')} is {samples}, only 1 and 3 are known",
+            remedy="Export the image again",
+            kind="unsupported_encoding",
+        )
+    allocated = required_integer(header, "BitsAllocated")
+    integers = pixels.keyword == "PixelData"
+    stored = required_integer(header, "BitsStored") if integers else allocated
+    notes.facts.update(bits_allocated=allocated, bits_stored=stored, lossy=is_lossy(file, syntax))
+    options: dict[str, Any] = {
+        "rows": rows,
+        "columns": columns,
+        "samples_per_pixel": samples,
+        "bits_allocated": allocated,
+        "bits_stored": stored,
+        "photometric_interpretation": photometric,
+        "number_of_frames": frames,
+        "pixel_keyword": pixels.keyword,
+        "pixel_vr": pixels.vr or "OW",
+        # pydicom drops the bits above Bits Stored silently; they are judged by the caller.
+        "correct_unused_bits": False,
+        "allow_excess_frames": False,
+    }
+    if integers:
+        options["pixel_representation"] = required_integer(header, "PixelRepresentation")
+    if samples == 3:
+        options["planar_configuration"] = required_integer(header, "PlanarConfiguration")
+    decoder = _decoder(syntax)
+    source: memoryview | BinaryIO
     if syntax in _NATIVE:
-        _check_length(dataset, keyword, rows, columns)
+        source, index = _native_source(file, pixels, index, options)
+        options["view_only"] = True
     else:
-        _check_stream(dataset, syntax, rows, columns)
-    # pydicom drops the bits above Bits Stored silently; they are judged by the caller.
-    options: dict[str, Any] = {"correct_unused_bits": False}
-    pixels, _ = decoder.as_array(dataset, index=0, **options)
-    return pixels
+        source = _encapsulated_source(file, pixels)
+        offsets = [value_of(header, keyword) for keyword in _OFFSETS]
+        if all(offsets):
+            options["extended_offsets"] = tuple(offsets)
+        extended = options.get("extended_offsets")
+        found = get_frame(source, index, number_of_frames=frames, extended_offsets=extended)
+        _check_stream(found, syntax, rows, columns)
+        del found
+    # Colors stay as they are: of YBR the first channel is the luma that is wanted.
+    values, properties = decoder.as_array(source, index=index, raw=True, **options)
+    photometric = str(properties["photometric_interpretation"]).replace("_COLOR", " COLOR")
+    return StoredPixels(values, photometric, stored, syntax)
 
 
-def is_lossy(dataset: Dataset) -> bool:
+def is_lossy(file: DicomFile, syntax: uids.UID) -> bool:
     """Return whether the pixels were compressed with loss at any time, as far as is known."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    return dataset.get("LossyImageCompression") == "01" or syntax in _LOSSY
+    return text_of(file.header, "LossyImageCompression") == "01" or syntax in _LOSSY
 
 
-def _pixel_element(dataset: Dataset) -> str:
-    for keyword in _PIXEL_ELEMENTS:
-        if keyword in dataset and dataset[keyword].value:
-            return keyword
-    _check_cut_header(dataset)
-    sop_class = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-    kind = getattr(sop_class, "name", "") or "unknown SOP class"
+def _pixel_element(file: DicomFile) -> PixelElement:
+    if file.pixels is not None and file.pixels.length != 0:
+        return file.pixels
+    if file.cut:
+        raise ImageError(
+            "the DICOM file ends inside its header, it is cut off",
+            remedy="Copy or download the file again",
+            kind="truncated_image",
+        )
+    sop_class = uid_of(file.header, "SOPClassUID") or uid_of(file.meta, "MediaStorageSOPClassUID")
+    kind = uids.UID_dictionary.get(sop_class or "", ("unknown SOP class",))[0]
     raise ImageError(
         f"the DICOM file ({kind}) holds no pixel data",
         remedy="Pass image objects only, or copy the file again if it should hold a picture",
@@ -99,41 +175,38 @@ def _pixel_element(dataset: Dataset) -> str:
     )
 
 
-def _check_cut_header(dataset: Dataset) -> None:
-    """Raise if the last element is shorter than it says."""
-    tags = sorted(dataset.keys())
-    last: Any = dataset.get_item(tags[-1]) if tags else None
-    length = getattr(last, "length", 0)
-    if length not in (0, 0xFFFFFFFF) and len(getattr(last, "value", None) or b"") < length:
-        raise ImageError(
-            "the DICOM file ends inside its header, it is cut off",
-            remedy="Copy or download the file again",
-            kind="truncated_image",
-        )
+def _frames(header: Dataset, frame: int | None, notes: Notes) -> tuple[int, int]:
+    """Return the number of frames and the index of the one to read."""
+    frames = integer_of(header, "NumberOfFrames")
+    if frames is None or frames < 1:
+        if value_of(header, "NumberOfFrames") is not None:
+            said = "unreadable" if frames is None else frames
+            notes.warn("number_of_frames", f"Number of Frames is {said}; read as 1")
+        frames = 1
+    return frames, chosen_frame(frames, frame)
 
 
-def _transfer_syntax(dataset: Dataset, keyword: str, notes: Notes) -> uids.UID:
+def _transfer_syntax(file: DicomFile, pixels: PixelElement, notes: Notes) -> uids.UID:
     """Return how the pixel data are encoded, mending a missing or wrong statement."""
-    stated = dataset.file_meta.get("TransferSyntaxUID")
-    element = dataset[keyword]
-    encapsulated = bytes(element.value[:4]) == b"\xfe\xff\x00\xe0" and (
-        element.is_undefined_length or stated in _COMPRESSED
+    said = uid_of(file.meta, "TransferSyntaxUID")
+    stated = uids.UID(said) if said else None
+    encapsulated = bytes(file.take(pixels.start, 4)) == _ITEM and (
+        pixels.length is None or stated in _COMPRESSED
     )
     mended = (stated in _COMPRESSED and not encapsulated) or (stated in _NATIVE and encapsulated)
     if stated and not mended:
         return stated
 
-    implicit, little = dataset.original_encoding
     if encapsulated:
-        found = _encapsulated_syntax(get_frame(element.value, 0, number_of_frames=1))
-    elif not little:
+        found = _encapsulated_syntax(bytes(b"".join(_fragments(file, pixels)[:1])[:4096]))
+    elif not file.little_endian:
         found = uids.ExplicitVRBigEndian
     else:
-        found = uids.ImplicitVRLittleEndian if implicit else uids.ExplicitVRLittleEndian
-    if stated or dataset.file_meta or found != uids.ImplicitVRLittleEndian:
-        said = f"says {stated.name}" if stated else "is missing"
+        found = uids.ImplicitVRLittleEndian if file.implicit else uids.ExplicitVRLittleEndian
+    if stated or not file.bare or found != uids.ImplicitVRLittleEndian:
+        known = stated.name if stated else ""
+        said = f"says {known}" if stated else "is missing"
         notes.warn("transfer_syntax", f"the Transfer Syntax UID {said}; read as {found.name}")
-    dataset.file_meta.TransferSyntaxUID = found
     return found
 
 
@@ -148,31 +221,121 @@ def _encapsulated_syntax(frame: bytes) -> uids.UID:
         (0xC3, uids.JPEGLossless),
         (0xC1, uids.JPEGExtended12Bit),
     ):
-        if bytes((0xFF, code)) in frame[:4096]:
+        if bytes((0xFF, code)) in frame:
             return syntax
     return uids.JPEGBaseline8Bit
 
 
-def _check_length(dataset: Dataset, keyword: str, rows: int, columns: int) -> None:
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    bits = int(dataset.get("BitsAllocated") or 0)
-    expected = math.ceil(rows * columns * samples * bits / 8)
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        expected = expected // 3 * 2
-    actual = len(dataset[keyword].value)
-    if actual < expected:
+def _decoder(syntax: uids.UID) -> Any:
+    """Return pydicom's decoder.
+
+    Raises:
+        ImageError: ``unsupported_encoding`` with the UID and, where one can be installed, the
+            command for it.
+    """
+    named = f"{syntax.name} ({syntax})" if syntax.name != syntax else f"transfer syntax {syntax}"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
         raise ImageError(
-            f"the pixel data hold {actual} of {expected} bytes, the file is cut off",
+            f"pixel data in {named} cannot be decoded",
+            remedy="Convert the file to Explicit VR Little Endian with a DICOM toolkit",
+            kind="unsupported_encoding",
+        ) from None
+    if not decoder.is_available:
+        packages = "pylibjpeg pylibjpeg-libjpeg"
+        if syntax in uids.JPEGLSTransferSyntaxes:
+            packages = "pyjpegls"
+        elif syntax in _JPEG_2000:
+            packages = "pylibjpeg pylibjpeg-openjpeg"
+        raise ImageError(
+            f"no decoder for {named} is installed",
+            remedy=f"Install it: pip install {packages}",
+            kind="unsupported_encoding",
+        )
+    return decoder
+
+
+def _native_source(
+    file: DicomFile, pixels: PixelElement, index: int, options: dict[str, Any]
+) -> tuple[memoryview, int]:
+    """Return uncompressed pixel data as far as they are needed, and the frame's index in them.
+
+    Raises:
+        ImageError: ``truncated_image`` if they are shorter than the header says.
+    """
+    if pixels.length is None:
+        raise ImageError(
+            "the length of the pixel data is not stated",
+            remedy="Export the image again",
+            kind="broken_image",
+        )
+    bits = options["bits_allocated"] * options["samples_per_pixel"]
+    half = options["photometric_interpretation"] == "YBR_FULL_422"
+    if half and pixels.length * 8 >= options["rows"] * options["columns"] * bits:
+        options["photometric_interpretation"], half = "YBR_FULL", False  # they are not subsampled
+    frame_bits = options["rows"] * options["columns"] * bits
+    frame_bits = frame_bits // 3 * 2 if half else frame_bits
+    start, frames = pixels.start, options["number_of_frames"]
+    if isinstance(file.content, Inflated) and frame_bits % 8 == 0:
+        start, frames, index = start + index * frame_bits // 8, 1, 0
+    expected = math.ceil(frame_bits * frames / 8)
+    stated = max(0, pixels.length - (start - pixels.start))
+    source = file.take(start, min(stated, expected + expected % 2))
+    if len(source) < expected:
+        raise ImageError(
+            f"the pixel data hold {len(source)} of {expected} bytes, the file is cut off",
             remedy="Copy or download the file again",
             kind="truncated_image",
         )
+    options["number_of_frames"] = frames
+    return source, index
 
 
-def _check_stream(dataset: Dataset, syntax: uids.UID, rows: int, columns: int) -> None:
+def _encapsulated_source(file: DicomFile, pixels: PixelElement) -> BinaryIO:
+    """Return a file object that stands before the compressed frames.
+
+    Raises:
+        ImageError: see ``_fragments``.
+    """
+    _fragments(file, pixels)
+    if pixels.length is not None:
+        return BytesIO(file.take(pixels.start, pixels.length))
+    file.content.seek(pixels.start)
+    return cast(BinaryIO, file.content)
+
+
+def _fragments(file: DicomFile, pixels: PixelElement) -> list[memoryview]:
+    """Return the compressed fragments, without the offset table (PS3.5 A.4).
+
+    Raises:
+        ImageError: ``truncated_image`` if a fragment or the delimiter is missing.
+    """
+    end = len(file.data) if pixels.length is None else pixels.start + pixels.length
+    position = pixels.start
+    fragments: list[memoryview] = []
+    while position + 8 <= min(end, len(file.data)):
+        item, length = struct.unpack_from("<4sI", file.data, position)
+        position += 8
+        if item == _DELIMITER:
+            return fragments[1:]
+        if item != _ITEM or position + length > len(file.data):
+            break
+        fragments.append(file.data[position : position + length])
+        position += length
+    if pixels.length is not None and position == end and fragments:
+        return fragments[1:]
+    raise ImageError(
+        "the file ends inside the compressed pixel data, it is cut off or damaged",
+        remedy="Copy or download the file again",
+        kind="truncated_image",
+    )
+
+
+def _check_stream(frame: bytes, syntax: uids.UID, rows: int, columns: int) -> None:
     """Check a compressed frame's end and, before memory is given to it, its size."""
     if syntax == uids.RLELossless:
         return  # pydicom compares the decoded length with the header's
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     size = jpeg_size(frame) if syntax in _JPEG else jpeg2000_size(frame)
     if size != (rows, columns):
         raise ImageError(

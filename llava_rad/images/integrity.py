@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Sequence
 
 from llava_rad.errors import ImageError
-from llava_rad.images.limits import MAX_BYTES, too_large
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _J2K_START = b"\xff\x4f\xff\x51"
@@ -164,22 +163,3 @@ def check_tiff_parts(offsets: Sequence[int], lengths: Sequence[int], size: int) 
     for offset, length in zip(offsets, lengths, strict=False):
         if offset + length > size:
             raise _truncated()
-
-
-def check_deflated(stream: bytes) -> None:
-    """Check that a raw deflate stream is whole and does not inflate without bounds.
-
-    Raises:
-        ImageError: ``truncated_image``, ``broken_image`` or ``too_large``.
-    """
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    try:
-        while not inflater.eof:
-            part = inflater.decompress(stream, 2**24)
-            stream, size = inflater.unconsumed_tail, size + len(part)
-            if size > MAX_BYTES:
-                raise too_large(f"the deflated data hold more than {MAX_BYTES} bytes")
-            if not part and not stream:
-                raise _truncated()
-    except zlib.error as error:
-        raise _broken(f"the deflated data are damaged: {error}") from error

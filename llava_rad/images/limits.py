@@ -1,4 +1,4 @@
-"""How large a file and its picture may be."""
+"""How large or small a file and its picture may be."""
 
 from llava_rad.errors import ImageError
 
@@ -6,6 +6,10 @@ from llava_rad.errors import ImageError
 # or made to fill the memory.
 MAX_PIXELS = 2**26
 MAX_BYTES = 2**30
+# What a deflated file may hold before its pixel data.
+MAX_HEADER_BYTES = 2**26
+# An icon, a mark or a cut-out: no chest can be read from less.
+MIN_SIDE = 32
 
 
 def too_large(what: str) -> ImageError:
@@ -15,13 +19,24 @@ def too_large(what: str) -> ImageError:
     )
 
 
-def check_size(rows: int, columns: int) -> None:
-    """Raise ImageError ``too_large`` or ``broken_image`` for a size that is no radiograph's."""
+def check_size(rows: int, columns: int, *, smallest: int = MIN_SIDE) -> None:
+    """Check the size of a picture before memory is given to it.
+
+    Raises:
+        ImageError: ``broken_image`` if a side is 0, ``too_small`` if one is under ``smallest``,
+            ``too_large``.
+    """
     if rows < 1 or columns < 1:
         raise ImageError(
             f"the picture has {rows} rows and {columns} columns",
             remedy="Export the image again",
             kind="broken_image",
+        )
+    if min(rows, columns) < smallest:
+        raise ImageError(
+            f"the picture has {rows} x {columns} pixels, under {smallest} a side are refused",
+            remedy="Pass the radiograph itself, not an icon or a cut-out of it",
+            kind="too_small",
         )
     if rows * columns > MAX_PIXELS:
         raise too_large(

@@ -2,6 +2,9 @@
 
 import os
 import stat
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -19,6 +22,7 @@ def load_radiograph(
     source: str | Path | bytes | BinaryIO,
     *,
     rendering: Rendering = "minmax",
+    frame: int | None = None,
     name: str | None = None,
 ) -> Radiograph:
     """Read one X-ray image as an 8-bit radiograph, bones bright.
@@ -32,6 +36,8 @@ def load_radiograph(
         rendering: ``"minmax"`` maps the smallest valid value to 0 and the largest to 255, which
             is what RAD-DINO's training images went through; ``"voi"`` applies the file's VOI LUT
             or first window as a viewer does, and falls back to min-max with a warning.
+        frame: which picture of a file that holds several, counted from 1; without it such a file
+            is refused.
         name: stands for the source in messages and in ``Radiograph.source``; by default the path.
 
     Returns:
@@ -39,46 +45,70 @@ def load_radiograph(
 
     Raises:
         ImageError: for every input that gives no picture. ``kind`` is one of ``not_found``,
-            ``not_a_file``, ``unreadable``, ``empty_file``, ``too_large``, ``not_dicom``,
-            ``unknown_format``, ``no_pixel_data``, ``multi_frame``, ``truncated_image``,
-            ``broken_image``, ``unsupported_encoding``, ``constant_image``, ``not_finite``.
+            ``not_a_file``, ``unreadable``, ``empty_file``, ``too_large``, ``too_small`` (under 32
+            pixels a side), ``not_dicom``, ``unknown_format``, ``no_pixel_data``, ``multi_frame``,
+            ``truncated_image``, ``broken_image``, ``unsupported_encoding``, ``constant_image``,
+            ``not_finite``.
         ConfigError: if there is no such rendering.
     """
     if rendering not in ("minmax", "voi"):
         raise ConfigError(
             f"there is no rendering {rendering!r}", where="rendering", remedy="Use minmax or voi"
         )
-    label = name or _label(source)
+    label = name or label_of(source)
+    with image_errors(label):
+        return _read(content_of(source), rendering, frame, label)
+
+
+@contextmanager
+def image_errors(label: str) -> Iterator[None]:
+    """Turn whatever reading a picture raises into an ImageError that names the picture.
+
+    Args:
+        label: the picture's path or name.
+
+    Raises:
+        ImageError: instead of every other exception. The words of libraries are left out: they
+            quote the file's header.
+    """
     try:
-        data = _content(source)
         with quiet_libraries():
-            return _read(data, rendering, label)
+            yield
     except ImageError as error:
-        raise ImageError(
-            error.what, where=label, remedy=error.remedy, kind=error.kind
-        ) from error.__cause__
-    except MemoryError as error:
+        raise ImageError(error.what, where=label, remedy=error.remedy, kind=error.kind) from None
+    except MemoryError:
         failure = too_large("the picture does not fit into memory")
         failure.where = label
-        raise failure from error
+        raise failure from None
     except Exception as error:
         # pydicom, its plugins and Pillow raise nearly every kind of exception for damaged input.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ImageError(
-            f"the file is damaged or not supported ({reason[:300]})",
+            f"the file is damaged or not supported ({_origin(error)})",
             where=label,
             remedy="Copy or export the file again",
             kind="broken_image",
-        ) from error
+        ) from None
 
 
-def _label(source: object) -> str:
+def _origin(error: Exception) -> str:
+    """Return an exception's kind and the place it came from."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {PurePath(place.filename).name}:{place.lineno}"
+
+
+def label_of(source: object) -> str:
+    """Return what to call a source in messages: its path, or its kind."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return str(getattr(source, "name", "") or f"<{type(source).__name__}>")
 
 
-def _content(source: str | Path | bytes | BinaryIO) -> bytes:
+def content_of(source: str | Path | bytes | BinaryIO) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:
@@ -125,11 +155,21 @@ def _read_all(source: str | Path | BinaryIO) -> bytes:
     return data
 
 
-def _read(data: bytes, rendering: Rendering, label: str) -> Radiograph:
+def _read(data: bytes, rendering: Rendering, frame: int | None, label: str) -> Radiograph:
     if looks_like_dicom(data):
-        return read_dicom(data, rendering=rendering, source=label)
+        return read_dicom(data, rendering=rendering, frame=frame, source=label)
+    require_raster(data, label)
+    return read_raster(data, rendering=rendering, frame=frame, source=label)
+
+
+def require_raster(data: bytes, label: str) -> None:
+    """Refuse content that is no image file.
+
+    Raises:
+        ImageError: ``not_dicom`` if the name says so, else ``unknown_format``.
+    """
     if looks_like_raster(data):
-        return read_raster(data, rendering=rendering, source=label)
+        return
     if PurePath(label).suffix.lower() in _DICOM_SUFFIXES:
         raise ImageError(
             "the content is not DICOM",

@@ -20,18 +20,24 @@ class Radiograph:
         view: ``"frontal"``, ``"lateral"`` or ``"unknown"``; never a guess from the picture.
         view_position: the file's own word for the view, such as ``"PA"``, or None.
         laterality: ``"L"``, ``"R"`` or ``"B"`` as the file states it, or None.
-        pixel_spacing: millimetres between rows and between columns, or None.
+        pixel_spacing: millimetres between rows and between columns of ``pixels``, or None.
         photometric: facts of the file that were used, in plain JSON types. Always there:
             ``file_format``, ``photometric_interpretation`` (DICOM) or ``mode`` (other formats),
             ``bits_stored``, ``inverted``, ``voi`` (``"none"`` for the rendering ``"minmax"``,
             else ``"lut"``, ``"window"``, ``"full_range"`` or ``"minmax"``), ``value_range``
             (smallest and largest valid value), ``lossy``.
         warnings: each ``"kind: text"``; what was odd about the file and how it was read anyway.
-            Kinds: ``transfer_syntax``, ``bits_stored``, ``rescale``, ``voi`` (rendered by min-max
-            or another step than asked for), ``voi_lut``, ``presentation_lut_shape``,
-            ``low_contrast``, ``view`` (contradictory), ``mirrored`` (left and right),
-            ``modality``, ``body_part``, ``for_processing``, ``exif``, ``depth``.
+            Kinds: ``header`` (an element cannot be read), ``transfer_syntax``,
+            ``number_of_frames``, ``bits_stored``, ``rescale``, ``voi`` (rendered by min-max or
+            another step than asked for), ``voi_lut``, ``presentation_lut_shape``, ``shutter`` and
+            ``collimator`` (unusable, ignored), ``pixel_shape`` (not square, resampled), ``color``
+            (a photograph or tinted film), ``low_contrast``, ``view`` (contradictory),
+            ``mirrored`` (left and right), ``modality``, ``body_part``, ``for_processing``,
+            ``exif``, ``depth``. Of a header they quote numbers, identifiers of formats and codes
+            only, never names, dates, ids or free text.
         source: the path or name it was read from.
+        scale: rows and columns of ``pixels`` to one as stored. Not 1 where pixels that are not
+            square were resampled: masks and places given in stored pixels are multiplied by it.
     """
 
     pixels: NDArray[np.uint8]
@@ -43,6 +49,7 @@ class Radiograph:
     photometric: dict[str, Any]
     warnings: tuple[str, ...]
     source: str
+    scale: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass

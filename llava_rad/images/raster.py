@@ -1,5 +1,7 @@
 """PNG, JPEG, TIFF and other plain image files as radiographs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.errors import ImageError
+from llava_rad.images.color import warn_if_colored
+from llava_rad.images.frames import chosen_frame
 from llava_rad.images.integrity import (
     check_png,
     check_tiff_parts,
@@ -15,8 +19,8 @@ from llava_rad.images.integrity import (
     jpeg2000_size,
     jpeg_size,
 )
-from llava_rad.images.limits import check_size, too_large
-from llava_rad.images.photometric import levels_of, render
+from llava_rad.images.limits import MIN_SIDE, check_size, too_large
+from llava_rad.images.photometric import picture_of, render
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -34,6 +38,7 @@ _STARTS = (
 )
 _ORIENTATION = 0x0112
 # TIFF 6.0 tags
+_WIDTH, _LENGTH = 256, 257
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _LOSSY = {"JPEG": True, "MPO": True, "WEBP": None, "JPEG2000": None}  # None: not known
 
@@ -43,7 +48,7 @@ def looks_like_raster(data: bytes) -> bool:
     return data.startswith(_STARTS)
 
 
-def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph:
+def read_raster(data: bytes, *, rendering: Rendering, frame: int | None, source: str) -> Radiograph:
     """Read the bytes of an image file.
 
     These formats carry no window. With the rendering ``"voi"`` a picture of at most 8 bits is
@@ -55,35 +60,12 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         ImageError: see ``load_radiograph``.
     """
     notes = Notes()
-    if data.startswith(b"\x89PNG"):
-        check_png(data)
-    elif data.startswith(b"\xff\xd8"):
-        check_size(*jpeg_size(data))
-    elif data.startswith(_JPEG2000):
-        check_size(*jpeg2000_size(data))
-    elif data.startswith(_TIFF):
-        check_tiff_start(data)
-    with _open(data) as image:
-        check_size(image.height, image.width)
-        if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
-            raise ImageError(
-                f"the file holds {image.n_frames} pictures, a radiograph has one",  # type: ignore[attr-defined]
-                remedy="Save the picture you mean as a file of its own",
-                kind="multi_frame",
-            )
-        orientation = _orientation(image, notes)
+    with opened_raster(data, frame, notes) as (image, orientation):
         tags = dict(getattr(image, "tag_v2", {}))
-        for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
-            check_tiff_parts(tags.get(offsets, ()), tags.get(lengths, ()), len(data))
         # Pillow turns white-is-zero TIFF pictures of up to 8 bits and leaves deeper ones.
         inverted = tags.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
-        notes.facts.update(
-            file_format=image.format, mode=image.mode, lossy=_LOSSY.get(str(image.format), False)
-        )
-        _load(image)
         gray, bits = _gray(image, notes)
-    if image.format != "TIFF":  # Pillow turns those itself while loading
-        gray = _oriented(gray, orientation)
+    gray = as_seen(gray, image.format, orientation)
     if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
         gray = gray.view(np.uint32)  # Pillow has signed 32-bit pictures only
     stored_bits = data[24] if image.format == "PNG" else max(tags.get(_BITS_PER_SAMPLE, (8,)))
@@ -95,7 +77,6 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         )
     notes.facts["bits_stored"] = bits
 
-    levels = levels_of(gray)
     curve, name = None, "none"
     if rendering == "voi":
         if bits <= 8:
@@ -103,15 +84,7 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         else:
             notes.warn("voi", "the file states no window; rendered by min-max")
             name = "minmax"
-    pixels = render(
-        levels,
-        levels.values,
-        padding=np.zeros(levels.values.shape, bool),
-        curve=curve,
-        curve_name=name,
-        inverted=inverted,
-        notes=notes,
-    )
+    pixels = render(picture_of(gray), curve=curve, curve_name=name, inverted=inverted, notes=notes)
     return Radiograph(
         pixels=pixels,
         rendering=rendering,
@@ -123,6 +96,48 @@ def read_raster(data: bytes, *, rendering: Rendering, source: str) -> Radiograph
         warnings=tuple(notes.warnings),
         source=source,
     )
+
+
+@contextmanager
+def opened_raster(
+    data: bytes, frame: int | None, notes: Notes, *, smallest: int = MIN_SIDE
+) -> Iterator[tuple[Image.Image, int]]:
+    """Check, open and decode one picture of an image file.
+
+    Args:
+        data: the file.
+        frame: counted from 1; None for the only one.
+        notes: receives facts and warnings.
+        smallest: see ``check_size``.
+
+    Yields:
+        The picture and its EXIF orientation, 1 to 8, see :func:`as_seen`.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
+    if data.startswith(b"\x89PNG"):
+        check_png(data)
+    elif data.startswith(b"\xff\xd8"):
+        check_size(*jpeg_size(data), smallest=smallest)
+    elif data.startswith(_JPEG2000):
+        check_size(*jpeg2000_size(data), smallest=smallest)
+    elif data.startswith(_TIFF):
+        check_tiff_start(data)
+    with _open(data) as image:
+        # The further pictures of an MPO file are for screens and for depth.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        image.seek(chosen_frame(frames, frame))
+        check_size(image.height, image.width, smallest=smallest)
+        orientation = _orientation(image, notes)
+        tags = dict(getattr(image, "tag_v2", {}))
+        for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
+            check_tiff_parts(tags.get(offsets, ()), tags.get(lengths, ()), len(data))
+        notes.facts.update(
+            file_format=image.format, mode=image.mode, lossy=_LOSSY.get(str(image.format), False)
+        )
+        _load(image)
+        yield image, orientation
 
 
 def _open(data: bytes) -> Image.Image:
@@ -148,8 +163,8 @@ def _orientation(image: Image.Image, notes: Notes) -> int:
     """Return the EXIF orientation, 1 to 8."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # Pillow's EXIF reader raises many kinds for damaged data
-        notes.warn("exif", f"the EXIF data are unreadable ({error}); no orientation applied")
+    except Exception:  # Pillow's EXIF reader raises many kinds for damaged data
+        notes.warn("exif", "the EXIF data are unreadable; no orientation applied")
         return 1
     if value not in range(1, 9):
         return 1
@@ -163,8 +178,24 @@ def _orientation(image: Image.Image, notes: Notes) -> int:
     return int(value)
 
 
-def _oriented(gray: NDArray[Any], orientation: int) -> NDArray[Any]:
+def raster_size(data: bytes) -> tuple[int, int]:
+    """Return rows and columns of an image file as it is seen, without decoding it.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
+    with _open(data) as image:
+        # Newer versions of Pillow state the size of a turned TIFF file as it is seen.
+        tags = getattr(image, "tag_v2", {})
+        rows, columns = tags.get(_LENGTH, image.height), tags.get(_WIDTH, image.width)
+        turned = _orientation(image, Notes()) in (5, 6, 7, 8)
+        return (columns, rows) if turned else (rows, columns)
+
+
+def as_seen(gray: NDArray[Any], file_format: str | None, orientation: int) -> NDArray[Any]:
     """Turn and mirror stored pixels as an EXIF orientation (TIFF 6.0, tag 274) says."""
+    if file_format == "TIFF":  # Pillow turns those itself while loading
+        return gray
     if orientation in (5, 6, 7, 8):
         gray = gray.T
     if orientation in (2, 3, 6, 7):
@@ -186,9 +217,12 @@ def _gray(image: Image.Image, notes: Notes) -> tuple[NDArray[Any], int]:
         return np.asarray(image), 32
     if "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         rgba = image.convert("RGBA")
+        warn_if_colored(np.asarray(rgba)[..., :3], 255, notes)
         gray = np.asarray(rgba.convert("RGB").convert("L")).astype(np.uint16)
         return ((gray * np.asarray(rgba)[..., 3] + 127) // 255).astype(np.uint8), 8
     if mode in ("1", "L"):
         return np.asarray(image.convert("L")), 1 if mode == "1" else 8
     notes.facts["color"] = mode
-    return np.asarray(image.convert("RGB").convert("L")), 8
+    rgb = image.convert("RGB")
+    warn_if_colored(np.asarray(rgb), 255, notes)
+    return np.asarray(rgb.convert("L")), 8

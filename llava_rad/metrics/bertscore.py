@@ -10,6 +10,7 @@ The values depend on the model and layer more than on the texts: name both.
 """
 
 import csv
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ BASELINES = {
     ("distilroberta-base", 5): (0.84732, 0.84759504, 0.8473319),
     ("roberta-large", 17): (0.83150584, 0.8314941, 0.83122575),
 }
+
+
+_UNBOUNDED = 1 << 20  # word pieces, for models without positions of their own
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class BertScorer:
             device: where the model runs; CUDA where there is one by default.
 
         Raises:
-            WeightsError: the model is not there (kind ``missing``).
+            WeightsError: the model is not there (kind ``missing``), is damaged, or needs code
+                that comes with it.
             MetricError: the layer or the baseline is not known.
         """
         layer = LAYERS.get(model) if layer is None else layer
@@ -94,10 +99,29 @@ class BertScorer:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-            encoder = AutoModel.from_pretrained(model, local_files_only=True)
+            # A folder may name code of its own; it is neither run nor asked about.
+            options = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(model, **options)
+            encoder = AutoModel.from_pretrained(model, weights_only=True, **options)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise WeightsError(
+                    "the model needs code of its own, which is not run",
+                    where=f"bertscore: {model}",
+                    remedy=f"Use a model that transformers has, such as {DEFAULT_MODEL}",
+                    kind="foreign_code",
+                ) from error
             raise missing from error
+        except Exception as error:  # pickle and safetensors readers raise what they like
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            unsafe = isinstance(error, pickle.UnpicklingError)
+            reason = "its weights hold objects that can run code" if unsafe else lines[0]
+            raise WeightsError(
+                f"the model cannot be loaded ({reason.rstrip('.')})",
+                where=f"bertscore: {model}",
+                remedy=f"Fetch it again with: hf download {model}",
+                kind="damaged_weights",
+            ) from error
         if not 0 <= layer <= encoder.config.num_hidden_layers:
             raise MetricError(
                 f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",
@@ -115,10 +139,7 @@ class BertScorer:
         device = next(self.encoder.parameters()).device
         # Byte-level tokenizers see the first word as the others only after a space.
         space = " " if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
-        longest = min(
-            self.tokenizer.model_max_length,
-            self.encoder.config.max_position_embeddings - 2 * bool(space),
-        )
+        longest = min(self.tokenizer.model_max_length, _positions(self.encoder))
         rows = self.tokenizer(
             [space + text.strip() for text in texts], truncation=True, max_length=longest
         )["input_ids"]
@@ -160,8 +181,8 @@ def bertscore(
         total = precision + recall
         scores[i] = precision, recall, 2 * precision * recall / total if total else 0.0
     if scorer.baseline is not None:
-        floor = np.array(scorer.baseline)
-        scores = np.where(empty[:, None], 0.0, (scores - floor) / (1 - floor))
+        baseline = np.array(scorer.baseline)
+        scores = np.where(empty[:, None], 0.0, (scores - baseline) / (1 - baseline))
     facts = {
         "scorer": "llava_rad (bert_score 0.3.13's definition)",
         "model": scorer.name,
@@ -172,6 +193,18 @@ def bertscore(
     }
     per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
     return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _positions(encoder: Any) -> int:
+    """How many word pieces a model has positions for.
+
+    Models like RoBERTa number their positions from behind the padding token's id.
+    """
+    for name, module in encoder.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return len(module.weight) - padding - 1
+    return getattr(encoder.config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 def _is_here(model: str) -> bool:

@@ -59,9 +59,11 @@ def bleu_sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> Met
         [tokenize(text.rstrip()).split() for text in references],
     )
     facts: dict[str, Any] = {
-        "scorer": f"llava_rad (sacrebleu {sacrebleu.__version__}'s definition)",
-        "signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|"
-        f"version:{sacrebleu.__version__}",
+        "scorer": "llava_rad (sacrebleu's definition)",
+        "tokens": f"13a, by sacrebleu {sacrebleu.__version__}",
+        "case": "mixed",
+        "smoothing": "exponential",
+        "effective order": "of pairs, not of the corpus",
         "range": "0-100",
     }
     per_pair = _sacrebleu(sums, effective_order=True)

@@ -8,6 +8,8 @@ pairs of the F1 of two sets, at three levels.
 - ``complete``: entities without relations as (words, label), the others once for each relation, as
   (words, label, relation, words of the target).
 
+``radgraph_f1`` is the F1 at the level ``partial``, which most tables print under this name.
+
 A pair in which one report is empty or has no entities scores 0. ``casing="published"`` compares as
 the released package does, with capitals everywhere but in relations, where 'Large' is not 'large';
 ``casing="lowercase"`` ignores capitals, as the package's later versions do. Tables made from
@@ -35,6 +37,7 @@ from llava_rad.metrics.result import (
 )
 
 LEVELS = ("simple", "partial", "complete")
+PUBLISHED_LEVEL = "partial"
 CASINGS = ("lowercase", "published")
 
 
@@ -54,8 +57,8 @@ def radgraph_f1(
         casing: ``"lowercase"`` or ``"published"``, see the module's docstring.
 
     Returns:
-        Values ``LEVEL/precision``, ``LEVEL/recall``, ``LEVEL/f1`` and ``type/LABEL/...``; the
-        details of a pair are its matched, missed and invented entities.
+        Values ``radgraph_f1``, ``LEVEL/precision``, ``LEVEL/recall``, ``LEVEL/f1`` and
+        ``type/LABEL/...``; the details of a pair are its matched, missed and invented entities.
 
     Raises:
         MetricError: the pairs are not two equally long, non-empty lists of strings.
@@ -105,8 +108,15 @@ def score_annotations(
                 values[f"{level}/{measure}"].append(value)
         counts.append(_by_type(mine, theirs, lower))
         details.append(_compare(mine, theirs, lower))
-    facts = {**(facts or {}), "casing": casing, "levels": "by name", "range": "0-1"}
-    means = mean_result("radgraph", values, facts=facts, details=details)
+    facts = {
+        **(facts or {}),
+        "casing": casing,
+        "levels": "by name",
+        "radgraph_f1": f"level {PUBLISHED_LEVEL}",
+        "range": "0-1",
+    }
+    per_pair = {"radgraph_f1": values[f"{PUBLISHED_LEVEL}/f1"], **values}
+    means = mean_result("radgraph", per_pair, facts=facts, details=details)
     return join_results(means, _pool_types(counts))
 
 

@@ -5,9 +5,12 @@ digits, F with beta 1, a mean over pairs, in [0, 1]. ROUGE-Lsum matches line by 
 ignores line breaks. The Porter stemmer is off unless asked for.
 
 ``rouge_l_coco``: ROUGE-L as the COCO caption evaluation (``pycocoevalcap`` 1.2) computes it: tokens
-are what single spaces separate, case counts, F with beta 1.2, a mean over pairs, in [0, 1].
+are what single spaces separate, case counts, F with beta 1.2, a mean over pairs, in [0, 1]. That
+program reads captions of one line; here a line break, or a tab, with the spaces around it separates
+tokens like one space.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -24,6 +27,7 @@ from llava_rad.metrics.result import (
 )
 
 COCO_BETA = 1.2
+_BREAKS = re.compile(r"[\t-\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
 def rouge(
@@ -85,7 +89,7 @@ def rouge_l_coco(predictions: Sequence[str], references: Sequence[str]) -> Metri
     check_pairs(predictions, references)
     precision, recall = [], []
     for prediction, reference in zip(predictions, references, strict=True):
-        predicted, expected = prediction.split(" "), reference.split(" ")
+        predicted, expected = _one_line(prediction).split(" "), _one_line(reference).split(" ")
         common = lcs_length(predicted, expected)
         precision.append(common / len(predicted))
         recall.append(common / len(expected))
@@ -100,6 +104,16 @@ def rouge_l_coco(predictions: Sequence[str], references: Sequence[str]) -> Metri
         "range": "0-1",
     }
     return mean_result("rouge_l_coco", {"rougeL": value}, facts=facts)
+
+
+def _one_line(text: str) -> str:
+    """The text with each line break (or tab), and the spaces around it, as one space."""
+    first, *others = _BREAKS.split(text)
+    if not others:
+        return text
+    *between, last = others
+    lines = [first.rstrip(" "), *(line.strip(" ") for line in between), last.lstrip(" ")]
+    return " ".join(line for line in lines if line)
 
 
 def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:

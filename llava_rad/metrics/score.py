@@ -11,11 +11,12 @@ from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
 from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
+from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet
 from llava_rad.metrics.radcliq import radcliq_v1
 from llava_rad.metrics.radgraph import radgraph_f1
-from llava_rad.metrics.result import MetricResult, check_pairs
+from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
 from llava_rad.metrics.rouge import rouge, rouge_l_coco
 from llava_rad.metrics.rules import chexpert_rules
 
@@ -172,10 +173,12 @@ ENGLISH_ONLY = frozenset(
 )
 """Metrics whose rules or networks know English alone."""
 
+# Published tables count uncertain mentions either way, so both stand side by side.
 _LABELS = tuple(
-    f"uncertain_positive/{group}/{average}/f1"
-    for group in ("14", "5")
+    f"{policy}/{group}/{average}/f1"
+    for group in GROUPS
     for average in ("micro", "macro")
+    for policy in POLICIES
 )
 HEADLINES: dict[str, tuple[str, ...]] = {
     "bleu_coco": ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
@@ -187,7 +190,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "cider": ("cider",),
     "chexpert_rules": _LABELS,
     "chexbert": (*_LABELS, "embedding_similarity"),
-    "radgraph": ("simple/f1", "partial/f1", "complete/f1"),
+    "radgraph": ("radgraph_f1", "simple/f1", "complete/f1"),
     "bertscore": ("f1",),
     "radcliq_v1": ("radcliq_v1",),
 }
@@ -268,11 +271,17 @@ class Scorer:
             progress: called with each metric's name before it is computed.
 
         Raises:
-            MetricError: the pairs are not two equally long, non-empty lists of strings, or a
-                required metric does not know the language.
+            MetricError: the pairs are not two equally long, non-empty lists of strings, all
+                references are blank, or a required metric does not know the language.
             WeightsError: a required metric's weights are missing, or weights are damaged.
         """
         check_pairs(predictions, references)
+        if all(map(is_empty, references)):
+            raise MetricError(
+                "all references are blank, so there is nothing to compare with",
+                remedy="Give the true texts; check which field they were read from",
+                kind="blank_references",
+            )
         others = sorted({language for language in languages if not is_english([language])})
         results: dict[str, MetricResult] = {}
         left_out: dict[str, str] = {}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llava_rad.data.patient_shares import draw_patients
 from llava_rad.errors import ConfigError
@@ -35,19 +36,32 @@ class SplitVectors:
 
 
 @dataclass(frozen=True)
+class PatientCount:
+    """How many patients there are.
+
+    Attributes:
+        training: that each seed learned from.
+        test: that the numbers are of.
+    """
+
+    training: int
+    test: int
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """A probe's test.
 
     Attributes:
         outcome: predictions of all seeds on the test images.
         probes: the fitted probes, one a seed; empty for k-NN, which fits nothing.
-        patients: training patients that each seed learned from.
+        patients: whose target is known, by label and under ``""`` for any of the labels.
         facts: how it was made, for the record.
     """
 
     outcome: Outcome
     probes: tuple[LinearProbe, ...]
-    patients: int
+    patients: dict[str, PatientCount]
     facts: dict[str, float]
 
 
@@ -82,8 +96,8 @@ def run_linear_probe(
         solver: see :func:`fit_linear_probe`.
         seeds: number of fits. With all patients, ``lbfgs`` makes one, whatever is asked: it has
             one solution.
-        fraction: share of the training patients to learn from, drawn anew by each seed; larger
-            shares of one seed hold the patients of smaller ones.
+        fraction: share of the training patients with a known target to learn from, drawn anew by
+            each seed; larger shares of one seed hold the patients of smaller ones.
 
     Raises:
         ConfigError: a number is out of range.
@@ -99,7 +113,7 @@ def run_linear_probe(
     train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
 
     def fit(seed: int) -> tuple[Floats, LinearProbe]:
-        chosen = draw_patients(vectors.train_patients, fraction, seed)
+        chosen = _drawn(vectors.train_patients, train, fraction, seed)
         probe = fit_linear_probe(
             kind,
             names,
@@ -113,12 +127,13 @@ def run_linear_probe(
     fits = 1 if solver == "lbfgs" and fraction == 1 else seeds
     results = share_jobs(fit, range(fits))
     scores = np.stack([scores for scores, _ in results])
-    chosen = draw_patients(vectors.train_patients, fraction, 0)
-    patients = {p for p, is_in in zip(vectors.train_patients, chosen, strict=True) if is_in}
+    chosen = _drawn(vectors.train_patients, train, fraction, 0)
     return ProbeResult(
         outcome=_outcome(targets, train, scores, test, vectors.test_patients),
         probes=tuple(probe for _, probe in results),
-        patients=len(patients),
+        patients=count_patients(
+            targets, (vectors.train_patients, train), (vectors.test_patients, test), chosen
+        ),
         facts={"fits": fits, "fraction": fraction},
     )
 
@@ -134,20 +149,69 @@ def run_knn(
     train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
     scores, ks = [], []
     for seed in range(1 if fraction == 1 else seeds):
-        chosen = draw_patients(vectors.train_patients, fraction, seed)
+        chosen = _drawn(vectors.train_patients, train, fraction, seed)
         seed_scores, k = knn_scores(
             (vectors.train[chosen], train[chosen]), (vectors.validation, validation), vectors.test
         )
         scores.append(seed_scores)
         ks.append(k)
-    chosen = draw_patients(vectors.train_patients, fraction, 0)
-    patients = {p for p, is_in in zip(vectors.train_patients, chosen, strict=True) if is_in}
+    chosen = _drawn(vectors.train_patients, train, fraction, 0)
     return ProbeResult(
         outcome=_outcome(targets, train, np.stack(scores), test, vectors.test_patients),
         probes=(),
-        patients=len(patients),
+        patients=count_patients(
+            targets, (vectors.train_patients, train), (vectors.test_patients, test), chosen
+        ),
         facts={"fits": len(scores), "fraction": fraction, "k": float(np.median(ks))},
     )
+
+
+def count_patients(
+    targets: Sequence[Target],
+    train: tuple[Sequence[str], Floats],
+    test: tuple[Sequence[str], Floats],
+    chosen: NDArray[np.bool_],
+) -> dict[str, PatientCount]:
+    """Patients whose target is known, by target and under ``""`` for any of them.
+
+    Args:
+        targets: their names are the columns'.
+        train: patients of the training images, and their targets [images] or [images, targets].
+        test: the same of the test images.
+        chosen: which training images were learned from, bool [images].
+    """
+
+    def count(patients: Sequence[str], known: NDArray[np.bool_]) -> int:
+        return len({patients[index] for index in np.flatnonzero(known).tolist()})
+
+    def counted(learned: NDArray[np.bool_], tested: NDArray[np.bool_]) -> PatientCount:
+        return PatientCount(count(train[0], learned & chosen), count(test[0], tested))
+
+    learned, tested = _known(train[1]), _known(test[1])
+    by_target = {
+        target.name: counted(learned[:, i], tested[:, i]) for i, target in enumerate(targets)
+    }
+    return {**by_target, "": counted(_any(learned), _any(tested))}
+
+
+def _drawn(
+    patients: Sequence[str], targets: Floats, fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Which images are of a share of the patients with a known target, bool [images]."""
+    known = _any(_known(targets))
+    chosen = np.zeros(len(targets), bool)
+    places = np.flatnonzero(known).tolist()
+    chosen[places] = draw_patients([patients[index] for index in places], fraction, seed)
+    return chosen
+
+
+def _known(targets: Floats) -> NDArray[np.bool_]:
+    """Which targets are known, [images, targets], also of a single target [images]."""
+    return ~np.isnan(targets.reshape(len(targets), -1))
+
+
+def _any(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(known.any(axis=1))
 
 
 def _matrix(targets: Sequence[Target], split: str) -> Floats:

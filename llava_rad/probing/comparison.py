@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_rad.probing.outcome import Difference, Estimate
-from llava_rad.probing.record import MEASURES, interval, number, to_plain
+from llava_rad.probing.outcome import Estimate
+from llava_rad.probing.record import MEASURES, difference_to_plain, interval, number, to_plain
+from llava_rad.statistics import SIGNIFICANT, Difference
 
-SIGNIFICANT = 0.05
 _TITLES = {"input_size": "input"}
 _FORMATS = {"input_size": "{} px", "tokens": "{}"}
 
@@ -35,6 +35,12 @@ class Pair:
     second: str
     difference: Difference
     p: float
+
+    @property
+    def interval(self) -> str:
+        """Of the difference, as tables show it."""
+        plain = difference_to_plain(self.difference)
+        return interval(plain["low"], plain["high"])
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,9 @@ def to_markdown(comparison: Comparison) -> str:
             mark = " *" if pair is not None and pair.p < SIGNIFICANT else ""
             cells.append(f"{number(e.value)} ({interval(e.low, e.high)}){mark}")
         lines.append(_row(cells))
-    floors = [number(_floor(c, task)) for task in c.estimates]
-    if any(floors):
-        lines.append(_row(["no image (floor)", *("" for _ in c.columns), *floors]))
+    baselines = [number(_baseline(c, task)) for task in c.estimates]
+    if any(baselines):
+        lines.append(_row(["no image (baseline)", *("" for _ in c.columns), *baselines]))
     lines += [
         "",
         f"In brackets 95 % intervals from resampled test patients. * differs from {c.reference} on "
@@ -116,9 +122,8 @@ def to_markdown(comparison: Comparison) -> str:
         for name in c.encoders:
             pair = c.against_reference(task, name)
             if pair is not None:
-                d = pair.difference
-                cells = [task, name, f"{d.difference:+.3f}", interval(d.low, d.high)]
-                lines.append(_row([*cells, f"{d.p:.3f}", f"{pair.p:.3f}"]))
+                cells = [task, name, f"{pair.difference.difference:+.3f}", pair.interval]
+                lines.append(_row([*cells, f"{pair.difference.p:.3f}", f"{pair.p:.3f}"]))
     lines += ["", _row([c.row, "preprocessing"]), _row(["---"] * 2)]
     lines += [_row([name, facts["preprocessing"]]) for name, facts in c.encoders.items()]
     lines += [f"\nNot compared: {name}. {reason}" for name, reason in c.left_out.items()]
@@ -130,7 +135,7 @@ def to_csv(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     facts = [*comparison.columns, "preprocessing"]
-    values = ["value", "low", "high", "spread", "floor"]
+    values = ["value", "low", "high", "spread", "baseline"]
     writer.writerow(["task", comparison.row, *facts, "measure", *values, "p_against_reference"])
     for task, by_encoder in comparison.estimates.items():
         for name, estimates in by_encoder.items():
@@ -199,7 +204,7 @@ def save_comparison(
             for task, by_encoder in comparison.estimates.items()
         },
         "pairs": [
-            {**asdict(pair), "difference": to_plain({"": pair.difference})[""]}
+            {**asdict(pair), "difference": difference_to_plain(pair.difference)}
             for pair in comparison.pairs
         ],
         "left_out": comparison.left_out,
@@ -218,9 +223,9 @@ def _chart(c: Comparison, task: str) -> dict[str, Any]:
     """Points and intervals of a task, as shares of an axis."""
     measure = c.headlines[task]
     found = {name: c.estimates[task][name][measure] for name in c.encoders}
-    floor = _floor(c, task)
+    baseline = _baseline(c, task)
     ends = [e for x in found.values() for e in (x.low, x.high, x.value)]
-    ends = [e for e in [*ends, floor] if e is not None and not math.isnan(e)]
+    ends = [e for e in [*ends, baseline] if e is not None and not math.isnan(e)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     span = (high - low) * 1.1 or 1.0
     start = low - span * 0.05
@@ -232,8 +237,8 @@ def _chart(c: Comparison, task: str) -> dict[str, Any]:
         "task": task,
         "measure": measure,
         "lower": task in c.lower_is_better,
-        "floor": at(floor),
-        "floor_text": number(floor),
+        "baseline": at(baseline),
+        "baseline_text": number(baseline),
         "rows": [
             {
                 "name": name,
@@ -249,8 +254,8 @@ def _chart(c: Comparison, task: str) -> dict[str, Any]:
     }
 
 
-def _floor(c: Comparison, task: str) -> float | None:
-    return next(iter(c.estimates[task].values()))[c.headlines[task]].floor
+def _baseline(c: Comparison, task: str) -> float | None:
+    return next(iter(c.estimates[task].values()))[c.headlines[task]].baseline
 
 
 def _row(cells: Sequence[str]) -> str:

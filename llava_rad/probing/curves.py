@@ -121,11 +121,11 @@ def _draw_task(panel: Any, curves: Curves, task: str, numeric: bool) -> None:
     for number, name in enumerate(others, start=1):
         (value,) = _values(curves, task, [name])
         across(value, linestyle="-.", linewidth=1, color=f"C{number}", label=name)
-    floor = next(iter(curves.comparison.estimates[task].values()))[
+    baseline = next(iter(curves.comparison.estimates[task].values()))[
         curves.comparison.headlines[task]
-    ].floor
-    if floor is not None:
-        across(floor, linestyle=":", linewidth=1, color="0.6", label="no image")
+    ].baseline
+    if baseline is not None:
+        across(baseline, linestyle=":", linewidth=1, color="0.6", label="no image")
     if numeric:
         if curves.log:
             panel.set_xscale("log")

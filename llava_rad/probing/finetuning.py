@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
-from llava_rad.probing.classification import ProbeResult
+from llava_rad.probing.classification import ProbeResult, count_patients
 from llava_rad.probing.examples import Example, Examples
 from llava_rad.probing.features import BATCH, InputBatches
 from llava_rad.probing.linear_probe import LinearProbe
@@ -142,7 +142,12 @@ def fine_tune(
     return ProbeResult(
         outcome=BinaryOutcome(patients, names, scores, test[known]),
         probes=tuple(probe for _, probe in results),
-        patients=len({e.patient for e in examples.train}),
+        patients=count_patients(
+            targets,
+            (tuple(e.patient for e in examples.train), train),
+            (tuple(e.patient for e in examples.test), test),
+            np.ones(len(train), bool),
+        ),
         facts={"fits": seeds, "fraction": 1.0},
     )
 

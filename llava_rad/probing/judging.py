@@ -13,10 +13,11 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.probing.baselines import load_judged
 from llava_rad.probing.comparison import Comparison, Pair
-from llava_rad.probing.outcome import Outcome, join_fits, load_outcome
+from llava_rad.probing.outcome import OUTCOME_VERSION, Outcome, join_fits, load_outcome
 from llava_rad.probing.record import encoder_facts
 from llava_rad.probing.tasks import TaskConfig, run_task
 from llava_rad.processes import process_state
+from llava_rad.statistics import holm
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,6 @@ class Judge:
     def compare(
         self,
         reference: str,
-        correct: Callable[[Sequence[float]], Sequence[float]],
         *,
         resamples: int,
         seed: int,
@@ -117,7 +117,6 @@ class Judge:
 
         Args:
             reference: the row that the others are compared with; where it was left out, the first.
-            correct: makes the p-values of one task's pairs fit for their number.
             resamples: of the test patients.
             seed: of the resamples.
         """
@@ -137,7 +136,7 @@ class Judge:
                 (first, second, by_name[first].compare(by_name[second], **how)[measure])
                 for first, second in itertools.combinations(names, 2)
             ]
-            corrected = correct([difference.p for *_, difference in found])
+            corrected = holm([difference.p for *_, difference in found])
             pairs += [
                 Pair(task, measure, first, second, difference, p)
                 for (first, second, difference), p in zip(found, corrected, strict=True)
@@ -172,6 +171,7 @@ class Judge:
         asked = {key: value for key, value in asdict(task).items() if key != "name"}
         asked["manifests"] = [hash_manifest(path) for path in task.manifests]
         asked["encoder"] = encoder.fingerprint()
+        asked["outcome"] = OUTCOME_VERSION
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
         path = self.predictions / f"{key}.npz"
         found = path.is_file()

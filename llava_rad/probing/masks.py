@@ -1,12 +1,15 @@
 """True masks of structures, in the layouts that data sets publish them in.
 
-- a manifest's lung masks, or a folder of pictures named like the images: not 0 inside;
+- a manifest's lung masks, or a folder of pictures named like the images: not 0 inside, or one
+  label value of a map of several structures;
 - a CSV of run lengths, a row a region: SIIM-ACR's ``train-rle.csv`` (``ImageId, EncodedPixels``)
   and CANDID-PTX's ``Pneumothorax_reports.csv`` (``SOPInstanceUID, EncodedPixels``),
   ``chest_tube.csv`` and ``Rib_fracture_mask_rle.csv`` (``anon_SOPUID, mask_rle``). Runs are column
   by column over 1024 x 1024 pixels, each start counted from the end of the run before, ``-1`` for
   none;
 - VinDr-RibCXR's JSON: a polygon for each rib, ``R1`` to ``L10``, of each image.
+
+Masks that are given in stored pixels follow a picture whose pixels were made square.
 """
 
 import json
@@ -16,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from llava_rad.data.image_files import IMAGE_ENDINGS
 from llava_rad.data.tables import read_table
-from llava_rad.errors import ConfigError, DataError
-from llava_rad.images import load_radiograph
+from llava_rad.errors import ConfigError, DataError, ImageError
+from llava_rad.images import Geometry, geometry_of, load_mask
 from llava_rad.probing.examples import Example
 
 Mask = NDArray[np.bool_]
@@ -66,16 +69,17 @@ class ManifestMasks(MaskSource):
 
 
 class FolderMasks(MaskSource):
-    """Pictures named like the images, in one folder."""
+    """Pictures named like the images, in one folder; of one label value if that is given."""
 
-    def __init__(self, structure: str, folder: Path) -> None:
+    def __init__(self, structure: str, folder: Path, value: int | None = None) -> None:
         self.structures = (structure,)
+        self.value = value
         self.paths = {image_id(path): path for path in folder.iterdir() if path.is_file()}
 
     def read(self, example: Example) -> list[Mask | None]:
         """See :class:`MaskSource`."""
         path = self.paths.get(image_id(Path(example.path)))
-        return [None if path is None else _read_picture(path, example)]
+        return [None if path is None else _read_picture(path, example, self.value)]
 
 
 class RunLengthMasks(MaskSource):
@@ -110,7 +114,8 @@ class RunLengthMasks(MaskSource):
         mask = np.zeros((_RUN_SIDE, _RUN_SIDE), bool)
         for text in self.runs[name]:
             mask |= decode_runs(text, (_RUN_SIDE, _RUN_SIDE), where=f"{self.table}, {name}")
-        return [mask]
+        geometry = geometry_of(example.path)
+        return [_stretched(mask, geometry) if _fits(mask, geometry.stored) else mask]
 
 
 class RibMasks(MaskSource):
@@ -137,13 +142,15 @@ class RibMasks(MaskSource):
         row = self.rows.get(name)
         if row is None:
             return [None] * len(self.structures)
-        height, width = _image_shape(example)
+        geometry = geometry_of(example.path)
+        height, width = geometry.shape
+        down, across = geometry.scale
         masks: list[Mask | None] = []
         for structure in self.structures:
             points = self.polygons[structure].get(row)
             picture = Image.new("1", (width, height))
             if points and points != "None":
-                corners = [(point["x"], point["y"]) for point in points]
+                corners = [(across * point["x"], down * point["y"]) for point in points]
                 ImageDraw.Draw(picture).polygon(corners, fill=1, outline=1)
             masks.append(np.asarray(picture, bool))
         return masks
@@ -153,8 +160,9 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
     """Mask sources from the texts that a program is given.
 
     Args:
-        specs: ``NAME=FOLDER``, ``NAME=TABLE.csv`` or ``RIBS.json``; the manifest's lung masks if
-            there is none.
+        specs: ``NAME=FOLDER``, ``NAME=FOLDER:VALUE`` with the structure's label in maps of
+            several, ``NAME=TABLE.csv`` or ``RIBS.json``; the manifest's lung masks if there is
+            none.
 
     Raises:
         ConfigError: a text is none of these.
@@ -165,13 +173,15 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
     sources: list[MaskSource] = []
     for spec in specs:
         name, separator, text = spec.partition("=")
-        path = Path(text)
+        path, (folder, value) = Path(text), _folder_and_value(text)
         if spec == LUNGS:
             sources.append(ManifestMasks())
         elif not separator and spec.endswith(".json"):
             sources.append(RibMasks(Path(spec)))
         elif separator and path.is_dir():
             sources.append(FolderMasks(name, path))
+        elif separator and value is not None and folder.is_dir():
+            sources.append(FolderMasks(name, folder, value))
         elif separator and path.suffix == ".csv":
             sources.append(RunLengthMasks(name, path))
         else:
@@ -179,7 +189,8 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
                 f"{spec!r} names no masks",
                 where="masks",
                 remedy=f"Give {LUNGS} (of the manifest), NAME=FOLDER of pictures named like the "
-                "images, NAME=TABLE.csv of run lengths, or a JSON of rib polygons",
+                "images, NAME=FOLDER:VALUE for one label of them, NAME=TABLE.csv of run lengths, "
+                "or a JSON of rib polygons",
             )
     structures = [s for source in sources for s in source.structures]
     if len(set(structures)) < len(structures):
@@ -229,33 +240,74 @@ def image_id(path: Path) -> str:
     return path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
 
 
-def _read_picture(path: Path, example: Example) -> Mask:
+def require_both_sides(
+    structures: Sequence[str], known: NDArray[np.bool_], divided: NDArray[np.bool_]
+) -> None:
+    """Refuse masks that say nothing: all of them empty, or covering the whole image.
+
+    Args:
+        structures: their names.
+        known: bool [images, structures], whether there is a mask.
+        divided: bool [images, structures], whether it has an inside and an outside.
+
+    Raises:
+        DataError: a structure has masks, and none of them is divided.
+    """
+    for column, structure in enumerate(structures):
+        if known[:, column].any() and not divided[:, column].any():
+            raise DataError(
+                f"all {known[:, column].sum()} masks of {structure} are empty or cover the "
+                "whole image",
+                where="masks",
+                remedy="Check that the folder is that of the masks, and the label value with "
+                "NAME=FOLDER:VALUE",
+                kind="one_sided_masks",
+            )
+
+
+def _folder_and_value(text: str) -> tuple[Path, int | None]:
+    """Take ``FOLDER:VALUE`` apart; the value is None if there is none."""
+    folder, separator, value = text.rpartition(":")
+    if separator and value.isascii() and value.isdigit():
+        return Path(folder), int(value)
+    return Path(text), None
+
+
+def _read_picture(path: Path, example: Example, value: int | None = None) -> Mask:
     try:
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 0
-    except (OSError, UnidentifiedImageError) as error:
+        mask = load_mask(path, value=value)
+    except ImageError as error:
         raise DataError(
-            f"the mask cannot be read ({error})",
+            f"the mask cannot be read ({error.what})",
             where=path,
-            remedy="Restore the file, or take it out",
+            remedy=error.remedy,
             kind="bad_mask",
         ) from error
-    height, width = _image_shape(example)
+    geometry = geometry_of(example.path)
     # Masks are often kept at another size than the image; only its shape must be the same.
-    if abs(mask.shape[1] * height - mask.shape[0] * width) > max(height, width, *mask.shape):
-        raise DataError(
-            f"the mask is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height} pixels",
-            where=path,
-            remedy="Give a mask that covers the whole image",
-            kind="mask_mismatch",
-        )
-    return mask
+    if _fits(mask, geometry.shape):
+        return mask
+    if _fits(mask, geometry.stored):
+        return _stretched(mask, geometry)
+    height, width = geometry.shape
+    raise DataError(
+        f"the mask is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height} pixels",
+        where=path,
+        remedy="Give a mask that covers the whole image",
+        kind="mask_mismatch",
+    )
 
 
-def _image_shape(example: Example) -> tuple[int, int]:
-    """Height and width, from the header where Pillow reads the format."""
-    try:
-        with Image.open(example.path) as picture:
-            return picture.height, picture.width
-    except (OSError, UnidentifiedImageError):
-        return load_radiograph(example.path).pixels.shape
+def _fits(mask: Mask, shape: tuple[int, int]) -> bool:
+    """Whether a mask has the shape of an image, within a pixel, whatever its size."""
+    (rows, columns), (height, width) = mask.shape, shape
+    return abs(columns * height - rows * width) <= max(height, width, rows, columns)
+
+
+def _stretched(mask: Mask, geometry: Geometry) -> Mask:
+    """A mask over stored pixels as one over the picture."""
+    if geometry.shape == geometry.stored:
+        return mask
+    height, width = geometry.shape
+    size = (width, height)
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), bool)

@@ -8,9 +8,10 @@ independent is too narrow.
 
 import io
 import json
+import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,10 +27,17 @@ from llava_rad.probing.scores import (
     r_squared,
     weighted_mean,
 )
+from llava_rad.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Difference,
+    Units,
+    paired_difference,
+    percentile_interval,
+)
 
-RESAMPLES = 1000
-LEVEL = 0.95
-_BLOCK = 4_000_000  # weights in memory at once
+OUTCOME_VERSION = 2
+"""Of what an outcome holds and means; kept predictions of another version are made again."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +46,18 @@ class Estimate:
 
     Attributes:
         value: mean over the seeds.
-        low, high: percentile interval from resampled test patients, seeds averaged in each.
+        low, high: percentile interval from resampled test patients, seeds averaged in each; NaN
+            where there is one patient alone.
         spread: standard deviation over the seeds; None for a single one.
-        floor: what the same test gives without looking at the image; None where that is not known.
+        baseline: what the same test gives without looking at the image; None where that is not
+            known.
     """
 
     value: float
     low: float
     high: float
     spread: float | None = None
-    floor: float | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one outcome is than another on the same patients.
-
-    Attributes:
-        difference: value of the first minus value of the second.
-        low, high: interval from a paired bootstrap over patients.
-        p: two-sided p-value from the same.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
+    baseline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +80,11 @@ class Outcome(ABC):
     by_fit: ClassVar[tuple[str, ...]] = ("scores",)  # arrays whose first axis is the fits
 
     @property
+    def units(self) -> Units:
+        """What is resampled: the patients, each with all its images."""
+        return Units.of(self.patients)
+
+    @property
     @abstractmethod
     def seeds(self) -> int:
         """How many fits there are."""
@@ -102,7 +101,7 @@ class Outcome(ABC):
             Each [resamples].
         """
 
-    def floors(self) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """Values of a prediction that is the same for every image, where they are known."""
         return {}
 
@@ -124,17 +123,17 @@ class Outcome(ABC):
         ones = np.ones((1, len(self.patients)))
         single = [self.values(s, ones) for s in range(self.seeds)]
         drawn = self._drawn(resamples, seed)
-        floors = self.floors()
+        baselines = self.baselines()
         estimates = {}
         for name in single[0]:
             values = np.array([float(values[name][0]) for values in single])
-            low, high = _percentiles(drawn[name], level)
+            interval = percentile_interval(drawn[name], self.units, level)
             estimates[name] = Estimate(
                 value=float(values.mean()),
-                low=low,
-                high=high,
+                low=interval.low if interval else math.nan,
+                high=interval.high if interval else math.nan,
                 spread=float(values.std(ddof=1)) if self.seeds > 1 else None,
-                floor=floors.get(name),
+                baseline=baselines.get(name),
             )
         return estimates
 
@@ -154,19 +153,12 @@ class Outcome(ABC):
         _require_same_examples(self, other)
         mine, theirs = self._drawn(resamples, seed), other._drawn(resamples, seed)
         first, second = self.measured(), other.measured()
-        differences = {}
-        for name, values in mine.items():
-            samples = values - theirs[name]
-            samples = samples[~np.isnan(samples)]
-            low, high = _percentiles(samples, level)
-            tail = min((samples <= 0).sum(), (samples >= 0).sum())
-            differences[name] = Difference(
-                difference=first[name] - second[name],
-                low=low,
-                high=high,
-                p=float(min(1.0, 2 * (tail + 1) / (len(samples) + 1))),
+        return {
+            name: paired_difference(
+                first[name] - second[name], values - theirs[name], self.units, level=level
             )
-        return differences
+            for name, values in mine.items()
+        }
 
     def _mean_values(self, weights: Floats) -> dict[str, Floats]:
         parts = [self.values(seed, weights) for seed in range(self.seeds)]
@@ -175,8 +167,10 @@ class Outcome(ABC):
     def _drawn(self, resamples: int, seed: int) -> dict[str, Floats]:
         """Each measure on each resample; kept, because an outcome is compared with many."""
         if (resamples, seed) not in self._resampled:
-            draws = resample_patients(self.patients, resamples, seed)
-            blocks = [self._mean_values(weights) for weights in draws]
+            units = self.units
+            blocks = [
+                self._mean_values(counts[:, units.index]) for counts in units.draws(resamples, seed)
+            ]
             self._resampled[resamples, seed] = {
                 name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]
             }
@@ -237,19 +231,19 @@ class BinaryOutcome(Outcome):
             found[name] = _nanmean(columns, len(weights))
         return found
 
-    def floors(self) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """AUROC 0.5; for AUPRC the share of positives."""
-        floors: dict[str, float] = {"auroc": 0.5}
+        baselines: dict[str, float] = {"auroc": 0.5}
         shares = []
         for column, label in enumerate(self.labels):
             truth = self.targets[~np.isnan(self.targets[:, column]), column]
-            floors[f"auroc/{label}"] = 0.5
+            baselines[f"auroc/{label}"] = 0.5
             if 0 < truth.sum() < len(truth):
-                floors[f"auprc/{label}"] = float(truth.mean())
+                baselines[f"auprc/{label}"] = float(truth.mean())
                 shares.append(float(truth.mean()))
         if shares:
-            floors["auprc"] = float(np.mean(shares))
-        return floors
+            baselines["auprc"] = float(np.mean(shares))
+        return baselines
 
 
 @dataclass(frozen=True)
@@ -295,12 +289,12 @@ class CategoryOutcome(Outcome):
             found["within_one"] = weighted_mean(near, weights)
         return found
 
-    def floors(self) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """What the most frequent class of the training examples gives."""
-        floors = {"accuracy": float((self.targets == self.common).mean()), "auroc": 0.5}
+        baselines = {"accuracy": float((self.targets == self.common).mean()), "auroc": 0.5}
         if self.ordered:
-            floors["within_one"] = float((np.abs(self.targets - self.common) <= 1).mean())
-        return floors
+            baselines["within_one"] = float((np.abs(self.targets - self.common) <= 1).mean())
+        return baselines
 
 
 @dataclass(frozen=True)
@@ -335,7 +329,7 @@ class NumberOutcome(Outcome):
             "correlation": correlation(predicted, self.targets, weights),
         }
 
-    def floors(self) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """What the mean of the training examples gives."""
         return {"mae": float(np.abs(self.mean - self.targets).mean()), "r2": 0.0}
 
@@ -347,20 +341,23 @@ class MaskOutcome(Outcome):
     Attributes:
         structures: their names.
         dice: of each image, NaN where its mask is not known, [seeds, examples, structures].
-        distance: mean surface distance in percent of the image's longer side, NaN where a mask
-            is empty or not known, [seeds, examples, structures].
+        distance: mean surface distance in percent of the image's longer side, that of the image's
+            diagonal where nothing was outlined, NaN where the true mask is empty or not known,
+            [seeds, examples, structures].
+        outlined: 1 where anything was outlined, [seeds, examples, structures].
         present: 1 where the true mask is not empty, [examples, structures].
     """
 
     structures: tuple[str, ...]
     dice: Floats
     distance: Floats
+    outlined: Floats
     present: Floats
 
     kind = "mask"
     headline = "dice"
-    lower_is_better = ("surface_distance",)
-    by_fit = ("dice", "distance")
+    lower_is_better = ("surface_distance", "missed")
+    by_fit = ("dice", "distance", "outlined")
 
     @property
     def seeds(self) -> int:
@@ -368,10 +365,12 @@ class MaskOutcome(Outcome):
         return len(self.dice)
 
     def values(self, seed: int, weights: Floats) -> dict[str, Floats]:
-        """``dice`` and ``surface_distance``, by structure and as means over structures.
+        """``dice``, ``surface_distance`` and ``missed``, by structure and over structures.
 
-        Two empty masks have a Dice of 1. Where a structure is absent from some images there is
-        also ``dice_present``, over the images that show it.
+        The first two are means, of images and of structures; ``missed`` is the number of images
+        that show a structure of which nothing was outlined. Two empty masks have a Dice of 1.
+        Where a structure is absent from some images there is also ``dice_present``, over the
+        images that show it.
         """
         found: dict[str, Floats] = {}
         columns: dict[str, list[Floats]] = {}
@@ -386,7 +385,21 @@ class MaskOutcome(Outcome):
                 columns.setdefault(name, []).append(value)
                 if len(self.structures) > 1:
                     found[f"{name}/{structure}"] = value
-        return found | {name: _nanmean(parts, len(weights)) for name, parts in columns.items()}
+        found |= {name: _nanmean(parts, len(weights)) for name, parts in columns.items()}
+        missed = weights @ (self._shown() * (1 - self.outlined[seed]))  # [resamples, structures]
+        if len(self.structures) > 1:
+            found |= {f"missed/{name}": missed[:, i] for i, name in enumerate(self.structures)}
+        return found | {"missed": missed.sum(axis=1)}
+
+    def baselines(self) -> dict[str, float]:
+        """How many structures there are to miss."""
+        shown = self._shown().sum(axis=0)
+        found = {f"missed/{name}": float(n) for name, n in zip(self.structures, shown, strict=True)}
+        return {**found, "missed": float(shown.sum())}
+
+    def _shown(self) -> Floats:
+        """1 where the true mask is known and not empty, [examples, structures]."""
+        return np.where(np.isnan(self.dice[0]), 0.0, self.present)
 
 
 _KINDS: dict[str, type[Outcome]] = {
@@ -442,28 +455,6 @@ def load_outcome(path: Path) -> Outcome:
             remedy="Delete the file, and they are made again",
             kind="bad_predictions",
         ) from error
-
-
-def resample_patients(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of rows [some, examples]: how often each example is in a resample of the patients."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // len(patients))
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        drawn = generator.integers(0, len(names), size=(size, len(names)))
-        drawn += len(names) * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * len(names))
-        yield counts.reshape(size, len(names))[:, index].astype(np.float64)
-
-
-def _percentiles(samples: Floats, level: float) -> tuple[float, float]:
-    samples = samples[~np.isnan(samples)]
-    if not len(samples):
-        return float("nan"), float("nan")
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(samples, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _nanmean(columns: Sequence[Floats], rows: int) -> Floats:

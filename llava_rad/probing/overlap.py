@@ -13,13 +13,16 @@ def dice(predicted: Mask, true: Mask) -> float:
 
 
 def surface_distance(predicted: Mask, true: Mask) -> float:
-    """Average symmetric surface distance in pixels; NaN where a mask is empty.
+    """Average symmetric surface distance in pixels; NaN where the true mask is empty.
 
     The mean, over all pixels of both outlines, of the distance to the other outline. A mask's
-    outline is its pixels with a neighbour (of four) outside the mask or the image.
+    outline is its pixels with a neighbour (of four) outside the mask or the image. A structure that
+    was missed altogether is as far off as can be: the image's diagonal.
     """
-    if not predicted.any() or not true.any():
+    if not true.any():
         return float("nan")
+    if not predicted.any():
+        return float(np.hypot(*true.shape))
     first, second = _outline(predicted), _outline(true)
     to_second = ndimage.distance_transform_edt(~second)[first]
     to_first = ndimage.distance_transform_edt(~first)[second]

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.probing.outcome import Difference, Estimate
+from llava_rad.probing.outcome import Estimate
+from llava_rad.statistics import Difference
 
 MEASURES = {
     "auroc": "area under the ROC curve; of several labels or classes the mean",
@@ -18,8 +19,9 @@ MEASURES = {
     "correlation": "Pearson's correlation",
     "dice": "overlap of the masks, mean over images",
     "dice_present": "Dice over the images that show the structure",
-    "surface_distance": "mean distance between the outlines in % of the image's longer side; "
-    "lower is better",
+    "surface_distance": "mean distance between the outlines in % of the image's longer side, that "
+    "of the image's diagonal where nothing was outlined; lower is better",
+    "missed": "images that show the structure and nothing of it was outlined; lower is better",
 }
 
 
@@ -40,22 +42,29 @@ def encoder_facts(encoder: ImageEncoder) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "preprocessing": f"{geometry}, {preprocessing.interpolation}, "
         f"mean {preprocessing.mean[0]:.3f}, std {preprocessing.std[0]:.3f}, "
-        f"{preprocessing.rendering}",
+        f"{preprocessing.rendering}"
+        + ", resized in float" * (preprocessing.resize_in == "float")
+        + ", histogram equalised" * preprocessing.equalize,
         "fingerprint": encoder.fingerprint(),
     }
 
 
-def to_plain(
-    results: Mapping[str, Estimate] | Mapping[str, Difference],
-) -> dict[str, dict[str, float | None]]:
-    """Estimates or differences for JSON, which has no NaN."""
-    return {
-        name: {
-            key: None if value is None or math.isnan(value) else value
-            for key, value in asdict(result).items()
+def to_plain(results: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Estimates for JSON, which has no NaN."""
+    return {name: _without_nan(asdict(result)) for name, result in results.items()}
+
+
+def difference_to_plain(difference: Difference) -> dict[str, float | None]:
+    """A difference for JSON and for tables, with ``low`` and ``high`` of its interval."""
+    interval = difference.interval
+    return _without_nan(
+        {
+            "difference": difference.difference,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "p": difference.p,
         }
-        for name, result in results.items()
-    }
+    )
 
 
 def number(value: float | None) -> str:
@@ -63,6 +72,10 @@ def number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _without_nan(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {k: None if v is None or math.isnan(v) else v for k, v in values.items()}
 
 
 def interval(low: float | None, high: float | None) -> str:

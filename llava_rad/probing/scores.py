@@ -9,7 +9,7 @@ is NaN.
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from llava_rad.statistics import Floats
 
 
 def auroc(scores: Floats, positive: Floats, weights: Floats) -> Floats:

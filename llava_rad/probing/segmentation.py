@@ -20,7 +20,7 @@ from llava_rad.errors import ConfigError, DataError, ModelError
 from llava_rad.features import FeatureCache
 from llava_rad.images import Radiograph
 from llava_rad.probing.examples import Example, Examples
-from llava_rad.probing.masks import Mask, MaskSource
+from llava_rad.probing.masks import Mask, MaskSource, require_both_sides
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.scores import Floats
@@ -58,12 +58,29 @@ class _Masks:
         targets: share of each logit's area inside the structure, [examples, structures, ...].
         known: whether the mask is known, bool [examples, structures].
         present: whether it is known and not empty, bool [examples, structures].
+        divided: whether it has an inside and an outside, bool [examples, structures].
     """
 
     examples: tuple[Example, ...]
     targets: Tensor
     known: Tensor
     present: Tensor
+    divided: Tensor
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """How a head's masks agree with the true ones, each [examples, structures].
+
+    Attributes:
+        dice: NaN where the true mask is not known.
+        distance: of the surfaces in % of the longer side, NaN where there is none.
+        outlined: 1 where the head outlined anything.
+    """
+
+    dice: Floats
+    distance: Floats
+    outlined: Floats
 
 
 def seeing_whole_images(encoder: ImageEncoder) -> ImageEncoder:
@@ -106,7 +123,7 @@ def segment(
 
     Raises:
         ConfigError: there is no such head, or a number is out of range.
-        DataError: a split has no masks, or one cannot be read.
+        DataError: a split has no masks, one cannot be read, or all are empty or full.
         ImageError: an image cannot be read.
     """
     if steps < 1 or seeds < 1 or width < 1:
@@ -128,6 +145,7 @@ def segment(
                 kind="no_masks",
             )
         say(f"{len(part.examples)} {name} images with masks")
+    _check_masks(structures, tuple(parts.values()))
     fill_cache(cache, [e.path for part in parts.values() for e in part.examples], say)
     train = parts["train"]
     mean, scale = _token_statistics(cache, train.examples)
@@ -139,8 +157,8 @@ def segment(
         made.mean.copy_(mean)
         made.scale.copy_(scale)
         _train(made, train, cache, grid, learning_rate, steps, seed)
-        overlap, _ = _test(made, parts["validation"], sources, cache, grid, distances=False)
-        quality = float(np.nanmean(np.nanmean(overlap, axis=0)))
+        validated = _test(made, parts["validation"], sources, cache, grid, distances=False)
+        quality = float(np.nanmean(np.nanmean(validated.dice, axis=0)))
         say(f"seed {seed}, learning rate {learning_rate:g}: validation Dice {quality:.3f}")
         return quality, {name: t.cpu() for name, t in made.state_dict().items()}
 
@@ -149,7 +167,7 @@ def segment(
     others = share_jobs(fit, [(seed, LEARNING_RATES[best]) for seed in range(1, seeds)])
     states = [tried[best][1], *(state for _, state in others)]
 
-    def test(state: dict[str, Tensor]) -> tuple[Floats, Floats]:
+    def test(state: dict[str, Tensor]) -> _Agreement:
         made = SegmentationHead(head, structures, encoder.dim, width)
         made.load_state_dict(state)
         return _test(made, parts["test"], sources, cache, grid)
@@ -179,7 +197,7 @@ def evaluate_head(
     Raises:
         ConfigError: the head is for other structures.
         ModelError: it belongs to another encoder.
-        DataError: no image has a mask, or one cannot be read.
+        DataError: no image has a mask, one cannot be read, or all are empty or full.
     """
     _require_own(encoder, head)
     structures = tuple(s for source in sources for s in source.structures)
@@ -197,6 +215,7 @@ def evaluate_head(
             remedy="Check that masks are named like their images",
             kind="no_masks",
         )
+    _check_masks(structures, (part,))
     fill_cache(cache, [e.path for e in part.examples], lambda line: None)
     tests = [_test(head, part, sources, cache, grid)]
     return SegmentationResult(_outcome(structures, part, tests), part.examples, head, {})
@@ -257,7 +276,7 @@ def fill_cache(cache: FeatureCache, paths: Sequence[str], say: Callable[[str], N
 def _read_masks(
     examples: Sequence[Example], sources: Sequence[MaskSource], grid: tuple[int, int]
 ) -> _Masks:
-    kept, targets, known, present = [], [], [], []
+    kept, targets, known, present, divided = [], [], [], [], []
     for example in examples:
         masks = _masks_of(example, sources)
         if all(mask is None for mask in masks):
@@ -265,6 +284,7 @@ def _read_masks(
         kept.append(example)
         known.append([mask is not None for mask in masks])
         present.append([mask is not None and bool(mask.any()) for mask in masks])
+        divided.append([mask is not None and bool(mask.any() and not mask.all()) for mask in masks])
         size = (SCALE * grid[1], SCALE * grid[0])
         targets.append(
             [
@@ -279,6 +299,16 @@ def _read_masks(
         torch.from_numpy(np.array(targets)),
         torch.from_numpy(np.array(known, dtype=bool)),
         torch.from_numpy(np.array(present, dtype=bool)),
+        torch.from_numpy(np.array(divided, dtype=bool)),
+    )
+
+
+def _check_masks(structures: Sequence[str], parts: Sequence[_Masks]) -> None:
+    """Refuse masks that are all or nothing over the whole set."""
+    require_both_sides(
+        structures,
+        np.concatenate([part.known.numpy() for part in parts]),
+        np.concatenate([part.divided.numpy() for part in parts]),
     )
 
 
@@ -371,12 +401,11 @@ def _test(
     grid: tuple[int, int],
     *,
     distances: bool = True,
-) -> tuple[Floats, Floats]:
-    """Dice and surface distance (% of the longer side) of images, [examples, structures] each."""
+) -> _Agreement:
     device = process_state().device
     head.to(device).eval()
     overlaps = np.full((len(masks.examples), len(head.structures)), np.nan)
-    apart = np.full_like(overlaps, np.nan)
+    apart, outlined = np.full_like(overlaps, np.nan), np.zeros_like(overlaps)
     for start in range(0, len(masks.examples), BATCH):
         batch = masks.examples[start : start + BATCH]
         logits = head(cache.read([e.path for e in batch]).to(device), grid).cpu()
@@ -388,22 +417,33 @@ def _test(
             for column, mask in enumerate(true):
                 if mask is None:
                     continue
-                small = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-                truth = np.asarray(small, bool)
+                truth = _shrunk(mask, height, width)
+                outlined[row, column] = predicted[column].any()
                 overlaps[row, column] = dice(predicted[column], truth)
                 if distances:
                     apart[row, column] = surface_distance(predicted[column], truth) * 100 / SIDE
     head.cpu()
-    return overlaps, apart
+    return _Agreement(overlaps, apart, outlined)
+
+
+def _shrunk(mask: Mask, height: int, width: int) -> Mask:
+    """A mask on the grid of the comparison; the smallest structure keeps a pixel there."""
+    nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    found = np.asarray(nearest, bool)
+    if mask.any() and not found.any():
+        gray = Image.fromarray(np.where(mask, 255, 0).astype(np.float32))
+        found = np.asarray(gray.resize((width, height), Image.Resampling.BOX)) > 0
+    return found
 
 
 def _outcome(
-    structures: tuple[str, ...], masks: _Masks, tests: Sequence[tuple[Floats, Floats]]
+    structures: tuple[str, ...], masks: _Masks, tests: Sequence[_Agreement]
 ) -> MaskOutcome:
     return MaskOutcome(
         patients=tuple(e.patient for e in masks.examples),
         structures=structures,
-        dice=np.stack([overlap for overlap, _ in tests]),
-        distance=np.stack([distance for _, distance in tests]),
+        dice=np.stack([test.dice for test in tests]),
+        distance=np.stack([test.distance for test in tests]),
+        outlined=np.stack([test.outlined for test in tests]),
         present=masks.present.double().numpy(),
     )

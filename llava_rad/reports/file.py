@@ -84,7 +84,19 @@ class ReportFile:
         self.close()
 
 
-def run_id(model: ReportModel, settings: GenerationSettings, *, precision: str) -> str:
+def run_id(
+    model: ReportModel,
+    settings: GenerationSettings,
+    *,
+    precision: str,
+    frame: int | None = None,
+) -> str:
     """Short hash of what a report depends on beside its study."""
-    values = {"model": model.folder_hash, "settings": settings.to_dict(), "precision": precision}
+    values: dict[str, object] = {
+        "model": model.folder_hash,
+        "settings": settings.to_dict(),
+        "precision": precision,
+    }
+    if frame is not None:
+        values["frame"] = frame
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -11,7 +11,7 @@ from llava_rad.dinov2.probe import Probe
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError
 
-SIZE = 28
+SIZE, HALF = 56, 28
 PREPROCESSING = Preprocessing(image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
 CPU = torch.device("cpu")
 
@@ -21,7 +21,8 @@ def _study(folder, number, split):
     rng = np.random.default_rng(number)
     nodule, male, age = rng.random() < 0.5, rng.random() < 0.5, float(rng.integers(20, 80))
     pixels = np.zeros((SIZE, SIZE), np.uint8)
-    pixels[:14, :14], pixels[:14, 14:], pixels[14:] = 200 * nodule, 200 * male, 3 * age
+    pixels[:HALF, :HALF], pixels[:HALF, HALF:] = 200 * nodule, 200 * male
+    pixels[HALF:] = 3 * age
     pixels[0, 0], pixels[0, 1] = 0, 255  # min-max rendering leaves the rest as it is
     path = folder / f"{split}{number}.png"
     Image.fromarray(pixels).save(path)
@@ -56,7 +57,7 @@ def _probe(manifest, views=None, **settings):
 
 def _averages(images):
     """A teacher that sees what the pictures say, beside two values that mean nothing."""
-    parts = [images[:, :, 2:14, :14], images[:, :, 2:14, 14:], images[:, :, 14:]]
+    parts = [images[:, :, 2:HALF, :HALF], images[:, :, 2:HALF, HALF:], images[:, :, HALF:]]
     noise = torch.randn(len(images), 2, generator=torch.Generator().manual_seed(0))
     return torch.cat([*(part.mean((2, 3)) for part in parts), 0.1 * noise], dim=1)
 

@@ -135,7 +135,7 @@ def test_attributes(data, tmp_path):
     found = {r["column"]: r for r in json.loads(numbers.read_text())["results"]}
     assert found["sex"]["measures"]["auroc"]["value"] > 0.95
     age = found["age"]["measures"]["mae"]
-    assert age["value"] < 5 < age["floor"]
+    assert age["value"] < 5 < age["baseline"]
     assert found["age_group"]["classes"] == ["40-44", "60-64"]
     assert found["weight"]["kind"] == "number"
     assert load_probe(tmp_path / "age.safetensors").kind == "number"

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 PROGRAM = Path(__file__).parents[2] / "eval" / "compare.py"
+PRIMARY = "chexpert_rules/uncertain_positive/14/micro/f1"
 REFERENCES = ["small effusion", "clear lungs", "large nodule", "rib fracture"] * 8
 
 
@@ -24,9 +25,9 @@ def run(app):
     )
 
 
-def write(path, predictions, *, ids=None, references=REFERENCES):
+def write(path, predictions, *, ids=None, references=REFERENCES, more=lambda i: {}):
     rows = [
-        {"id": f"s{i}" if ids is None else ids[i], "prediction": p, "reference": r}
+        {"id": f"s{i}" if ids is None else ids[i], "prediction": p, "reference": r, **more(i)}
         for i, (p, r) in enumerate(zip(predictions, references, strict=True))
     ]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -42,14 +43,19 @@ def test_a_better_model_is_told_from_a_worse_one(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
     done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
     assert done.exit_code == 0, done.stderr
-    assert "32 pairs" in done.stdout and "p Holm" in done.stdout
+    assert "32 pairs" in done.stdout and "p corrected" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(good)]
     rouge = found["rouge/rougeL"]
     assert rouge["difference"] == pytest.approx(0.75)
     assert rouge["interval"]["low"] > 0
-    # Seven values are compared; each p-value is the smallest that 200 swaps can give.
+    # Seven values are exploratory; each p-value is the smallest that 200 swaps can give.
     assert rouge["p_randomisation"] == pytest.approx(1 / 201)
-    assert rouge["p_holm"] == pytest.approx(7 / 201)
+    assert rouge["role"] == "exploratory" and rouge["p"] == pytest.approx(7 / 201)
+    # The primary value stands first and is tested alone, though its metric was not asked for.
+    assert next(iter(found)) == PRIMARY and len(found) == 8
+    assert found[PRIMARY]["role"] == "primary"
+    assert found[PRIMARY]["p"] == found[PRIMARY]["p_randomisation"] == pytest.approx(1 / 201)
+    assert "primary metric, declared before: chexpert-rules micro F1" in done.stdout
 
 
 def test_pairs_are_matched_by_id_and_not_by_line(tmp_path, bad, run):
@@ -64,7 +70,7 @@ def test_pairs_are_matched_by_id_and_not_by_line(tmp_path, bad, run):
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(shuffled)]
     assert all(difference["difference"] == 0 for difference in found.values())
-    assert all(difference["p_holm"] == 1 for difference in found.values())
+    assert all(difference["p"] == 1 for difference in found.values())
 
 
 def test_ids_of_one_file_alone_are_named(tmp_path, bad, run):
@@ -92,6 +98,50 @@ def test_other_references_and_other_studies_are_refused(tmp_path, bad, run):
 def test_three_files_and_wrong_usage(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
     done = run(bad, good, bad, "--resamples", "20")
-    assert done.exit_code == 0 and done.stdout.count("p Holm") == 2
+    assert done.exit_code == 0 and done.stdout.count("p corrected") == 2
     assert run(bad).exit_code == 2
     assert run(bad, tmp_path / "absent.jsonl").exit_code == 1
+
+
+def test_patients_are_resampled_and_swapped_whole(tmp_path, bad, run):
+    # 4 patients of 8 studies; the better file is better on one patient alone.
+    some = [text if i < 8 else "clear lungs" for i, text in enumerate(REFERENCES)]
+    good = write(tmp_path / "good.jsonl", some, more=lambda i: {"patient_id": f"p{i // 8}"})
+    # One of the files names the patients.
+    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    assert done.exit_code == 0, done.stderr
+    assert "32 pairs of 4 patients;" in done.stdout and "patient_id" not in done.stderr
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert (content["unit"], content["units"]) == ("patient", 4)
+    found = content["files"][str(good)]["rouge/rougeL"]
+    assert found["difference"] > 0 and found["p_randomisation"] == 1
+    assert found["interval"]["low"] == 0
+    other = write(tmp_path / "other.jsonl", some, more=lambda i: {"patient_id": "someone"})
+    done = run(good, other)
+    assert done.exit_code == 1 and "of patient 'someone' here and of 'p0'" in done.stderr
+
+
+def test_without_patients_the_output_says_so(tmp_path, bad, run):
+    done = run(bad, bad, "--resamples", "20")
+    assert "32 studies (no patient ids)" in done.stdout
+    assert "add 'patient_id'" in done.stderr
+
+
+def test_another_primary_value(tmp_path, bad, run):
+    good = write(tmp_path / "good.jsonl", REFERENCES)
+    done = run(bad, good, "--primary", "rouge/rougeL", "--json", tmp_path / "o.json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads((tmp_path / "o.json").read_text())["files"][str(good)]
+    assert next(iter(found)) == "rouge/rougeL" and PRIMARY not in found
+    assert [value["role"] for value in found.values()].count("primary") == 1
+    done = run(bad, good, "--primary", "rouge/rougeX")
+    assert done.exit_code == 1 and "Declare one of rouge/rouge1" in done.stderr
+    done = run(bad, good, "--primary", "chexbert/uncertain_negative/14/micro/f1")
+    assert done.exit_code == 1 and "it was not computed" in done.stderr
+
+
+def test_blank_references_are_refused(tmp_path, run):
+    blank = write(tmp_path / "a.jsonl", ["x"] * 32, references=[" "] * 32)
+    done = run(blank, blank, "--json", tmp_path / "out.json")
+    assert done.exit_code == 1 and "all references are blank" in done.stderr
+    assert not (tmp_path / "out.json").exists()

@@ -66,7 +66,7 @@ def test_missing_weights_are_named_or_required(predictions, tmp_path, run):
     assert named.exit_code == 0
     assert "hf download StanfordAIMI/RRG_scorers chexbert.pth" in named.stderr
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
-    assert list(metrics["metrics"]) == ["rouge"]
+    assert list(metrics["metrics"]) == ["rouge", "chexpert_rules"]  # the primary value's too
     assert "hf download" in metrics["left_out"]["chexbert"]
 
     required = run(predictions, *options, "--require")
@@ -123,7 +123,7 @@ def test_results_that_cannot_be_written(predictions, tmp_path, run):
     assert done.exit_code == 1 and "cannot be written" in done.stderr
 
 
-def test_floors_from_training_reports_and_features(predictions, tmp_path, run):
+def test_baselines_from_training_reports_and_features(predictions, tmp_path, run):
     training = tmp_path / "training.jsonl"
     rows = [{"id": f"t{i}", "reference": t} for i, t in enumerate(["clear lungs", "effusion"])]
     training.write_text("\n".join(map(json.dumps, rows)))
@@ -135,8 +135,8 @@ def test_floors_from_training_reports_and_features(predictions, tmp_path, run):
     done = run(predictions, *options, *given)
     assert done.exit_code == 0, done.stderr
     assert "chosen among training reports" in done.stdout
-    floors = json.loads((tmp_path / "out/metrics.json").read_text())["floors"]
-    nearest = floors["nearest_training_report"]["values"]["rouge/rougeL"]
+    baselines = json.loads((tmp_path / "out/metrics.json").read_text())["baselines"]
+    nearest = baselines["nearest_training_report"]["values"]["rouge/rougeL"]
     assert nearest == pytest.approx((2 / 3 + 1 + 0 + 1) / 4)  # "effusion" for "small effusion"
 
     np.savez(tmp_path / "features.npz", ids=ids[:3], features=features)

@@ -45,7 +45,7 @@ def test_a_blind_model_writes_the_same_and_gains_exactly_nothing(blind_model, co
         assert outcome["identical_share"] == 1
         for gain in outcome["gains"].values():
             assert gain["gain"] == 0 and gain["interval"] == {"low": 0, "high": 0}
-            assert gain["above_0"] is False and gain["p_holm"] == 1
+            assert gain["above_0"] is False and gain["p"] == 1
     assert "does not depend on the image" in done.stdout.splitlines()[-1]
     assert "11 of 11 texts identical (100.0 %)" in done.stdout
 
@@ -76,11 +76,14 @@ def test_texts_that_follow_the_image_are_told(seeing_model, control, manifest, t
     studies = [replace(s, findings=texts.get(s.study_id)) for s in load_manifest(manifest)]
     save_manifest(studies, manifest)
 
-    done = control(seeing_model, tmp_path / "out")
+    # Random letters hold no observation, so what counts is declared to be their overlap.
+    done = control(seeing_model, tmp_path / "out", "--primary", "rouge/rouge1")
     assert done.exit_code == 0, done.stderr
     found = read(tmp_path / "out/image_control.json")
-    assert found["depends_on_the_image"] is True
+    assert found["depends_on_the_image"] is True and found["primary"] == "rouge/rouge1"
+    assert (found["intervals"]["unit"], found["intervals"]["units"]) == ("patient", 7)
     gain = found["controls"]["other_patient"]["gains"]["rouge/rouge1"]
+    assert gain["role"] == "primary" and gain["p"] == gain["p_randomisation"] <= 0.05
     assert gain["right"] == 1 and gain["above_0"] and gain["interval"]["low"] > 0
     verdict = done.stdout.splitlines()[-1]
     assert verdict.startswith("The text depends on the image: ")

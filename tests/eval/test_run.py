@@ -66,7 +66,7 @@ def test_reports_scores_and_page(run, run_program, studies, tmp_path):
     assert generation["studies"] == 11 and generation["left_out"] == {"no_findings": 1}
     assert generation["precision"] == "float32" and generation["failed"] == []
     assert any("11 kept, 1 left out (no_findings: 1)" in w for w in metrics["warnings"])
-    assert metrics["floors"]["fixed_report"]["chosen_among"] == "training reports"
+    assert metrics["baselines"]["fixed_report"]["chosen_among"] == "training reports"
     assert "11 pairs, findings" in done.stdout
     assert (out / "report.html").read_text(encoding="utf-8").count("data:image") > 0
 
@@ -80,7 +80,7 @@ def test_reports_scores_and_page(run, run_program, studies, tmp_path):
     )  # fmt: skip
     assert again.exit_code == 0, again.stderr
     scored = json.loads((tmp_path / "again/metrics.json").read_text(encoding="utf-8"))
-    assert scored["metrics"] == metrics["metrics"] and scored["floors"] == metrics["floors"]
+    assert scored["metrics"] == metrics["metrics"] and scored["baselines"] == metrics["baselines"]
     assert again.stdout == done.stdout
     assert (tmp_path / "again/per_sample.jsonl").read_bytes() == (
         out / "per_sample.jsonl"

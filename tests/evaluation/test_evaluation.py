@@ -6,6 +6,7 @@ import pytest
 from llava_rad.errors import MetricError
 from llava_rad.evaluation import (
     evaluate_predictions,
+    evaluation_table,
     pair_to_json,
     read_predictions,
     render_page,
@@ -59,8 +60,8 @@ def test_one_report_for_every_film_is_noticed(one_report):
     assert apart["count"] == {"normal": 12, "abnormal": 8}
     assert apart["values"]["normal"]["rouge/rougeL"] == 1
     assert apart["values"]["abnormal"]["rouge/rougeL"] < 0.2
-    # The floor is as good: nothing was learned from the image.
-    fixed = found["floors"]["fixed_report"]["values"]["rouge/rougeL"]
+    # The baseline is as good: nothing was learned from the image.
+    fixed = found["baselines"]["fixed_report"]["values"]["rouge/rougeL"]
     assert fixed == {
         "value": pytest.approx(found["metrics"]["rouge"]["values"]["rougeL"]["value"]),
         "text": NORMAL,
@@ -93,17 +94,17 @@ def test_the_files_labels_tell_normal_from_abnormal(tmp_path):
     assert evaluation.normal_by == "the file's labels"
 
 
-def test_floors_by_training_reports_and_features(tmp_path):
+def test_baselines_by_training_reports_and_features(tmp_path):
     references = ["small effusion", "large nodule", "clear lungs"]
     training = {"t0": "clear lungs", "t1": "small effusion", "t2": "large nodule"}
     features = {f"study{i}": np.eye(3)[i] for i in range(3)}
     features |= {"t0": np.eye(3)[2], "t1": np.eye(3)[0], "t2": np.eye(3)[1]}
     evaluation = evaluate(tmp_path, ["x"] * 3, references, training=training, features=features)
-    floors = evaluation.floors.headlines()
-    assert floors["nearest_training_report"]["rouge/rougeL"] == 1.0
-    assert floors["other_patient"]["rouge/rougeL"] == 0.0
-    assert evaluation.floors.fixed_from == "training reports"
-    assert floors["fixed_report"]["rouge/rougeL"] == pytest.approx(1 / 3)
+    baselines = evaluation.baselines.headlines()
+    assert baselines["nearest_training_report"]["rouge/rougeL"] == 1.0
+    assert baselines["other_patient"]["rouge/rougeL"] == 0.0
+    assert evaluation.baselines.fixed_from == "training reports"
+    assert baselines["fixed_report"]["rouge/rougeL"] == pytest.approx(1 / 3)
 
     del features["study1"]
     with pytest.raises(MetricError, match="study1"):
@@ -120,18 +121,17 @@ def test_other_patients_respect_patient_ids(tmp_path):
         references,
         more=lambda i: {"patient_id": "first" if i < 3 else "second"},
     )
-    assert evaluation.floors.headlines()["other_patient"]["rouge/rougeL"] == 0.0
+    assert evaluation.baselines.headlines()["other_patient"]["rouge/rougeL"] == 0.0
     alone = evaluate(tmp_path, ["a"] * 2, ["a"] * 2, more=lambda i: {"patient_id": "p"})
-    assert "other_patient" not in alone.floors.headlines()
+    assert "other_patient" not in alone.baselines.headlines()
 
 
 @pytest.mark.parametrize(
     ("predictions", "references"),
     [
         ([""], ["no effusion"]),
-        (["no effusion"], [""]),
         (["", " ", "\n"], ["a", "b", "c"]),
-        (["", ""], ["", " "]),
+        (["", "x"], ["no effusion", " "]),
         (["x"], ["x"]),
         (["肺野清晰"] * 3, ["心影增大", "正常", "肺野清晰"]),
         (["a"] * 2, ["word " * 10_000, "b"]),
@@ -172,3 +172,58 @@ def test_one_line_for_each_pair(one_report):
     assert last["observations"]["missed"] == ["Consolidation"]
     assert last["observations"]["invented"] == ["No Finding"]
     assert last["words"] == {"prediction": 4, "reference": 4}
+
+
+def test_intervals_resample_patients_where_the_file_names_them(tmp_path):
+    references = [f"nodule {i} of the lung" for i in range(12) for _ in range(10)]
+    predictions = [text if i // 10 % 2 else "clear" for i, text in enumerate(references)]
+    named = evaluate(
+        tmp_path, predictions, references, more=lambda i: {"patient_id": f"p{i // 10}"}
+    )
+    found = strict_json(named)["intervals"]
+    assert (found["unit"], found["units"]) == ("patient", 12)
+    assert "resamples of 12 patients" in evaluation_table(named)
+    assert "12 patients" in render_page(named)
+    unnamed = evaluate(tmp_path, predictions, references)
+    assert strict_json(unnamed)["intervals"]["unit"] == "study"
+    assert "120 studies (no patient ids)" in evaluation_table(unnamed)
+    assert any("names no patients" in warning for warning in unnamed.warnings)
+    widths = [
+        e.intervals["rouge"]["rougeL"].high - e.intervals["rouge"]["rougeL"].low
+        for e in (named, unnamed)
+    ]
+    assert widths[0] > 2 * widths[1]
+
+
+def test_the_primary_value_stands_first_and_is_always_there(tmp_path):
+    evaluation = evaluate(tmp_path, ABNORMAL, ABNORMAL, metrics=["rouge", "cider"])
+    assert next(iter(evaluation.shown)) == "chexpert_rules"
+    assert evaluation.shown["chexpert_rules"] == ("uncertain_positive/14/micro/f1",)
+    table = evaluation_table(evaluation).split("---\n")[1].splitlines()
+    assert table[0].startswith("chexpert_rules") and "micro F1, 14 observations" in table[0]
+    assert strict_json(evaluation)["primary"] == "chexpert_rules/uncertain_positive/14/micro/f1"
+    assert "primary metric" in render_page(evaluation)
+    other = evaluate(tmp_path, ABNORMAL, ABNORMAL, primary="cider/cider")
+    assert next(iter(other.shown)) == "cider" and "uncertain_negative/5/macro/f1" in "".join(
+        other.shown["chexpert_rules"]
+    )
+
+
+def test_both_policies_for_uncertain_mentions_are_shown_side_by_side(tmp_path):
+    texts = ["Possible pneumonia.", "Small effusion.", "Small effusion."]
+    evaluation = evaluate(tmp_path, ["Pneumonia.", *texts[1:]], texts)
+    shown = evaluation.shown["chexpert_rules"]
+    assert shown[:2] == ("uncertain_positive/14/micro/f1", "uncertain_negative/14/micro/f1")
+    rows = [row for row in evaluation_table(evaluation).splitlines() if "micro F1, 14" in row]
+    # Pneumonia is matched if uncertain counts as positive, else invented: 3 of 3, 2 of 2 + 1.
+    first, second = (row for row in rows if row.startswith("chexpert_rules"))
+    assert "uncertain positive" in first and "1.0000" in first
+    assert "uncertain negative" in second and "0.8000" in second
+    page = render_page(evaluation)
+    assert '<th class="n" colspan="4">uncertain negative</th>' in page
+    assert "14, uncertain negative" in page
+
+
+def test_blank_references_are_an_error(tmp_path):
+    with pytest.raises(MetricError, match="all references are blank"):
+        evaluate(tmp_path, ["no effusion"] * 2, ["", " \n"])

@@ -45,7 +45,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path):
-    Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(tmp_path / "a.png")
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "a.png")
     predictions = rows(tmp_path)
     first = Prediction("s0", "clear", "clear", {}, tmp_path / "a.png", None, None)
     html = page(Predictions(predictions.path, (first, *predictions.rows[1:])))
@@ -80,7 +80,7 @@ def test_the_worst_and_the_best_are_listed(tmp_path, cases, shown):
         assert "<b>s0</b>" in html and "<b>s1</b>" in html  # best, and the first of the worst
 
 
-def test_floors_and_intervals_are_drawn(tmp_path):
+def test_baselines_and_intervals_are_drawn(tmp_path):
     html = page(rows(tmp_path))
     assert "best single report" in html and "another patient&#39;s report" in html
     assert 'class="whisker"' in html and "95 % intervals" in html

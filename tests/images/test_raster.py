@@ -99,11 +99,19 @@ def test_white_is_zero_tiff(phantom, minmax_of, make_file, dtype):
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr", "P"])
 def test_color_becomes_luma(small, make_file, mode):
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (9, 11, 3)).astype(np.uint8)).convert(mode)
+    image = Image.fromarray(rng.integers(0, 256, (33, 35, 3)).astype(np.uint8)).convert(mode)
     radiograph = load_radiograph(make_file(image, "TIFF"), rendering="voi")
     rgb = np.asarray(image.convert("RGB")).astype(float)
     expected = rgb @ [0.299, 0.587, 0.114]
     assert np.abs(radiograph.pixels - expected).max() <= 1
+    assert [w.split(":")[0] for w in radiograph.warnings] == ["color"]
+
+
+def test_a_gray_picture_in_color_channels_is_no_photograph(small, make_file):
+    rgb = np.repeat(small[..., None], 3, axis=2)
+    rgb[:3, :6] = (255, 0, 0)  # a colored mark
+    for file_format in ("PNG", "JPEG"):
+        assert load_radiograph(make_file(rgb, file_format), rendering="voi").warnings == ()
 
 
 def test_cmyk_jpeg_is_not_negative(small, make_file):
@@ -237,6 +245,26 @@ def test_several_pictures_are_refused(small, make_file, file_format):
     assert kind_of(data) == "multi_frame"
 
 
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF"])
+def test_a_frame_is_chosen_by_its_number(small, make_file, file_format):
+    frames = [Image.fromarray(small), Image.fromarray(255 - small), Image.fromarray(small // 2)]
+    data = make_file(frames[0], file_format, save_all=True, append_images=frames[1:])
+    for number, expected in enumerate((small, 255 - small, small // 2), 1):
+        radiograph = load_radiograph(data, rendering="voi", frame=number)
+        assert np.abs(radiograph.pixels.astype(int) - expected).max() <= 1
+    for number in (0, 4, -1):
+        with pytest.raises(ImageError, match=f"no frame {number}, the file holds 3"):
+            load_radiograph(data, frame=number)
+
+
+@pytest.mark.parametrize("size", [(31, 200), (200, 31)])
+def test_a_picture_under_the_smallest_size_is_refused(make_file, size):
+    data = make_file(np.arange(size[0] * size[1]).reshape(size).astype(np.uint8), "PNG")
+    with pytest.raises(ImageError, match=r"under 32 a side") as error:
+        load_radiograph(data)
+    assert error.value.kind == "too_small"
+
+
 def test_a_phone_picture_with_a_preview_is_one_picture(small, make_file):
     frames = [Image.fromarray(small), Image.fromarray(small).resize((10, 8))]
     data = make_file(frames[0], "MPO", save_all=True, append_images=frames[1:], quality=95)
@@ -253,7 +281,7 @@ def test_values_that_are_no_numbers(phantom, make_file, value):
 
 @pytest.mark.parametrize("value", [0, 7, 255])
 def test_one_value_is_no_picture(make_file, value):
-    assert kind_of(make_file(np.full((9, 9), value, np.uint8), "PNG")) == "constant_image"
+    assert kind_of(make_file(np.full((32, 32), value, np.uint8), "PNG")) == "constant_image"
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, MPNetConfig, RobertaConfig
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics import BertScorer, bertscore
@@ -71,3 +71,32 @@ def test_what_is_missing_is_named(bert_folder, tmp_path):
         BertScorer.load(
             str(bert_folder), layer=1, rescale=True, baseline_file=tmp_path / "table.tsv"
         )
+
+
+@pytest.mark.parametrize(
+    ("config", "padding", "positions"),
+    [(RobertaConfig, 0, 29), (RobertaConfig, 1, 28), (MPNetConfig, 3, 28), (BertConfig, 0, 30)],
+)
+def test_long_texts_are_cut_at_the_models_own_positions(bert_folder, config, padding, positions):
+    # RoBERTa's kind counts positions from behind the padding id, whatever its tokenizer is called.
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    tokenizer.model_max_length = 10**30
+    if config is MPNetConfig:  # counts from behind 1, whatever is said
+        padding = 1
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(
+        config(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=30,
+            pad_token_id=padding,
+            intermediate_size=8,
+            **sizes,
+        )
+    ).eval()
+    scorer = BertScorer(encoder, tokenizer, "tiny", 1, None)
+    long, short = scorer.embed(["no effusion " * 50, "no effusion"])
+    assert len(long) == positions and len(short) == 4
+    result = bertscore(["no effusion " * 50], ["no effusion " * 60], scorer=scorer)
+    assert result.values["f1"] == pytest.approx(1.0, abs=1e-5)

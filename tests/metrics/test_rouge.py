@@ -69,3 +69,18 @@ def test_empty_texts_match_nothing():
     predictions, references = ["", " ", ""], ["no effusion", "", ""]
     assert list(rouge(predictions, references).per_pair["rougeL"]) == [0.0, 0.0, 0.0]
     assert list(rouge_l_coco(predictions, references).per_pair["rougeL"]) == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "broken", ["a b\nc d", "a b \r\n c d", "a b\n\nc d\n", "\ta b\tc d", "a b c\u2028d"]
+)
+def test_a_line_break_changes_nothing_in_the_coco_convention(broken):
+    assert rouge_l_coco([broken], ["a b c d"]).values["rougeL"] == 1.0
+    assert rouge_l_coco(["a b c d"], [broken]).values["rougeL"] == 1.0
+    partly = rouge_l_coco(["a x c"], [broken]).values["rougeL"]
+    assert partly == rouge_l_coco(["a x c"], ["a b c d"]).values["rougeL"]
+
+
+def test_double_spaces_count_in_the_coco_convention_as_published():
+    # pycocoevalcap splits at each single space, so two of them hold an empty token.
+    assert rouge_l_coco(["a  b"], ["a b"]).values["rougeL"] < 1.0

@@ -97,6 +97,14 @@ def test_a_metric_of_its_own_name():
     np.testing.assert_array_equal(result.per_pair["uncertain_positive/14/exact_match"], [1.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    "text", ["\n" * 100_000, "a" * 100_000, " " * 100_000, "no, " * 30_000, "a:" * 50_000]
+)
+def test_no_text_costs_the_square_of_its_length(text):
+    # In a minute the square of 100,000 steps is not done.
+    assert len(label_report(text)) == 14
+
+
 def test_an_endless_text_without_punctuation_is_labelled():
     labels = label_report("heart lungs prominent pulmonary mediastinum " * 2000)
     assert len(labels) == 14

@@ -99,6 +99,15 @@ def test_what_no_metric_is_defined_for_is_refused(name, predictions, references,
         METRICS[name](predictions, references, Scorer([])._networks)
 
 
+@pytest.mark.parametrize("references", [[""], ["", " \n", "\t"]])
+def test_blank_references_alone_are_refused(references):
+    with pytest.raises(MetricError, match="all references are blank") as caught:
+        score(["no effusion"] * len(references), references, ["rouge"])
+    assert caught.value.kind == "blank_references"
+    # One true text is enough.
+    assert score(["a", "b"], ["a", ""], ["rouge"]).results["rouge"].values["rouge1"] == 0.5
+
+
 def test_an_unknown_metric_is_refused_with_the_known_ones():
     with pytest.raises(MetricError, match="bleu_coco"):
         score(["a"], ["a"], ["blue"])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from llava_rad.probing.comparison import Comparison, Pair, to_csv, to_html, to_markdown
-from llava_rad.probing.outcome import Difference, Estimate
+from llava_rad.probing.outcome import Estimate
+from llava_rad.statistics import Difference, Interval
 
 
 @pytest.fixture
@@ -28,9 +29,14 @@ def comparison():
         lower_is_better=("age",),
         pairs=(
             Pair(
-                "pneumonia", "auroc", "pixels", "ours", Difference(-0.2, -0.3, -0.1, 0.002), 0.004
+                "pneumonia",
+                "auroc",
+                "pixels",
+                "ours",
+                Difference(-0.2, Interval(-0.3, -0.1), 0.002),
+                0.004,
             ),
-            Pair("age", "mae", "pixels", "ours", Difference(2.5, -0.5, 5.0, 0.1), 0.2),
+            Pair("age", "mae", "pixels", "ours", Difference(2.5, Interval(-0.5, 5.0), 0.1), 0.2),
         ),
         reference="ours",
         left_out={"RAD-DINO": "not on this machine"},
@@ -46,7 +52,7 @@ def test_markdown(comparison):
     assert "0.900 (0.800 to 0.950) |" in lines[2] and "12,345" in lines[2]
     assert "0.700 (0.600 to 0.800) * |" in lines[3]  # p corrected below 0.05
     assert "12.00 (10.00 to 14.00) |" in lines[3]
-    assert lines[4] == "| no image (floor) |  |  |  | 0.500 | 16.00 |"
+    assert lines[4] == "| no image (baseline) |  |  |  | 0.500 | 16.00 |"
     assert "| pneumonia | pixels | -0.200 | -0.300 to -0.100 | 0.002 | 0.004 |" in lines
     assert "a, <b> \\| c" in text
     assert "Not compared: RAD-DINO. not on this machine" in text
@@ -66,13 +72,13 @@ def test_page_is_self_contained_and_escaped(comparison):
     assert "<title>Mine &amp; yours</title>" in page
     assert "a, &lt;b&gt; | c" in page
     assert "http" not in page and "src=" not in page
-    # Points, whiskers and the floor of a chart lie in their order on the axis.
+    # Points, whiskers and the baseline of a chart lie in their order on the axis.
     chart = page[page.index("pneumonia <span") : page.index("age <span")]
 
     def places(kind):
         parts = chart.split(f'class="{kind}" style="left:')[1:]
         return [float(part.split("%")[0]) for part in parts]
 
-    (ours, pixels), (floor, _) = places("dot"), places("floor")
-    assert 0 <= floor < pixels < ours <= 100
-    assert np.isclose((ours - floor) / (pixels - floor), 0.4 / 0.2, atol=0.01)
+    (ours, pixels), (baseline, _) = places("dot"), places("baseline")
+    assert 0 <= baseline < pixels < ours <= 100
+    assert np.isclose((ours - baseline) / (pixels - baseline), 0.4 / 0.2, atol=0.01)

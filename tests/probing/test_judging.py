@@ -13,15 +13,11 @@ def judge(probing_data, tmp_path):
     return Judge(tasks, tmp_path / "predictions", tmp_path / "cache")
 
 
-def unchanged(p_values):
-    return list(p_values)
-
-
 def test_a_row_of_several_encoders_is_their_mean(judge):
     judge.add("first", [tiny_encoder(0)])
     judge.add("second", [tiny_encoder(1)])
     judge.add("both", (tiny_encoder(seed) for seed in (0, 1)), images=7)
-    found = judge.compare("first", unchanged, resamples=50, seed=0).estimates["bright"]
+    found = judge.compare("first", resamples=50, seed=0).estimates["bright"]
     values = [found[name]["auroc"].value for name in ("first", "second")]
     assert found["both"]["auroc"].value == pytest.approx(np.mean(values))
     assert found["both"]["auroc"].spread == pytest.approx(np.std(values, ddof=1))
@@ -32,7 +28,7 @@ def test_a_row_of_several_encoders_is_their_mean(judge):
 def test_an_encoder_that_is_not_there_is_left_out(judge):
     judge.load(EncoderConfig("pixels", "pixels", 56))
     judge.load(EncoderConfig("absent", "nobody/nothing"))
-    comparison = judge.compare("absent", unchanged, resamples=50, seed=0)
+    comparison = judge.compare("absent", resamples=50, seed=0)
     assert comparison.reference == "pixels" and list(comparison.left_out) == ["absent"]
     with pytest.raises(WeightsError):
         judge.load(EncoderConfig("absent", "nobody/nothing"), require=True)

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
-from llava_rad.probing.classification import SplitVectors, run_knn, run_linear_probe
+from llava_rad.probing.classification import PatientCount, SplitVectors, run_knn, run_linear_probe
 from llava_rad.probing.knn import knn_scores, nearest_neighbours
 from llava_rad.probing.linear_probe import INVERSE_PENALTIES, fit_linear_probe, load_probe
 from llava_rad.probing.scores import mean_auroc
@@ -184,11 +186,28 @@ def test_few_patients_are_drawn_by_each_seed_and_teach_less(task):
     vectors, targets = task
     few = run_linear_probe(vectors, targets, seeds=3, fraction=0.1)
     everything = run_linear_probe(vectors, targets, seeds=3)
-    assert (few.facts["fits"], few.patients) == (3, 9)
-    assert (everything.facts["fits"], everything.patients) == (1, 90)
+    assert (few.facts["fits"], few.patients[""].training) == (3, 9)
+    assert (everything.facts["fits"], everything.patients[""].training) == (1, 90)
     area = [r.outcome.estimates(resamples=20)["auroc"].value for r in (few, everything)]
     assert area[0] < area[1] and area[1] > 0.95
     assert run_knn(vectors, targets, seeds=3, fraction=0.1).outcome.seeds == 3
+
+
+def test_patients_are_counted_for_each_label_where_it_is_known(task):
+    # As from two manifests: label B is known of the first 30 training and 10 test patients alone.
+    vectors, (a, b) = task
+    b = replace(
+        b,
+        train=np.where(np.arange(180) < 60, b.train, np.nan),
+        test=np.where(np.arange(80) < 20, b.test, np.nan),
+    )
+    for result in (run_linear_probe(vectors, [a, b]), run_knn(vectors, [a, b])):
+        assert result.patients["A"] == result.patients[""] == PatientCount(90, 40)
+        assert result.patients["B"] == PatientCount(30, 10)
+    # A share of a label's patients is drawn among those who have it.
+    half = run_linear_probe(vectors, [b], fraction=0.5, seeds=2)
+    assert half.patients == {"B": PatientCount(15, 10), "": PatientCount(15, 10)}
+    assert len(half.outcome.patients) == 20
 
 
 def test_test_images_of_unknown_target_are_left_out(task):

@@ -3,11 +3,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from llava_rad.data import Study, StudyImage
 from llava_rad.errors import ConfigError, DataError
+from llava_rad.images import load_radiograph
 from llava_rad.probing.examples import Example
-from llava_rad.probing.masks import decode_runs, image_id, open_masks
+from llava_rad.probing.masks import decode_runs, image_id, open_masks, require_both_sides
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def test_tables_of_run_lengths(example, tmp_path, header, unlisted):
     np.testing.assert_array_equal(mask, first | second)
 
     def named(name):
+        (tmp_path / name).write_bytes((tmp_path / "1.2.826.17").read_bytes())
         image = StudyImage(str(tmp_path / name))
         return source.read(Example(Study("t", "q", images=(image,)), image))[0]
 
@@ -135,6 +139,82 @@ def test_folders_of_pictures(example, tmp_path):
     (folder / "1.2.826.17.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read"):
         source.read(example)
+
+
+def test_one_label_of_a_map_of_several(example, tmp_path):
+    folder = tmp_path / "maps:1"  # a colon in the name is no value where there is such a folder
+    folder.mkdir()
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 10:20], labels[5:9, 30:50] = 1, 2
+    image = Image.fromarray(labels, "L").convert("P")
+    image.putdata(labels.ravel().tolist())
+    image.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0])  # label 1 is shown black
+    image.save(folder / "1.2.826.17.png")
+    sources = open_masks([f"lung={folder}:1", f"heart={folder}:2", f"any={folder}"])
+    lung, heart, both = (source.read(example)[0] for source in sources)
+    assert np.array_equal(lung, labels == 1)
+    assert np.array_equal(heart, labels == 2)
+    assert np.array_equal(both, labels > 0)
+    with pytest.raises(ConfigError, match="FOLDER:VALUE"):
+        open_masks([f"x={folder}:two"])
+
+
+def write_dicom(path, spacing, shape=(40, 60)):
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.SOPInstanceUID = "1.2.826.0.1.3680043.8.498.1"
+    dataset.Rows, dataset.Columns = shape
+    dataset.PixelSpacing = spacing
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = np.arange(shape[0] * shape[1]).astype(np.uint8).tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    image = StudyImage(str(path))
+    return Example(Study("s", "p", images=(image,)), image)
+
+
+def test_masks_follow_pixels_that_were_made_square(tmp_path):
+    example = write_dicom(tmp_path / "1.2.826.17", [0.2, 0.1])
+    picture = load_radiograph(example.path)
+    assert picture.pixels.shape == (80, 60) and picture.scale == (2.0, 1.0)
+    folder = tmp_path / "hearts"
+    folder.mkdir()
+    stored = np.zeros((40, 60), np.uint8)
+    stored[10:20, 30:50] = 1
+    expected = np.repeat(stored > 0, 2, axis=0)
+    for kept in (stored, np.repeat(stored, 2, axis=0)):  # over stored pixels, or the picture's
+        Image.fromarray(kept).save(folder / "1.2.826.17.png")
+        (mask,) = open_masks([f"heart={folder}"])[0].read(example)
+        assert np.array_equal(mask, expected)
+
+    corners = [{"x": x, "y": y} for x, y in ((10, 5), (30, 5), (30, 15), (10, 15))]
+    (tmp_path / "ribs.json").write_text(
+        json.dumps({"img": {"0": "1.2.826.17"}, "R1": {"0": corners}})
+    )
+    (mask,) = open_masks([str(tmp_path / "ribs.json")])[0].read(example)
+    assert mask.shape == (80, 60)
+    assert mask[10:31, 10:31].all() and mask.sum() == 21 * 21
+
+    square = write_dicom(tmp_path / "1.2.826.18", [0.2, 0.1], shape=(64, 64))
+    runs = np.zeros((1024, 1024), bool)
+    runs[256:512, 128:256] = True
+    (tmp_path / "runs.csv").write_text(f"ImageId,EncodedPixels\n1.2.826.18,{encode(runs)}\n")
+    (mask,) = open_masks([f"x={tmp_path / 'runs.csv'}"])[0].read(square)
+    assert mask.shape == (128, 64)
+    assert mask[32:64, 8:16].all() and mask.sum() == 32 * 8
+
+
+def test_masks_that_say_nothing_are_refused():
+    known = np.array([[True, True], [True, False], [True, True]])
+    divided = np.array([[True, True], [False, False], [False, False]])
+    require_both_sides(("heart", "lungs"), known, divided)
+    divided[0, 1] = False
+    with pytest.raises(DataError, match="all 2 masks of lungs are empty or cover the whole image"):
+        require_both_sides(("heart", "lungs"), known, divided)
+    require_both_sides(("heart", "lungs"), known & [True, False], divided)  # none is none
 
 
 def test_lungs_of_the_manifest(example, tmp_path):

@@ -9,8 +9,9 @@ from llava_rad.probing.outcome import (
     NumberOutcome,
     join_fits,
     load_outcome,
-    resample_patients,
 )
+from llava_rad.probing.overlap import dice, surface_distance
+from llava_rad.statistics import Interval
 
 
 def binary(seeds=2, noise=1.0, patients=None, count=40):
@@ -22,17 +23,6 @@ def binary(seeds=2, noise=1.0, patients=None, count=40):
     return BinaryOutcome(names, ("A", "B"), signal, targets)
 
 
-def test_resampling_draws_patients_whole():
-    patients = ["a", "a", "b", "c", "c", "c"]
-    (block,) = resample_patients(patients, 50, seed=0)
-    assert block.shape == (50, 6)
-    assert (block[:, 0] == block[:, 1]).all()
-    assert (block[:, 3] == block[:, 5]).all()
-    # As many patients are drawn as there are.
-    assert (block[:, 0] + block[:, 2] + block[:, 3] == 3).all()
-    assert len(np.unique(block, axis=0)) > 5
-
-
 def test_value_is_the_mean_over_seeds_and_lies_in_its_interval():
     outcome = binary()
     estimate = outcome.estimates(resamples=300)["auroc/A"]
@@ -41,17 +31,17 @@ def test_value_is_the_mean_over_seeds_and_lies_in_its_interval():
     assert estimate.value == pytest.approx(np.mean(single))
     assert estimate.spread == pytest.approx(np.std(single, ddof=1))
     assert estimate.low < estimate.value < estimate.high
-    assert estimate.floor == 0.5
+    assert estimate.baseline == 0.5
 
 
-def test_mean_over_labels_and_floor_of_auprc():
+def test_mean_over_labels_and_baseline_of_auprc():
     outcome = binary(seeds=1)
     estimates = outcome.estimates(resamples=20)
     assert estimates["auprc"].value == pytest.approx(
         (estimates["auprc/A"].value + estimates["auprc/B"].value) / 2
     )
     share = np.nanmean(outcome.targets[:, 1])
-    assert estimates["auprc/B"].floor == pytest.approx(share)
+    assert estimates["auprc/B"].baseline == pytest.approx(share)
     assert estimates["auprc"].spread is None
 
 
@@ -64,10 +54,10 @@ def test_images_of_few_patients_give_wider_intervals():
 def test_differences_are_paired():
     good, bad = binary(noise=0.5), binary(noise=5.0)
     difference = good.compare(bad, resamples=400)["auroc"]
-    assert difference.low > 0 and difference.p < 0.01
+    assert difference.interval.low > 0 and difference.p < 0.01
     # An outcome does not differ from itself, in any resample.
     same = good.compare(good, resamples=400)["auroc"]
-    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.difference, same.interval, same.p) == (0, Interval(0, 0), 1)
 
 
 def test_outcomes_on_other_examples_are_refused():
@@ -85,14 +75,14 @@ def test_categories():
     values = {k: float(v[0]) for k, v in outcome.values(0, np.ones((1, 6))).items()}
     assert values["accuracy"] == pytest.approx(3 / 6)
     assert values["within_one"] == pytest.approx(5 / 6)
-    assert outcome.floors() == {"accuracy": 2 / 6, "auroc": 0.5, "within_one": 4 / 6}
+    assert outcome.baselines() == {"accuracy": 2 / 6, "auroc": 0.5, "within_one": 4 / 6}
 
 
 def test_numbers():
     outcome = NumberOutcome(("a", "b"), np.array([[40.0, 70.0]]), np.array([50.0, 60.0]), 54.0)
     estimate = outcome.estimates(resamples=10)
     assert estimate["mae"].value == 10.0
-    assert estimate["mae"].floor == pytest.approx(5.0)
+    assert estimate["mae"].baseline == pytest.approx(5.0)
     assert estimate["r2"].value == pytest.approx(1 - 200 / 50)
 
 
@@ -102,6 +92,7 @@ def test_masks_with_an_absent_structure():
         ("lungs", "tube"),
         np.array([[[0.9, 1.0], [0.8, 0.5], [np.nan, 0.0]]]),
         np.array([[[1.0, np.nan], [2.0, 3.0], [np.nan, np.nan]]]),
+        np.array([[[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]]]),
         np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
     )
     values = {k: float(v[0]) for k, v in outcome.values(0, np.ones((1, 3))).items()}
@@ -142,11 +133,58 @@ def test_joined_fits_count_alike():
     estimate = joined.estimates(resamples=20)["auroc"]
     assert estimate.value == joined.measured()["auroc"] == pytest.approx(value)
     assert estimate.spread > 0
-    masks = MaskOutcome(
-        ("p",), ("A",), np.full((1, 1, 1), 0.5), np.ones((1, 1, 1)), np.ones((1, 1))
-    )
-    better = MaskOutcome(("p",), ("A",), np.ones((1, 1, 1)), np.zeros((1, 1, 1)), np.ones((1, 1)))
+    one = np.ones((1, 1, 1))
+    masks = MaskOutcome(("p",), ("A",), 0.5 * one, one, one, one[0])
+    better = MaskOutcome(("p",), ("A",), one, 0 * one, one, one[0])
     both = join_fits([masks, better]).measured()
-    assert both == {"dice": 0.75, "surface_distance": 0.5}
+    assert both == {"dice": 0.75, "surface_distance": 0.5, "missed": 0}
     with pytest.raises(MetricError, match="not on the same test examples"):
         join_fits([first, binary(patients=tuple("x" * 40))])
+
+
+def test_finding_one_of_ten_is_no_better_than_finding_all():
+    true = np.zeros((30, 40), bool)
+    true[10:20, 10:20] = True
+    near, nothing = np.roll(true, 3, axis=1), np.zeros_like(true)
+
+    def outcome(predicted):
+        return MaskOutcome(
+            tuple(f"p{i}" for i in range(10)),
+            ("tube",),
+            np.array([[[dice(mask, true)] for mask in predicted]]),
+            np.array([[[surface_distance(mask, true)] for mask in predicted]]),
+            np.array([[[float(mask.any())] for mask in predicted]]),
+            np.ones((10, 1)),
+        )
+
+    # The one that it finds, it outlines without a fault.
+    few, all_of_them = outcome([true] + 9 * [nothing]), outcome(10 * [near])
+    # The nine missed ones count with the diagonal of 30 x 40 pixels, 50.
+    assert few.measured()["surface_distance"] == pytest.approx(9 * 50 / 10)
+    assert few.measured()["missed"] == 9 and all_of_them.measured()["missed"] == 0
+    assert few.estimates(resamples=20)["missed"].baseline == 10
+    worse = few.compare(all_of_them, resamples=400)["surface_distance"]
+    assert worse.difference > 0 and worse.interval.low > 0
+
+
+def test_structures_that_are_not_there_cannot_be_missed():
+    # Of image b the second structure is not known, image c does not show it.
+    nan, distance = np.nan, np.zeros((1, 3, 2))
+    outcome = MaskOutcome(
+        ("a", "b", "c"),
+        ("lungs", "tube"),
+        np.array([[[1.0, 0.0], [0.0, nan], [1.0, 1.0]]]),
+        distance,
+        np.array([[[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]]),
+        np.array([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]),
+    )
+    values = outcome.measured()
+    assert (values["missed/lungs"], values["missed/tube"], values["missed"]) == (1, 1, 2)
+    assert outcome.baselines() == {"missed/lungs": 3, "missed/tube": 1, "missed": 4}
+
+
+def test_one_patient_has_no_interval():
+    outcome = NumberOutcome(("a", "a"), np.array([[40.0, 70.0]]), np.array([50.0, 60.0]), 54.0)
+    estimate = outcome.estimates(resamples=10)["mae"]
+    assert estimate.value == 10 and np.isnan([estimate.low, estimate.high]).all()
+    assert outcome.compare(outcome)["mae"].interval is None

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import tiny_encoder
+from PIL import Image
 from scipy.spatial.distance import cdist
 
 from llava_rad.errors import ConfigError, DataError, ModelError, WeightsError
@@ -14,6 +15,7 @@ from llava_rad.probing import PixelEncoder, encoder_facts, read_examples
 from llava_rad.probing.masks import FolderMasks, ManifestMasks
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.segmentation import (
+    _shrunk,
     evaluate_head,
     predict_masks,
     seeing_whole_images,
@@ -49,7 +51,12 @@ def test_surface_distance_against_all_pairs_of_outline_pixels():
     assert surface_distance(first, second) == pytest.approx(expected)
     assert surface_distance(second, first) == pytest.approx(expected)
     assert surface_distance(first, first) == 0
-    assert math.isnan(surface_distance(first, np.zeros_like(first)))
+    nothing = np.zeros_like(first)
+    assert math.isnan(surface_distance(first, nothing))
+    assert math.isnan(surface_distance(nothing, nothing))
+    # A missed structure is as far off as the image allows.
+    assert surface_distance(nothing, first) == pytest.approx(64 * math.sqrt(2))
+    assert surface_distance(nothing[:48], first[:48]) == 80
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -112,6 +119,40 @@ def test_an_ellipse_is_outlined(segmented):
     assert estimates["dice"].spread is not None
     assert len(segmented.examples) == 18
     assert len(segmented.validation_dice) == 3
+
+
+@pytest.mark.parametrize("value", [200, 0])
+def test_masks_without_the_structure_are_refused(setting, tmp_path, value):
+    """A label that no map has, and masks that are black or white all over."""
+    encoder, examples, cache = setting
+    for example in examples.all:
+        Image.new("L", (64, 64), value).save(tmp_path / f"{Path(example.path).stem}.png")
+    for label in (None, 7):
+        with pytest.raises(DataError, match="masks of heart are empty or cover the whole image"):
+            segment(encoder, examples, [FolderMasks("heart", tmp_path, label)], cache, steps=1)
+
+
+def test_a_head_that_outlines_nothing_is_the_diagonal_off(setting, segmented):
+    encoder, examples, cache = setting
+    silent = SegmentationHead("linear", ("lungs",), encoder.dim)
+    for parameter in silent.parameters():
+        torch.nn.init.constant_(parameter, 0.0)
+    silent.facts = segmented.head.facts
+    outcome = evaluate_head(encoder, examples.test, [ManifestMasks()], cache, silent).outcome
+    values = outcome.measured()
+    assert values["missed"] == len(examples.test) == outcome.baselines()["missed"]
+    # In percent of the longer side of a square image.
+    assert values["surface_distance"] == pytest.approx(100 * math.sqrt(2))
+    assert values["dice"] == 0
+
+
+def test_the_smallest_structure_is_not_lost_on_the_grid():
+    mask = np.zeros((2000, 1500), bool)
+    mask[1001, 701] = True
+    small = _shrunk(mask, 512, 384)
+    assert small.shape == (512, 384) and small.sum() == 1
+    assert small[1001 * 512 // 2000, 701 * 384 // 1500]
+    assert not _shrunk(np.zeros_like(mask), 512, 384).any()
 
 
 def test_a_head_tests_as_it_was_tested_in_training(setting, segmented):

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from llava_rad.runs.order import BatchOrder, by_length
 
@@ -23,6 +24,35 @@ def test_each_pass_holds_every_study_once():
     for first in range(0, 120, 40):
         assert sorted(study for _, study in drawn[first : first + 40]) == list(range(40))
     assert [s for _, s in drawn[:40]] != [s for _, s in drawn[40:80]]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch"), [(64, 4), (66, 4), (40, 8), (1000, 8), (7, 3), (3, 8), (257, 2)]
+)
+def test_an_epoch_of_steps_sees_each_study_once(count, batch):
+    epochs = 4
+    lengths = np.random.default_rng(0).integers(50, 500, count)
+    batches = order(count, batch, -(-epochs * count // batch), lengths=lengths)
+    seen = [[s for s, _ in batches.batch(step)] for step in range(batches.steps)]
+    for epoch in range(epochs):
+        # Whole batches of the pass, and what it has of those across its borders.
+        first, last = epoch * count, (epoch + 1) * count
+        inside = [s for step in range(-(-first // batch), last // batch) for s in seen[step]]
+        assert max(Counter(inside).values(), default=1) == 1
+        across = {first // batch, last // batch} if count % batch else set()
+        others = {s for step in across if step < len(seen) for s in seen[step]}
+        assert set(inside) | others == set(range(count))
+    everything = Counter(study for of_step in seen for study in of_step)
+    often = batches.steps * batch // count
+    assert set(everything.values()) <= {often, often + 1}
+
+
+def test_a_batch_across_a_border_holds_both_passes():
+    batches = order(count=10, batch=4, steps=5)
+    draws = [sorted(draw for _, draw in batches.batch(step)) for step in range(5)]
+    assert draws[2] == [8, 9, 10, 11]
+    assert sorted(draws[0] + draws[1]) == list(range(8))
+    assert sorted(draws[3] + draws[4]) == list(range(12, 20))
 
 
 def test_a_step_depends_on_seed_and_step_alone():
