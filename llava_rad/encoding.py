@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import LlavaRadError
 from llava_rad.images import load_radiograph
+from llava_rad.names import escape_name, unescape_name
 from llava_rad.outputs import own_file
 from llava_rad.tensor_stream import TensorStream
 
@@ -84,8 +85,9 @@ def encode_to_file(
     """Write ``cls`` [images, dim] and ``patches`` [images, tokens, dim] of image files.
 
     Tokens go to the disk as they come, and a run that was cut off goes on where it stopped. The
-    file's metadata holds ``images`` (their paths in order, JSON), ``encoder`` (its name),
-    ``fingerprint`` and ``grid`` (rows and columns of the patches, JSON).
+    file's metadata holds ``images`` (their paths in order, JSON; names that are no
+    UTF-8 as :mod:`llava_rad.names` says), ``encoder`` (its name), ``fingerprint`` and ``grid``
+    (rows and columns of the patches, JSON).
 
     Args:
         file: the safetensors file.
@@ -114,14 +116,14 @@ def encode_to_file(
         "frame": frame,
         "images": _images_id(paths),
     }
-    names = json.dumps(paths, ensure_ascii=False)
+    names = json.dumps([escape_name(path) for path in paths], ensure_ascii=False)
     # Within the header the list stands as a text, its quotes escaped.
     room = len(json.dumps({**metadata, "images": names}, ensure_ascii=False).encode())
     with (
         own_file(file, "run of encode"),
         TensorStream(file, identity, ("patches", "cls"), room, begin_anew=begin_anew) as stream,
     ):
-        done = [path for batch in stream.done for path in batch["read"]]
+        done = [unescape_name(path) for batch in stream.done for path in batch["read"]]
         failed: list[str] = []
         over = set(done)
         todo = [path for path in paths if path not in over]
@@ -139,14 +141,14 @@ def encode_to_file(
                     "cls": torch.stack([cls for cls, _ in tokens.values()]),
                     "patches": torch.stack([patches for _, patches in tokens.values()]),
                 }
-                stream.append(rows, {"read": list(tokens)})
+                stream.append(rows, {"read": [escape_name(path) for path in tokens]})
                 done += tokens
             for path, result in results:
                 error = result if isinstance(result, LlavaRadError) else None
                 failed += [path] if error is not None else []
                 told(path, error)
         if done:
-            images = json.dumps(done, ensure_ascii=False)
+            images = json.dumps([escape_name(path) for path in done], ensure_ascii=False)
             stream.finish({"images": images, **metadata})
         else:
             stream.discard()
@@ -170,7 +172,7 @@ def _images_id(paths: Sequence[str]) -> str:
         try:
             status = os.stat(path)  # noqa: PTH116 (a text is what the caller has)
             stamp = [status.st_size, status.st_mtime_ns]
-        except OSError:
+        except (OSError, ValueError):
             stamp = []
-        digest.update(json.dumps([path, *stamp]).encode())
+        digest.update(json.dumps([escape_name(path), *stamp]).encode())
     return f"{len(paths)} files, {digest.hexdigest()[:12]}"

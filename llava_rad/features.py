@@ -12,7 +12,6 @@ wrote; what cannot be read or is damaged is made again once, in a later shard.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -29,14 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import DataError, ImageError
-from llava_rad.files import (
-    clear_leftovers,
-    read_sealed,
-    size_text,
-    write_atomically,
-    write_sealed,
-)
+from llava_rad.errors import DataError
+from llava_rad.files import ContentKeys, clear_leftovers, size_text, write_atomically
 from llava_rad.images import load_radiograph
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +66,7 @@ class FeatureCache:
         self.rejected: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
         self._read_shards: set[str] = set()
-        self._files: dict[str, tuple[list[int], str]] = {}
+        self._hash = ContentKeys(self.folder / _HASHES_FILE)
         self._open: dict[Path, safe_open] = {}
         self.refresh()
 
@@ -138,7 +131,7 @@ class FeatureCache:
                     progress(done, len(mine))
             self._write([self._hash(path) for path in part], torch.cat(tokens))
         if rank == 0:
-            self._remember_files()
+            self._hash.remember()
         return done
 
     def read(self, paths: Sequence[str]) -> Tensor:
@@ -164,7 +157,6 @@ class FeatureCache:
 
     def refresh(self) -> None:
         """Take up shards that were written since the last look."""
-        self._load_files()
         shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._read_shards]
         # The last tokens of an image count, so damaged ones stay replaced.
         for shard in sorted(shards, key=lambda s: s.name):
@@ -283,48 +275,11 @@ class FeatureCache:
                 kind="disk_full",
             )
 
-    def _hash(self, path: str) -> str:
-        """SHA-256 of a file's content; known files are recognised by size and time."""
-        try:
-            status = Path(path).stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            known = self._files.get(path)
-            if known is None or list(known[0]) != stamp:
-                known = self._files[path] = (stamp, _sha256(path))
-        except OSError as error:
-            raise ImageError(
-                f"the image cannot be read ({error.strerror or error})",
-                where=path,
-                remedy="Restore the file, or take its study out of the manifest",
-                kind="missing_file",
-            ) from error
-        return known[1]
-
-    def _load_files(self) -> None:
-        try:
-            known = read_sealed(self.folder / _HASHES_FILE)
-            self._files = {path: (stamp, digest) for path, (stamp, digest) in known.items()}
-        except (OSError, DataError):
-            # Only a short cut: without it the files are hashed again.
-            return
-
-    def _remember_files(self) -> None:
-        with contextlib.suppress(OSError):  # another user's folder: only a short cut is lost
-            write_sealed(self.folder / _HASHES_FILE, self._files)
-
 
 def _number(name: str) -> int:
     """The place of a shard among all, from its name."""
     digits = name.partition("-")[0]
     return int(digits) if digits.isdecimal() else 0
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checksum(tokens: Tensor) -> int:

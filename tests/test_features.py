@@ -13,7 +13,7 @@ from helpers.tiny_models import tiny_encoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llava_rad import features
+from llava_rad import features, files
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
@@ -217,7 +217,7 @@ def test_another_users_full_cache_is_read_without_writing(tmp_path, encoder, pic
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(features, "write_atomically", refused)
-    monkeypatch.setattr(features, "write_sealed", refused)
+    monkeypatch.setattr(files, "write_sealed", refused)
     monkeypatch.setattr(FeatureCache, "_encode", never)
     cache = FeatureCache(tmp_path / "cache", encoder)
     assert cache.fill(pictures) == 0

@@ -27,23 +27,28 @@ from transformers import PreTrainedConfig
 
 from llava_rad.config import save_config
 from llava_rad.data import hash_manifest, load_manifest
+from llava_rad.data.checking import settle_unreadable
+from llava_rad.data.image_files import summarise
 from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
 from llava_rad.dinov2.backbone import build_backbone
 from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
 from llava_rad.dinov2.curves import CURVES_FILE, draw_curves
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
-from llava_rad.dinov2.image_cache import build_cache, pixel_statistics
+from llava_rad.dinov2.image_cache import pixel_statistics
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
 from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
+from llava_rad.dinov2.readable import open_readable
 from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients
 from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, TrainingError
+from llava_rad.names import one_line
+from llava_rad.processes import process_state
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
 from llava_rad.runs.checks import check_finite
 from llava_rad.runs.inputs import check_inputs, remember_inputs
@@ -89,12 +94,12 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             remedy="Set for example data.sources='[{path: FOLDER}]'",
         )
     images = in_all(accelerator, lambda: [open_source(s, config) for s in config.data.sources])
-    checkpoint = on_main(accelerator, lambda: open_run(config, images, processes))
+    checkpoint, facts = on_main(accelerator, lambda: open_run(config, images, processes))
     opened: list[tuple[list[ImageSource], Probe | None]] = []
 
     def open_all() -> None:
         if not opened:
-            opened.append(([cached(source, config) for source in images], open_probe(config)))
+            opened.append(([readable(source, config) for source in images], open_probe(config)))
 
     on_main(accelerator, open_all)
     in_all(accelerator, open_all)
@@ -144,7 +149,6 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             "optimiser": whole_optimiser(model.student.named_parameters(), optimiser, main),
             "watch": {name: tensor.cpu() for name, tensor in watch.state().items()},
         }
-        facts = run_facts(config, processes)
 
         def write() -> None:
             saved = save_checkpoint(
@@ -224,14 +228,14 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     teacher = whole_tensors(model.teacher.state_dict().items(), accelerator.is_main_process)
 
     def write_encoder() -> None:
-        facts = {
+        card = {
             "images in training": sum(len(source) for source in sources),
             "optimiser steps": schedules.steps,
             "effective batch": effective_batch,
             "started from": config.backbone.encoder or "random weights",
         }
         dtype = getattr(torch, config.output_dtype)
-        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, facts, dtype)
+        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, card, dtype)
         export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
 
     on_main(accelerator, write_encoder)
@@ -239,20 +243,18 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     say(f"curves            {output / CURVES_FILE}")
 
 
-def run_facts(config: PretrainingConfig, processes: int) -> dict[str, dict]:
-    """What a run must keep to be resumed."""
+def open_run(
+    config: PretrainingConfig, images: list[ImageSource], processes: int
+) -> tuple[Checkpoint | None, dict[str, dict]]:
+    """The checkpoint to resume from, if any, and what the run must keep to be resumed.
+
+    The run's folder then says what it is run with.
+    """
     manifests = [s.path for s in config.data.sources if s.path.suffix in MANIFESTS]
-    return {
+    facts = {
         "settings": config.decides_weights(processes),
         "manifests": {path.name: hash_manifest(path) for path in manifests},
     }
-
-
-def open_run(
-    config: PretrainingConfig, images: list[ImageSource], processes: int
-) -> Checkpoint | None:
-    """The checkpoint to resume from, if any; the run's folder then says what it is run with."""
-    facts = run_facts(config, processes)
     checkpoint = find_resumable(config.output / FOLDER, facts["settings"], facts["manifests"])
     named = zip(config.data.sources, images, strict=True)
     inputs = {f"images of {source.path}": files.files() for source, files in named}
@@ -261,7 +263,7 @@ def open_run(
     else:
         remember_inputs(config.output, inputs)
     save_config(config, config.output / "config.yaml")
-    return checkpoint
+    return checkpoint, facts
 
 
 def load(
@@ -419,6 +421,7 @@ def run_probe(
 def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
     """Return the images of one source."""
     data = config.data
+    images: ImageSource
     if source.path.suffix in MANIFESTS:
         studies = load_manifest(source.path, split=source.split)
         paths = [
@@ -429,26 +432,37 @@ def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
         ]
         if not paths:
             raise DataError(f"no image has a view of {data.views}", where=source.path)
-        return ImageFiles(paths, data.rendering)
-    if source.path.suffix == ".tar":
-        return TarShards(source.path, data.rendering)
-    return image_folder(source.path, data.rendering)
+        images = ImageFiles(paths, data.rendering)
+    elif source.path.suffix == ".tar":
+        images = TarShards(source.path, data.rendering)
+    else:
+        images = image_folder(source.path, data.rendering)
+    for line in summarise(images.passed_over):
+        print_once(line)
+    return images
 
 
-def cached(images: ImageSource, config: PretrainingConfig) -> ImageSource:
-    """Return the images from the cache, which is made first if need be, or as they are."""
+def readable(images: ImageSource, config: PretrainingConfig) -> ImageSource:
+    """Return the images that can be read, from the cache if there is one; list the others."""
     data = config.data
-    if data.cache_size is None:
-        return images
-    folder, private = data.cache_folder or config.output / "cache", data.cache_folder is None
-    return build_cache(images, folder, data.cache_size, data.workers, private=private)
+    folder = data.cache_folder or config.output / "cache"
+    source, skipped = open_readable(images, data, folder)
+    leave_out = data.unreadable == "leave_out"
+    settle_unreadable(skipped, len(images), leave_out=leave_out, say=print_once)
+    return source
+
+
+def print_once(text: str) -> None:
+    """Print in the first process."""
+    if process_state().is_main_process:
+        print(one_line(text), flush=True)
 
 
 def open_probe(config: PretrainingConfig) -> Probe | None:
     """Return the probe, if one is asked for."""
     if config.probe is None:
         return None
-    prepare = functools.partial(cached, config=config)
+    prepare = functools.partial(readable, config=config)
     return Probe(config.probe, config.data.views, config.data.rendering, prepare)
 
 

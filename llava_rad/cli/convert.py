@@ -32,12 +32,20 @@ def convert(
     vision_config: Annotated[
         str | None, typer.Option(help="The open_clip JSON that goes with such a checkpoint.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Another prompt than the checkpoint's: llava_rad, vicuna_v1, mistral, maira_2, "
+            "plain, or a JSON file with a template."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the model.")] = None,
     format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
 ) -> None:
-    """Read LLaVA-Rad, LLaVA 1.5, Llava and MAIRA-2 checkpoints; write this format or Llava."""
+    """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 checkpoints; write this format or Llava."""
     with user_errors("nothing was written"):
         from llava_rad.interchange import convert as convert_checkpoint
+        from llava_rad.model import read_prompt
 
         with status(f"Converting {source}"):
             result = convert_checkpoint(
@@ -47,6 +55,7 @@ def convert(
                 base_llm=base_llm,
                 vision_tower=vision_tower,
                 vision_config=vision_config,
+                template=None if prompt is None else read_prompt(prompt),
                 name=name,
             )
         write_out(json.dumps(result.to_dict(), indent=2) if format is Format.json else str(result))

@@ -11,6 +11,7 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
 )
@@ -39,8 +40,7 @@ def encode(
 ) -> None:
     """Write CLS and patch tokens of images to a safetensors file."""
     with user_errors("what was encoded stays, the same command goes on from there"):
-        from llava_rad.data import expand_inputs
-        from llava_rad.data.inputs import files_of
+        from llava_rad.data import ConversionLog, expand_images
         from llava_rad.encoders import load_encoder
         from llava_rad.encoding import encode_to_file, is_token_file
         from llava_rad.errors import ConfigError
@@ -54,10 +54,11 @@ def encode(
                 remedy=f"Name it {output.stem or output.name}.safetensors",
                 kind="unknown_format",
             )
-        studies = expand_inputs(images)
-        refuse_inputs(output, files_of(studies, images))
+        log = ConversionLog()
+        paths = expand_images(images, log=log)
+        refuse_inputs(output, [*images, *paths])
         refuse_foreign(output, is_token_file, "file of tokens", overwrite=overwrite)
-        paths = [image.path for study in studies for image in study.images]
+        say_left_out(log)
         place = pick_device(device)
         with status(f"Loading {encoder}"):
             source = str(BUNDLED[encoder] / "encoder") if encoder in BUNDLED else encoder

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,10 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
+    write_json,
     write_out,
 )
 
@@ -72,7 +73,7 @@ def report(
         return f"{state['written']} reports were added to {output}; the same command goes on there"
 
     with user_errors(kept):
-        from llava_rad.data import expand_inputs
+        from llava_rad.data import ConversionLog, expand_inputs
         from llava_rad.data.inputs import files_of
         from llava_rad.errors import ConfigError
         from llava_rad.model import load
@@ -100,7 +101,9 @@ def report(
             raise ConfigError(
                 "a shard needs a file", where="--shard", remedy="Name it with --output"
             )
-        everything = studies = with_indication(expand_inputs(images), indication)
+        log = ConversionLog()
+        everything = studies = with_indication(expand_inputs(images, log=log), indication)
+        say_left_out(log)
         if part is not None and output is not None:
             studies, output = part.share(everything), part.file(output)
         if output is not None:
@@ -130,7 +133,7 @@ def report(
         read: StudyReader = functools.partial(read_study, frame=frame)
         as_text = functools.partial(_as_text, many=True)
 
-        failed, total = [], len(studies)
+        failed, incomplete, total = [], 0, len(studies)
         file, remember = None, Remembering(read)
         with contextlib.ExitStack() as stack:
             if output is not None:
@@ -153,32 +156,44 @@ def report(
                 if isinstance(result, Failure):
                     failed.append(result.study_id)
                     say(f"error: {result.error}")
-                elif file is not None:
+                    advance()
+                    continue
+                lost = [w for w in result.warnings if w.startswith("unreadable: ")]
+                incomplete += bool(lost)
+                for warning in lost:
+                    say(f"error: {result.study_id}: {warning}")
+                if file is not None:
                     file.write(result, remember.take(result.study_id))
-                    state["written"] += 1
                 elif style is Format.json:
-                    write_out(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
-                    state["written"] += 1
+                    write_json({**result.to_dict(), "run": run})
                 else:
                     write_out(_as_text(result, many=total > 1))
-                    state["written"] += 1
+                state["written"] += 1
                 advance()
             if file is not None and part is not None:
                 file.finish_shard(part, everything, failed)
         written = state["written"]
         ending = f", {len(failed)} of {total} failed" if failed else ""
+        if incomplete:
+            ending += f", {incomplete} without an image that cannot be read"
         say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
-        if failed:
+        if failed or incomplete:
             raise typer.Exit(1)
 
 
 def _as_text(report: Any, *, many: bool) -> str:
-    lines = [f"== {report.study_id}"] if many else []
+    from llava_rad.names import escape_name, one_line
+
+    lines = [one_line(f"== {report.study_id}")] if many else []
     lines += [report.findings or "(no text)", ""]
     if report.truncated:
         lines.append("Note: cut off at --max-new-tokens.")
     if report.repetitive:
         lines.append("Note: the text repeats itself; do not rely on it.")
-    lines += [f"Note: {warning}" for warning in report.warnings]
+    lines += [
+        one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
+        for path, role in zip(report.images, report.roles, strict=True)
+    ]
+    lines += [one_line(f"Note: {warning}") for warning in report.warnings]
     lines.append(f"[{report.model}] {report.disclaimer}")
     return "\n".join(lines) + ("\n" if many else "")

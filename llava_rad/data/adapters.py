@@ -3,10 +3,13 @@
 import difflib
 import inspect
 import json
+import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llava_rad.data import (
     brax,
@@ -24,11 +27,23 @@ from llava_rad.data import (
     vindr_cxr,
 )
 from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.folder import NO_PATIENT
+from llava_rad.data.identifiers import Identifiers, key_file, read_key, write_key
 from llava_rad.data.manifest import is_manifest, save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
-from llava_rad.outputs import has_keys, own_file, refuse_foreign, refuse_inputs, write_result
+from llava_rad.names import escape_name
+from llava_rad.outputs import (
+    cannot_write,
+    has_keys,
+    own_file,
+    refuse_foreign,
+    refuse_inputs,
+    write_result,
+)
+
+_LOG = logging.getLogger(__name__)
 
 # Each reads a data set's folder: read(root, log, **options) -> studies.
 ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
@@ -62,6 +77,7 @@ class ConversionReport:
         splits: split name (``"none"`` without one) to the number of studies.
         left_out: reason to the ids of rows that did not become a study.
         noted: fact to the ids of studies that were kept although something is missing or odd.
+        key: the file with the key that ids were made with, None where none were made.
     """
 
     name: str
@@ -73,6 +89,7 @@ class ConversionReport:
     splits: dict[str, int]
     left_out: dict[str, list[str]]
     noted: dict[str, list[str]]
+    key: str | None = None
 
 
 def convert(
@@ -84,11 +101,17 @@ def convert(
     validation: float = 0.0,
     test: float = 0.0,
     overwrite: bool = False,
+    keep_identifiers: bool = False,
+    key: str | Path | None = None,
+    tell: Callable[[str], None] = _LOG.warning,
     **options: str | bool,
 ) -> ConversionReport:
     """Read a data set and write it as a manifest.
 
-    Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids.
+    Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids. Where
+    ids were made from DICOM headers, ``<output>.key`` holds their key
+    (:mod:`llava_rad.data.identifiers`): a conversion made again finds it there and gives the same
+    ids.
 
     Args:
         name: one of :data:`ADAPTERS`.
@@ -98,6 +121,9 @@ def convert(
             no official validation split (:func:`llava_rad.data.hold_out`).
         test: the same for the test split.
         overwrite: replace files of these names that are no manifest and no report of one.
+        keep_identifiers: write the patients' ids, study ids and dates of DICOM headers as they are.
+        key: the key file of another manifest, so that patients of both have the same ids.
+        tell: is given what must be known before a split by patient.
         options: the adapter's own, see :func:`adapter_options`; a switch may be given as a text
             (``"true"``, ``"false"``).
 
@@ -105,27 +131,41 @@ def convert(
         DataError: the name or an option is unknown, the folder does not hold the data set, or no
             study is left.
     """
-    reader = _adapter(name)
-    checked = _check_options(name, options)
+    checked: dict[str, Any] = _check_options(name, options)
     root = Path(root)
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 (pathlib's raises for a path that is too long)
         raise DataError("there is no such folder", where=root, kind="no_root")
     output = Path(output)
-    listing = output.with_name(f"{output.name}.report.json")
-    _refuse_outputs(output, listing, root, checked.values(), overwrite=overwrite)
+    _refuse_outputs(output, root, checked.values(), overwrite=overwrite)
     with own_file(output, "run of data"):
-        log = ConversionLog()
-        studies = list(reader(root, log, **checked))
-        return _write(name, studies, output, listing, log, validation, test, root)
+        return _convert(
+            name,
+            root,
+            output,
+            validation=validation,
+            test=test,
+            keep_identifiers=keep_identifiers,
+            key=key,
+            tell=tell,
+            options=checked,
+        )
+
+
+def _listing(output: Path) -> Path:
+    return output.with_name(f"{output.name}.report.json")
 
 
 def _refuse_outputs(
-    output: Path, listing: Path, root: Path, options: Iterable[object], *, overwrite: bool
+    output: Path, root: Path, options: Iterable[object], *, overwrite: bool
 ) -> None:
-    named: list[str | Path] = [root, *(str(value) for value in options if value and isinstance(value, str))]
+    named: list[str | Path] = [root, *(value for value in options if isinstance(value, str))]
     for place, known, what in (
         (output, is_manifest, "manifest"),
-        (listing, lambda path: has_keys(path, "sha256", "studies", "left_out"), "report of one"),
+        (
+            _listing(output),
+            lambda path: has_keys(path, "sha256", "studies", "left_out"),
+            "report of one",
+        ),
     ):
         refuse_inputs(place, named)
         refuse_foreign(place, known, what, overwrite=overwrite)
@@ -133,16 +173,33 @@ def _refuse_outputs(
             refuse_inputs(place, (path for path in root.rglob("*") if path.is_file()))
 
 
-def _write(
+def _convert(
     name: str,
-    studies: list[Study],
+    root: Path,
     output: Path,
-    listing: Path,
-    log: ConversionLog,
+    *,
     validation: float,
     test: float,
-    root: Path,
+    keep_identifiers: bool,
+    key: str | Path | None,
+    tell: Callable[[str], None],
+    options: dict[str, Any],
 ) -> ConversionReport:
+    reader = _adapter(name)
+    checked = dict(options)
+    log = ConversionLog()
+    identifiers = None
+    if "identifiers" in inspect.signature(reader).parameters:
+        known = key or (key_file(output) if key_file(output).exists() else None)
+        identifiers = Identifiers(read_key(known) if known else None, keep=keep_identifiers)
+        checked["identifiers"] = identifiers
+    elif keep_identifiers or key:
+        raise DataError(
+            f"the ids of {name!r} are the data set's own, none are made from DICOM headers",
+            remedy="Leave --keep-identifiers and --id-key out",
+            kind="bad_option",
+        )
+    studies = list(reader(root, log, **checked))
     if not studies:
         reasons = ", ".join(f"{reason}: {len(ids)}" for reason, ids in log.left_out.items())
         raise DataError(
@@ -152,9 +209,18 @@ def _write(
             kind="no_study",
         )
     if validation or test:
+        _tell_of_patients(studies, log, tell)
         studies = hold_out(studies, validation=validation, test=test)
-    read = (image.path for study in studies for image in study.images)
-    refuse_inputs(output, read)
+        for split, share in (("validation", validation), ("test", test)):
+            if share and not any(study.split == split for study in studies):
+                tell(f"no patient fell into {split}: the patients are too few for that share")
+    refuse_inputs(output, (image.path for study in studies for image in study.images))
+    key_path = key_file(output) if identifiers is not None and identifiers.used else None
+    if identifiers is not None and key_path is not None:
+        try:
+            write_key(key_path, identifiers.key)
+        except OSError as error:
+            raise cannot_write(key_path, error) from error
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -166,10 +232,27 @@ def _write(
         splits=dict(Counter(study.split or "none" for study in studies)),
         left_out=log.left_out,
         noted=log.noted,
+        key=None if key_path is None else str(key_path),
     )
-    text = json.dumps(asdict(report) | {"output": output.name}, indent=1, ensure_ascii=False)
-    write_result(listing, text + "\n")
+    # Names only: the folder may be handed on.
+    named = {"output": escape_name(output.name)}
+    if report.key is not None:
+        named["key"] = escape_name(Path(report.key).name)
+    text = json.dumps(asdict(report) | named, indent=1, ensure_ascii=False)
+    write_result(_listing(output), text + "\n")
     return report
+
+
+def _tell_of_patients(
+    studies: Sequence[Study], log: ConversionLog, tell: Callable[[str], None]
+) -> None:
+    nameless = len(log.noted.get(NO_PATIENT, ()))
+    if nameless:
+        tell(
+            f"{nameless} of {len(studies)} studies name no patient: each counts as a patient of "
+            "its own, so studies of one person may fall on both sides of the split; name the "
+            "patient with -O patient=REGEX if the paths hold it"
+        )
 
 
 def adapter_options(name: str) -> dict[str, str | bool]:

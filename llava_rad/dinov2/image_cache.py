@@ -27,6 +27,7 @@ from llava_rad.files import (
     write_sealed,
 )
 from llava_rad.locks import FileLock
+from llava_rad.names import escape_name, unescape_name
 from llava_rad.runs.stopping import calm_worker
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class ImageCache(ImageSource):
             raise DataError(
                 "the cache is of another version", where=index_file, kind="damaged_file"
             )
-        self.skipped: dict[str, str] = index["skipped"]
+        self.skipped: dict[str, str] = {
+            unescape_name(name): reason for name, reason in index["skipped"].items()
+        }
         self._source = source
         self._shorter_side = shorter_side
         self._places: list[int] = index["places"]
@@ -209,7 +212,6 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
             run = functools.partial(pool.map, chunksize=16)
         for index, image in enumerate(run(decode, range(len(source)))):
             if isinstance(image, str):
-                _LOG.warning("left out: %s", image)
                 skipped[source.name(index)] = image
             else:
                 places.append(index)
@@ -229,7 +231,7 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
         "places": places,
         "shapes": shapes,
         "checksums": checksums,
-        "skipped": skipped,
+        "skipped": {escape_name(name): reason for name, reason in skipped.items()},
     }
     write_sealed(index_file, content)
 

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from llava_rad.dinov2.student_teacher import Network
-from llava_rad.encoders.weights import load_into, read_state_dict
+from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 _HEADS = ("dino_head", "ibot_head")
 _KEY = re.compile(r"(?:module\.|teacher\.)*(?:(dino_head|ibot_head)\.)?((?:mlp|last_layer)\..+)")

@@ -30,13 +30,13 @@ from llava_rad.encoders.positions import (
     table_side,
 )
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.weights import LoadReport, load_into, matching, read_state_dict
+from llava_rad.encoders.repo_checkpoint import backbone_of
+from llava_rad.encoders.request import LoadRequest
+from llava_rad.encoders.weights import LoadReport, load_into
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 _POSITIONS = "embeddings.position_embeddings"
-_HEADS = ("dino_head.*", "ibot_head.*")
-_WRAPPERS = ("teacher", "model", "state_dict")
-_PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+")
 _BLOCK = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.(.+)$")  # the index after a chunk counts from 0 too
 _LAYER = re.compile(r"^encoder\.layer\.(\d+)\.(.+)$")
 
@@ -78,9 +78,9 @@ def repo_to_transformers(
 
     Args:
         state_dict: of the backbone, chunked or not, with or without ``module.``, ``teacher.`` and
-            ``backbone.`` in front, or a training checkpoint that holds it under ``teacher``,
-            ``model`` or ``state_dict``. Of a teacher and a student the teacher is taken; the
-            projection heads are left out.
+            ``backbone.`` in front, or a training checkpoint that holds it, see
+            :mod:`llava_rad.encoders.repo_checkpoint`. Of a teacher and a student the teacher is
+            taken; the projection heads are left out.
         where: named in errors.
 
     Returns:
@@ -90,7 +90,7 @@ def repo_to_transformers(
     Raises:
         WeightsError: a key is neither the encoder's nor known to be left out.
     """
-    backbone, _ = _backbone_of(state_dict, where)
+    backbone, _ = backbone_of(state_dict, where)
     renamed: dict[str, Tensor] = {}
     strange = []
     for name, tensor in backbone.items():
@@ -171,7 +171,7 @@ def load_repo_weights(
     Raises:
         WeightsError: a key is missing, unexpected or of another shape.
     """
-    _, left_out = _backbone_of(state_dict, source)
+    _, left_out = backbone_of(state_dict, source)
     renamed = repo_to_transformers(state_dict, where=source)
     table = renamed.get(_POSITIONS)
     own_table = model.state_dict()[_POSITIONS]
@@ -216,21 +216,57 @@ def load_repo_encoder(
         WeightsError: the file cannot be read, or a key is missing, unexpected or of another shape.
     """
     path = Path(path)
-    state = read_state_dict(path)
-    config = repo_config(state, num_heads=num_heads, where=path)
+    request = LoadRequest(
+        folder=path.parent,
+        name=name or str(path),
+        dtype=dtype,
+        layer=layer,
+        image_size=image_size,
+        preprocessing=preprocessing,
+    )
+    return load_repo_state(
+        read_state_dict(path),
+        request,
+        path,
+        num_heads=num_heads,
+        position_interpolation=position_interpolation,
+    )
+
+
+def load_repo_state(
+    state: Mapping[str, Any],
+    request: LoadRequest,
+    file: Path,
+    *,
+    num_heads: int | None = None,
+    position_interpolation: PositionInterpolation = "scale_offset",
+) -> Dinov2Encoder:
+    """:func:`load_repo_encoder` of a file that has been read.
+
+    Args:
+        state: content of the file.
+        request: with the folder in which the preprocessing lies.
+        file: named in errors.
+        num_heads: see :func:`load_repo_encoder`.
+        position_interpolation: see :func:`load_repo_encoder`.
+
+    Raises:
+        WeightsError: a key is missing, unexpected or of another shape.
+    """
+    config = repo_config(state, num_heads=num_heads, where=file)
     check_position_interpolation(position_interpolation)
-    chosen = preprocessing or Preprocessing.read(path.parent)
+    preprocessing = request.final_preprocessing()
     model: Any
     if isinstance(config, Dinov2WithRegistersConfig):
         model = Dinov2WithRegistersModel(config)
     else:
         model = Dinov2Model(config)
-    report = load_repo_weights(model, state, source=path)
+    report = load_repo_weights(model, state, source=file)
     encoder = Dinov2Encoder(
-        model.to(dtype),
-        chosen.with_image_size(image_size or chosen.image_size),
-        name=name or str(path),
-        layer=layer,
+        model.to(request.dtype),
+        preprocessing,
+        name=request.name,
+        layer=request.final_layer(),
         position_interpolation=position_interpolation,
     )
     encoder.load_report = report
@@ -250,7 +286,7 @@ def repo_config(
     Raises:
         WeightsError: a tensor that tells a size is missing, or the number of heads is needed.
     """
-    backbone, _ = _backbone_of(state_dict, where)
+    backbone, _ = backbone_of(state_dict, where)
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight")
     missing = [key for key in needed if key not in backbone]
     if missing:
@@ -288,34 +324,6 @@ def repo_config(
         registers = backbone["register_tokens"].shape[1]
         return Dinov2WithRegistersConfig(**options, num_register_tokens=registers)
     return Dinov2Config(**options, use_mask_token="mask_token" in backbone)
-
-
-def _backbone_of(
-    state: Mapping[str, Any], where: object
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Unwrap a checkpoint: the backbone under plain keys, and what is knowingly left out."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    plain = {_PREFIXES.sub("", key): value for key, value in state.items()}
-    left_out: dict[str, Tensor] = {}
-    for prefix, others in (("teacher.", ("student.*",)), ("backbone.", _HEADS)):
-        if any(key.startswith(prefix) for key in plain):
-            rest = {key: value for key, value in plain.items() if not key.startswith(prefix)}
-            left_out |= {key: rest[key] for key in matching(list(rest), others)}
-            plain = {
-                key.removeprefix(prefix): value
-                for key, value in plain.items()
-                if key not in left_out
-            }
-    if len({_BLOCK.sub(r"blocks.\1.\2", key) for key in plain}) < len(plain):
-        raise WeightsError(
-            "two keys name the same tensor of a block",
-            where=where,
-            remedy="Use a state dict that is either chunked (blocks.0.0.) or not (blocks.0.)",
-            kind="keys_do_not_fit",
-        )
-    return plain, left_out
 
 
 def _strange_keys(keys: list[str], layout: str, where: object) -> WeightsError:

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -28,8 +29,10 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
     Raises:
         WeightsError: a value is of the wrong type or out of range.
     """
+    # Attention may be named by a hub repository, whose code would then be run.
+    kept = {k: v for k, v in values.items() if not k.lstrip("_").startswith("attn_implementation")}
     try:
-        return config_class.from_dict(dict(values))
+        return config_class.from_dict(kept)
     except Exception as error:  # transformers' validation raises many kinds
         reason = re.sub(r"\s+", " ", str(error))
         raise WeightsError(
@@ -60,30 +63,34 @@ def load_model(
     Raises:
         WeightsError: no weights, damaged ones, or keys that do not fit.
     """
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if file is None:
         raise WeightsError(
             "there are no weights in the folder",
             where=folder,
             remedy=f"Put one of {', '.join(WEIGHT_FILES)} there; a download may be incomplete",
             kind="no_weights",
         )
+    pickled = file.name.startswith("pytorch_model")
+    state = read_state_dict(file) if pickled else None
     try:
         with _quiet():
             result: Any = model_class.from_pretrained(
-                folder,
+                None if pickled else folder,
                 config=config,
+                state_dict=state,
                 dtype=dtype,
                 local_files_only=True,
-                weights_only=True,
                 # A mismatch then comes back in the report instead of as transformers' own error.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # safetensors, pickle, OS and transformers errors
+    except Exception as error:  # safetensors, OS and transformers errors
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"the weights cannot be read ({error})",
+            f"the weights cannot be read ({lines[0].rstrip('.')})",
             where=folder,
-            remedy="Download or save them again; PyTorch files must hold tensors only",
+            remedy="Download or save them again: they may have been cut off",
             kind="damaged_weights",
         ) from error
 

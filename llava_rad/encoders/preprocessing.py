@@ -6,6 +6,7 @@ two keys of our own beside theirs: ``geometry`` and ``rendering``.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Geometry = Literal["shorter_side_center_crop", "pad_square", "resize"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropRounding = Literal["floor", "half_even"]
+ResizeIn = Literal["bytes", "float"]
 
 FILE_NAME = "preprocessor_config.json"
 
@@ -40,6 +42,36 @@ _HF_PROCESSORS: dict[str, str] = {
     "pad_square": "LlavaImageProcessor",
     "resize": "ViTImageProcessor",
 }
+_FLOAT_PROCESSOR = "DINOv3ViTImageProcessor"
+
+# transformers' image processors whose arithmetic is done here, without their endings, and what
+# they do where the file does not say.
+_KNOWN_PROCESSORS: dict[str, dict[str, Any]] = {
+    "Bit": {"do_center_crop": True},
+    "CLIP": {"do_center_crop": True},
+    "Llava": {"do_center_crop": True},
+    "ViT": {},
+    "Siglip": {},
+    "Siglip2": {},
+    "DINOv3ViT": {},
+}
+_PROCESSOR_ENDINGS = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
+# MAIRA-2 names code for text and image together; its part for the image is the minimum-maximum
+# rendering and the processor that the same file describes.
+_KNOWN_CODE = {"AutoProcessor": "processing_maira2.Maira2Processor"}
+# Keys that change nothing for a gray image, and those that are read here.
+_READ = {
+    "do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad", "size", "crop_size",
+    "resample", "rescale_factor", "image_mean", "image_std", "max_num_patches", "patch_size",
+    "image_processor_type", "feature_extractor_type", "auto_map", "default_to_square",
+    "geometry", "rendering", "crop_rounding", "resize_in", "equalize",
+}  # fmt: skip
+_HARMLESS = {
+    "do_convert_rgb", "do_convert_grayscale", "do_reduce_labels", "processor_class",
+    "_processor_class", "_valid_processor_keys", "return_tensors", "data_format",
+    "input_data_format", "device", "disable_grouping", "image_seq_length", "transformers_version",
+    "num_additional_image_tokens", "vision_feature_select_strategy", "image_token", "num_channels",
+}  # fmt: skip
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -68,6 +100,10 @@ class Preprocessing:
             only of use with ``shorter_side_center_crop``.
         crop_rounding: where an odd overhang is cut: ``floor`` as transformers does, ``half_even``
             as torchvision and so open_clip and timm do.
+        resize_in: ``bytes`` as above; ``float`` scales to 0..1 first and resizes that with torch,
+            as the processor of DINOv3 does.
+        equalize: spread the histogram of the whole image before anything else, as
+            ``cv2.equalizeHist`` does and CXformer was trained with.
     """
 
     image_size: int
@@ -78,12 +114,27 @@ class Preprocessing:
     rendering: "Rendering" = "minmax"
     shorter_side: int | None = None
     crop_rounding: CropRounding = "floor"
+    resize_in: ResizeIn = "bytes"
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         _allowed("geometry", self.geometry, get_args(Geometry))
         _allowed("interpolation", self.interpolation, get_args(Interpolation))
         _allowed("rendering", self.rendering, _RENDERINGS)
         _allowed("crop_rounding", self.crop_rounding, get_args(CropRounding))
+        _allowed("resize_in", self.resize_in, get_args(ResizeIn))
+        if not isinstance(self.equalize, bool):
+            raise ConfigError(
+                f"equalize is {self.equalize!r}", where="preprocessing", remedy="Use true or false"
+            )
+        if self.resize_in == "float" and (
+            self.geometry == "pad_square" or self.interpolation not in ("bilinear", "bicubic")
+        ):
+            raise ConfigError(
+                f"resize_in is 'float' with {self.geometry} and {self.interpolation}",
+                where="preprocessing",
+                remedy="Resize in float without padding, bilinear or bicubic, or resize in bytes",
+            )
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three(name, getattr(self, name)))
         if min(self.std) <= 0:
@@ -133,6 +184,10 @@ class Preprocessing:
                 remedy="Read the file with llava_rad.images.load_radiograph",
                 kind="not_grayscale_8bit",
             )
+        if self.equalize:
+            pixels = equalized(pixels)
+        if self.resize_in == "float":
+            return self._in_float(pixels)
         picture = Image.fromarray(pixels)
         borders = [int(mean * 255) for mean in self.mean]
         if self.geometry != "pad_square" or picture.width == picture.height:
@@ -154,13 +209,33 @@ class Preprocessing:
         if self.geometry != "shorter_side_center_crop":
             return np.asarray(image.resize((size, size), resample))
 
-        target = self.shorter_side or size
-        # Integer arithmetic would round otherwise than the processors this has to equal.
-        long = int(target * max(width, height) / min(width, height))
-        resized = (target, long) if width <= height else (long, target)
-        pixels = np.asarray(image.resize(resized, resample))
+        pixels = np.asarray(image.resize(self._resized(height, width)[::-1], resample))
         top, left = (self._crop_start(length - size) for length in pixels.shape)
         return pixels[top : top + size, left : left + size]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the crop."""
+        if self.geometry != "shorter_side_center_crop":
+            return self.image_size, self.image_size
+        target = self.shorter_side or self.image_size
+        # Integer arithmetic would round otherwise than the processors this has to equal.
+        long = int(target * max(width, height) / min(width, height))
+        return (long, target) if width <= height else (target, long)
+
+    def _in_float(self, pixels: np.ndarray) -> torch.Tensor:
+        """The same on the scale 0 to 1: float32 [3, image_size, image_size]."""
+        size = self.image_size
+        image = torch.from_numpy(np.array(pixels)) * (1 / 255)
+        resized = torch.nn.functional.interpolate(
+            image[None, None],
+            self._resized(*pixels.shape),
+            mode=self.interpolation,
+            align_corners=False,
+            antialias=True,
+        )[0]
+        top, left = (self._crop_start(length - size) for length in resized.shape[1:])
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (resized[:, top : top + size, left : left + size] - mean) / std
 
     def _crop_start(self, overhang: int) -> int:
         return overhang // 2 if self.crop_rounding == "floor" else round(overhang / 2)
@@ -225,17 +300,23 @@ class Preprocessing:
             config["do_pad"] = True
         if self.crop_rounding != "floor":
             config["crop_rounding"] = self.crop_rounding
+        if self.resize_in == "float":
+            config |= {"image_processor_type": _FLOAT_PROCESSOR, "resize_in": "float"}
+        if self.equalize:
+            config["equalize"] = True
         return config
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], *, where: object = None) -> "Preprocessing":
         """Read the keys of ``preprocessor_config.json``, ours or one published with a model.
 
-        Configurations of transformers' CLIP, SigLIP, BiT, ViT and LLaVA processors are understood.
-        A file without our ``rendering`` key is taken as ``minmax``, the project's default.
+        Configurations of transformers' CLIP, SigLIP, BiT, ViT, LLaVA and DINOv3 processors are
+        understood. A file without our ``rendering`` key is taken as ``minmax``, the project's
+        default.
 
         Raises:
-            ConfigError: a setting is missing or asks for something this class does not do.
+            ConfigError: a setting is missing, asks for something this class does not do, or is
+                unknown: another processor, code of the model's own, a step besides.
         """
         reader = _ProcessorReader(config, where)
         shape = reader.shape()
@@ -254,6 +335,8 @@ class Preprocessing:
             interpolation=reader.interpolation(),
             rendering=config.get("rendering", "minmax"),
             crop_rounding=config.get("crop_rounding", "floor"),
+            resize_in=reader.resize_in(),
+            equalize=config.get("equalize", False),
         )
 
     def write(self, folder: str | Path) -> Path:
@@ -278,7 +361,7 @@ class Preprocessing:
             config = _read_json(path)
             # transformers 5 nests the image processor of a multimodal processor.
             config = config.get("image_processor", config)
-            if "image_mean" in config or "size" in config or "max_num_patches" in config:
+            if _SAYS_HOW & set(config):
                 return cls.from_dict(config, where=path)
         raise WeightsError(
             f"there is no {FILE_NAME}, so how to prepare images for these weights is unknown",
@@ -289,18 +372,41 @@ class Preprocessing:
         )
 
 
+# A file with one of these describes an image processor, and not a text one alone.
+_SAYS_HOW = {"image_mean", "size", "max_num_patches", "image_processor_type", "auto_map"}
+
+
 class _ProcessorReader:
     """Translates the many spellings of transformers' processor files."""
 
     def __init__(self, config: Mapping[str, Any], where: object) -> None:
-        self.config = config
         self.where = where
+        self.kind = self._kind(config)
+        self.config = {**_KNOWN_PROCESSORS.get(self.kind, {}), **config}
+        for key, value in config.items():
+            if key not in _READ | _HARMLESS and value not in (None, False):
+                raise self._refuse(f"{key} is {value!r}, which is unknown here")
         for switch in ("do_resize", "do_rescale"):
             if config.get(switch, True) is not True:
                 raise self._refuse(f"{switch} is {config[switch]!r}")
         factor = config.get("rescale_factor", 1 / 255)
         if abs(factor * 255 - 1) > 1e-6:
             raise self._refuse(f"rescale_factor is {factor}, not 1/255")
+
+    def _kind(self, config: Mapping[str, Any]) -> str:
+        """The processor's name without its endings; empty where the file does not say."""
+        for task, code in dict(config.get("auto_map") or {}).items():
+            if _KNOWN_CODE.get(task) != code:
+                raise self._refuse(f"it is done by the model's own code ({code}), which is not run")
+        named = config.get("image_processor_type") or config.get("feature_extractor_type")
+        kind = _PROCESSOR_ENDINGS.sub("", str(named or ""))
+        if named and kind not in _KNOWN_PROCESSORS:
+            raise self._refuse(f"the processor {named} is unknown here")
+        return kind
+
+    def resize_in(self) -> ResizeIn:
+        """``float`` for DINOv3's processor, which cannot do otherwise."""
+        return "float" if self.kind == "DINOv3ViT" else self.config.get("resize_in", "bytes")
 
     def shape(self) -> dict[str, Any]:
         """``geometry``, ``image_size`` and, where it matters, ``shorter_side``."""
@@ -366,6 +472,26 @@ class _ProcessorReader:
             remedy="Pass preprocessing=Preprocessing(...) with what the weights were trained with",
             kind="unsupported_preprocessing",
         )
+
+
+def equalized(pixels: np.ndarray) -> np.ndarray:
+    """An image with its histogram spread over all grays, as ``cv2.equalizeHist`` does it.
+
+    Args:
+        pixels: uint8 [height, width].
+
+    Returns:
+        Likewise; an image of a single gray comes back as it is.
+    """
+    counts = np.bincount(pixels.ravel(), minlength=256)
+    lowest = int(np.flatnonzero(counts)[0])
+    rest = pixels.size - int(counts[lowest])
+    if not rest:
+        return pixels
+    above = np.cumsum(counts) - counts[: lowest + 1].sum()  # pixels from the second gray on
+    scale = np.float32(255) / np.float32(rest)
+    levels = np.rint(above.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
+    return levels[pixels]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.weight_files import read_state_dict
 
 # Such a file is published beside a text model, and the config.json there is that model's.
 _BIOVIL_CHECKPOINTS = "biovil*_proj_size_128.pt"
+# RadJEPA's, beside a config.json that names code.
+_JEPA_CHECKPOINT = "jepa_encoder.pth.tar"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class RegisteredEncoder:
         open_clip_files: names of the open_clip configuration and checkpoint, where the repository
             holds other things besides.
         only: pattern of BioViL's checkpoint, the one file to fetch beside a text model.
+        file: the one weight file of the repository that is this encoder.
     """
 
     hub_id: str
@@ -35,6 +39,7 @@ class RegisteredEncoder:
     layer: int | None = None
     open_clip_files: tuple[str, str] | None = None
     only: str | None = None
+    file: str | None = None
 
 
 ENCODERS: dict[str, RegisteredEncoder] = {
@@ -53,6 +58,15 @@ ENCODERS: dict[str, RegisteredEncoder] = {
     ),
     "dinov2-large-registers": RegisteredEncoder(
         "facebook/dinov2-with-registers-large", "ViT-L/14, 4 registers, natural images"
+    ),
+    "dinov3-small": RegisteredEncoder(
+        "facebook/dinov3-vits16-pretrain-lvd1689m", "ViT-S/16, 4 registers, natural images"
+    ),
+    "dinov3-base": RegisteredEncoder(
+        "facebook/dinov3-vitb16-pretrain-lvd1689m", "ViT-B/16, 4 registers, natural images"
+    ),
+    "dinov3-large": RegisteredEncoder(
+        "facebook/dinov3-vitl16-pretrain-lvd1689m", "ViT-L/16, 4 registers, natural images"
     ),
     "clip-base": RegisteredEncoder("openai/clip-vit-base-patch16", "CLIP ViT-B/16, 224 px"),
     "clip-large": RegisteredEncoder(
@@ -77,6 +91,21 @@ ENCODERS: dict[str, RegisteredEncoder] = {
         "ResNet-50, 448 px, learned from chest X-rays with priors and reports",
         only=_BIOVIL_CHECKPOINTS,
     ),
+    "eva-x-tiny": RegisteredEncoder(
+        "MapleF/eva_x",
+        "ViT-Ti/16, 224 px, masked image modelling on chest X-rays",
+        file="eva_x_tiny_patch16_merged520k_mim.pt",
+    ),
+    "eva-x-small": RegisteredEncoder(
+        "MapleF/eva_x",
+        "ViT-S/16, 224 px, masked image modelling on chest X-rays",
+        file="eva_x_small_patch16_merged520k_mim.pt",
+    ),
+    "eva-x-base": RegisteredEncoder(
+        "MapleF/eva_x",
+        "ViT-B/16, 224 px, masked image modelling on chest X-rays",
+        file="eva_x_base_patch16_merged520k_mim.pt",
+    ),
     "biovil": RegisteredEncoder(
         "microsoft/BiomedVLP-CXR-BERT-specialized",
         "ResNet-50, 480 px, learned from chest X-rays with reports",
@@ -88,6 +117,7 @@ ENCODERS: dict[str, RegisteredEncoder] = {
 _FAMILIES = {
     "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2",
+    "dinov3_vit": "dinov3",
     "clip": "clip",
     "clip_vision_model": "clip",
     "siglip": "siglip",
@@ -113,7 +143,7 @@ _HUB_FILES = [
     "open_clip_model*.safetensors",
     _BIOVIL_CHECKPOINTS,
 ]
-_HUB_PYTORCH_FILES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin"]
+_HUB_PYTORCH_FILES = ["pytorch_model*.bin", "open_clip_pytorch_model*.bin", _JEPA_CHECKPOINT]
 
 
 def load_encoder(
@@ -133,9 +163,11 @@ def load_encoder(
 
             - a name of :data:`ENCODERS`, such as ``"rad-dino"``;
             - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
-              wrote, a transformers, timm or open_clip model, or BioViL's published checkpoint;
-            - a weight file in the layout of the original DINOv2 repository, with a
-              ``preprocessor_config.json`` beside it or ``preprocessing`` given;
+              wrote, a transformers, timm or open_clip model, or BioViL's or RadJEPA's published
+              checkpoint;
+            - a weight file in the layout of the original DINOv2 or DINOv3 repository (CheXFound's
+              is one), of the I-JEPA code, or of EVA-X, with a ``preprocessor_config.json`` beside
+              it or ``preprocessing`` given;
             - a hub id, ``"owner/name"``.
         revision: branch, tag or commit of a hub repository.
         dtype: of the weights, ``"float32"`` unless told whatever the file holds.
@@ -170,7 +202,7 @@ def load_encoder(
     elif path.is_dir():
         encoder = _load_folder(request)
     elif path.is_file():
-        encoder = _load_repo_file(request)
+        encoder = _load_file(replace(request, folder=path.parent), path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         encoder = _load_folder(replace(request, folder=_download(name, revision)))
     else:
@@ -192,6 +224,9 @@ def _load_registered(
 
         folder = _download(entry.hub_id, revision, files=(entry.only,))
         return biovil.load(replace(request, folder=folder))
+    if entry.file:
+        folder = _download(entry.hub_id, revision, files=(entry.file,))
+        return _load_file(replace(request, folder=folder), _found(folder, entry))
     if entry.open_clip_files is None:
         return _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
     from llava_rad.encoders.open_clip_vit import load_open_clip
@@ -209,17 +244,25 @@ def _load_registered(
     )
 
 
-def _load_repo_file(request: LoadRequest) -> ImageEncoder:
-    from llava_rad.encoders.dinov2_repo import load_repo_encoder
+def _found(folder: Path, entry: RegisteredEncoder) -> Path:
+    file = folder / str(entry.file)
+    if not file.is_file():  # offline, with another file of the repository in the cache
+        raise _not_downloaded(entry.hub_id, f"{entry.file} is missing", entry.file)
+    return file
 
-    return load_repo_encoder(
-        request.folder,
-        preprocessing=request.preprocessing,
-        name=request.name,
-        dtype=request.dtype,
-        layer=request.layer,
-        image_size=request.image_size,
-    )
+
+def _load_file(request: LoadRequest, file: Path) -> ImageEncoder:
+    """A weight file alone; what it is shows in its keys."""
+    from llava_rad.encoders import dinov2_repo, dinov3, eva_x, jepa
+
+    state = read_state_dict(file)
+    if jepa.is_jepa_state(state):
+        return jepa.load_state(state, request, file)
+    if eva_x.is_eva_x_state(state):
+        return eva_x.load_state(state, request, file)
+    if dinov3.is_repo_state(state):
+        return dinov3.load_repo_state(state, request, file)
+    return dinov2_repo.load_repo_state(state, request, file)
 
 
 def _load_folder(request: LoadRequest) -> ImageEncoder:
@@ -231,6 +274,10 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
         from llava_rad.encoders import biovil
 
         return biovil.load(request)
+    if (request.folder / _JEPA_CHECKPOINT).is_file():
+        from llava_rad.encoders import jepa
+
+        return jepa.load(request)
     path = request.folder / "config.json"
     if not path.is_file():
         raise WeightsError(
@@ -269,15 +316,19 @@ def _download(hub_id: str, revision: str | None, files: tuple[str, ...] = ()) ->
         if not files and not any(folder.glob(pattern) for pattern in _HUB_FILES[1:]):
             snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_PYTORCH_FILES)
     except Exception as error:  # connection, HTTP, id, revision and disk errors of many classes
-        raise WeightsError(
-            f"the encoder is not on this machine and cannot be downloaded ({_first_line(error)})",
-            where=hub_id,
-            remedy=f"With a connection, run `hf download {hub_id}`; or run "
-            f"`hf download {hub_id} --local-dir FOLDER` elsewhere, copy FOLDER here and name it "
-            "instead",
-            kind="not_downloaded",
-        ) from error
+        raise _not_downloaded(hub_id, _first_line(error)) from error
     return folder
+
+
+def _not_downloaded(hub_id: str, reason: str, file: str | None = None) -> WeightsError:
+    fetch = f"hf download {hub_id} {file}" if file else f"hf download {hub_id}"
+    return WeightsError(
+        f"the encoder is not on this machine and cannot be downloaded ({reason})",
+        where=hub_id,
+        remedy=f"With a connection, run `{fetch}`; or run `{fetch} --local-dir FOLDER` elsewhere, "
+        "copy FOLDER here and name it instead",
+        kind="not_downloaded",
+    )
 
 
 def _first_line(error: Exception) -> str:

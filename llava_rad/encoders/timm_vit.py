@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from llava_rad.encoders.base import EncoderOutput, ImageEncoder
 from llava_rad.encoders.preprocessing import FILE_NAME, Preprocessing
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.encoders.weights import load_into, read_state_dict
+from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _CLASSIFIER = ("head.*", "head_dist.*")

@@ -1,17 +1,10 @@
-"""Reading weight files and accounting for every key in them."""
+"""Accounting for every key of a weight file."""
 
 import fnmatch
-import json
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llava_rad.errors import WeightsError
@@ -68,54 +61,6 @@ class LoadReport:
             )
         _LOG.info("%s", self)
         return self
-
-
-def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """Read a weight file without running any code that it may hold.
-
-    Args:
-        path: a ``.safetensors`` file, its sharded ``.index.json``, or a PyTorch file
-            (``.pt``, ``.pth``, ``.bin``), which is read with ``weights_only=True``.
-
-    Returns:
-        The content as stored; a training checkpoint may nest its state dict.
-
-    Raises:
-        WeightsError: the file is absent, damaged, or holds more than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError("there is no such weight file", where=path, remedy="Check the path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.name.endswith(".index.json"):
-            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-            parts = [read_state_dict(path.parent / shard) for shard in shards]
-            return {key: tensor for part in parts for key, tensor in part.items()}
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            "the file is not a plain PyTorch weight file, or holds objects besides tensors, which "
-            "are not loaded because they can run code",
-            where=path,
-            remedy="Save its state dict alone, best as safetensors, where you trust the file",
-            kind="unsafe_pickle",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"the weight file cannot be read ({error})",
-            where=path,
-            remedy="Download or save it again: it may have been cut off",
-            kind="damaged_weights",
-        ) from error
-    if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"the file holds a {type(content).__name__}, not a state dict",
-            where=path,
-            remedy="Save the model's state_dict()",
-        )
-    return dict(content)
 
 
 def load_into(

@@ -13,10 +13,10 @@ from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.interchange import llava, transformers_llava
 from llava_rad.interchange.export import write_llava
 from llava_rad.interchange.parts import Sources
+from llava_rad.interchange.source import source_folder
 from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
-from llava_rad.model.loading import model_folder
 from llava_rad.outputs import own_file
 
 Target = Literal["llava-rad", "llava"]
@@ -84,7 +84,8 @@ def convert(
         vision_tower: an encoder as :func:`llava_rad.load_encoder` takes it, or an open_clip
             checkpoint file, instead of the recorded one.
         vision_config: open_clip's JSON for it, instead of the recorded one.
-        template: wording of the prompt, instead of what the layout says or LLaVA-Rad's.
+        template: wording of the prompt, instead of what the layout says or its models are asked;
+            see :func:`llava_rad.model.read_prompt`.
         name: of the model; the source's own name unless told.
         dtype: of the written weights. None keeps an LLM as it is stored and writes encoder,
             adapter and LoRA in float32; in transformers' layout all weights are then of the LLM's.
@@ -107,7 +108,7 @@ def convert(
             remedy="Name a folder that does not exist yet",
             kind="output_exists",
         )
-    folder = model_folder(str(source))
+    folder = source_folder(str(source))
     config = _read_config(folder)
     sources = Sources(
         base_llm=None if base_llm is None else str(base_llm),
@@ -130,7 +131,8 @@ def convert(
             )
         parts, layers = reader.read(folder, config, sources)
         layout, ignored, notes = parts.layout, parts.ignored, list(parts.notes)
-        own_name = name or folder.resolve().name
+        # A snapshot of the hub lies in a folder named after its commit.
+        own_name = name or Path(folder.resolve() if Path(source).is_dir() else source).name
         model = parts.assemble(name=own_name, layers=layers, source=folder)
 
     tensors = _count(model)

@@ -126,6 +126,12 @@ def _require_expressible(model: ReportModel) -> None:
             "its head has none, so every logit would be wrong",
             "unsupported_llm",
         )
+    if model.encoder.preprocessing.equalize:
+        raise _refuse(
+            "images whose histogram is equalised",
+            "its processors do not do so",
+            "unsupported_tower",
+        )
     if model.encoder.layer is None:
         raise _refuse(
             "tokens after the encoder's final norm",
@@ -297,7 +303,7 @@ def _processor(
 
 
 def _transformers_keys(preprocessing: Preprocessing) -> dict[str, Any]:
-    ours = ("geometry", "rendering", "crop_rounding", "image_processor_type")
+    ours = ("geometry", "rendering", "crop_rounding", "resize_in", "image_processor_type")
     return {key: value for key, value in preprocessing.to_dict().items() if key not in ours}
 
 

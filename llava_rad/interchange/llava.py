@@ -11,7 +11,8 @@ The vision tower is only named in each: a CLIP model, or (LLaVA-Rad) an open_cli
 checkpoint. Vision weights that lie in the folder nevertheless are not used, as the original code
 does not use them, unless ``unfreeze_mm_vision_tower`` says that they were trained.
 
-None of them records the wording of the prompt: it is LLaVA-Rad's unless told.
+None of them records the wording of the prompt: unless told, it is LLaVA-Rad's request, in Vicuna's
+turns or, on a Mistral (LLaVA-Med, LLaVA 1.6), in Mistral's.
 """
 
 import json
@@ -37,18 +38,18 @@ from transformers import (
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.encoders.clip import ClipEncoder
 from llava_rad.encoders.open_clip_vit import load_open_clip
-from llava_rad.encoders.weights import read_state_dict
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.interchange.parts import Parts, Sources, reference_of, route
+from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
 from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
 from llava_rad.interchange.towers import (
     block_layer,
     require_one_leading_token,
     require_table_size,
 )
-from llava_rad.model import LLAVA_RAD, LLMReference, PromptTemplate, load_llm, load_tokenizer
+from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
 from llava_rad.model.lora import merge_lora, report_difference
+from llava_rad.weight_files import read_state_dict
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -141,8 +142,9 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
             f"tower: {len(ignored)} vision tensors in the checkpoint were left out; the tower's "
             "own files count, as in the LLaVA code"
         )
+    name, wording = conversation(config.get("model_type"))
     if sources.template is None:
-        notes.append("prompt: LLaVA-Rad's; these checkpoints do not record theirs")
+        notes.append(f"prompt: {name}; these checkpoints do not record theirs")
     parts = Parts(
         layout=layout,
         encoder=encoder,
@@ -151,7 +153,7 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
         reference=language.reference,
         llm_weights=language.weights,
         tokenizer=language.tokenizer,
-        template=sources.template or PromptTemplate(**LLAVA_RAD),
+        template=sources.template or PromptTemplate(**wording),
         ignored=ignored,
         notes=notes,
     )
@@ -193,8 +195,11 @@ def _read_projector(folder: Path, config: Mapping[str, Any], sources: Sources) -
 
 
 def _read_lora(folder: Path, config: Mapping[str, Any], sources: Sources) -> _LanguagePart:
-    recorded = _read_json(folder / LORA_CONFIG).get("base_model_name_or_path")
-    base = _base_llm(folder, config, sources, recorded or config.get("_name_or_path"))
+    recorded = (
+        _read_json(folder / LORA_CONFIG).get("base_model_name_or_path"),
+        config.get("_name_or_path"),
+    )
+    base = _base_llm(folder, config, sources, _reachable(recorded, folder))
     if not (folder / NOT_LORA).is_file():
         raise WeightsError(
             "the projector is missing: a LoRA checkpoint of LLaVA keeps it here",
@@ -403,6 +408,8 @@ def _load_tower(folder: Path, config: Mapping[str, Any], sources: Sources) -> Im
         return load_encoder(str(place or name))
     described = sources.vision_config or config.get("mm_vision_tower_config")
     json_file = _locate(described, folder) if described else None
+    if json_file is None and not sources.vision_config:
+        json_file = _beside(place)
     if json_file is None:
         raise WeightsError(
             f"the open_clip JSON of the vision tower is not here ({described or 'not named'})",
@@ -453,9 +460,29 @@ def _adapter_name(key: str) -> str:
 
 
 def _locate(recorded: str, folder: Path) -> Path | None:
-    """A recorded place, seen from the working directory or from the checkpoint's folder."""
-    places = (Path(recorded).expanduser(), folder / recorded)
+    """A recorded place, seen from the working directory or from the checkpoint's folder.
+
+    A path of the machine that trained counts by its last name, if that lies in the folder.
+    """
+    places = (Path(recorded).expanduser(), folder / recorded, folder / Path(recorded).name)
     return next((place for place in places if place.exists()), None)
+
+
+def _reachable(recorded: tuple[str | None, ...], folder: Path) -> str | None:
+    """The first recorded base LLM that is here or may be on the hub; else the first at all."""
+    named = [name for name in recorded if name]
+    usable = (n for n in named if _locate(n, folder) or re.fullmatch(r"[\w.-]+/[\w.-]+", n))
+    return next(usable, named[0] if named else None)
+
+
+def _beside(checkpoint: Path) -> Path | None:
+    """The JSON beside an open_clip checkpoint, as LLaVA-Rad's repository names it.
+
+    ``biomedclipcxr_518_checkpoint.pt`` goes with ``biomedclipcxr_518.json``; the configuration
+    that the model records is a path in its source code.
+    """
+    file = checkpoint.with_name(f"{checkpoint.stem.removesuffix('_checkpoint')}.json")
+    return file if file.is_file() else None
 
 
 def _config_of(place: Path) -> dict[str, Any] | None:

@@ -10,7 +10,14 @@ from torch import Tensor
 from llava_rad.encoders import ImageEncoder
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
-from llava_rad.model import AdapterConfig, LLMReference, PromptTemplate, ReportModel
+from llava_rad.model import (
+    LLAVA_RAD,
+    MISTRAL,
+    AdapterConfig,
+    LLMReference,
+    PromptTemplate,
+    ReportModel,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,17 @@ class Parts:
         load_into(model.adapter, self.projector, source=f"{source} (projector)")
         model.config = replace(model.config, llm_weights=self.llm_weights)
         return model
+
+
+def conversation(model_type: object) -> tuple[str, dict[str, Any]]:
+    """The prompt of a LLaVA model whose files do not say theirs: in words, and its fields.
+
+    Args:
+        model_type: of the checkpoint or of its LLM, as ``config.json`` names it.
+    """
+    if "mistral" in str(model_type):  # LLaVA-Med 1.5 and LLaVA 1.6
+        return "Mistral's turns with LLaVA-Rad's request", MISTRAL
+    return "LLaVA-Rad's", LLAVA_RAD
 
 
 def reference_of(llm: Any, name: str) -> LLMReference:

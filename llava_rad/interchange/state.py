@@ -13,9 +13,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from llava_rad.encoders.hf import WEIGHT_FILES
-from llava_rad.encoders.weights import LoadReport, matching, read_state_dict
+from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError
 from llava_rad.model.llm import with_pad_token
+from llava_rad.weight_files import read_state_dict
 
 #: Tables that old versions saved and new ones compute.
 _COMPUTED = ("*rotary_emb.inv_freq", "*position_ids")

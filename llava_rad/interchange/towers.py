@@ -4,6 +4,7 @@ from typing import Any
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.encoders.dinov2 import Dinov2Encoder
+from llava_rad.encoders.dinov3 import Dinov3Encoder
 from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError
@@ -33,7 +34,7 @@ def leading_tokens(encoder: ImageEncoder) -> int:
     """Tokens that the tower puts before its patch tokens: class and registers."""
     if isinstance(encoder, TimmEncoder):
         return int(encoder.trunk.num_prefix_tokens)
-    if isinstance(encoder, Dinov2Encoder):
+    if isinstance(encoder, Dinov2Encoder | Dinov3Encoder):
         return 1 + encoder.num_registers
     return 0 if isinstance(encoder, SiglipEncoder) else 1
 

@@ -6,8 +6,8 @@ in its features: the DINOv2 *backbone* puts them through the final norm, where L
 output of a block as it is.
 
 The turns of the conversation are those of the folder's chat template. MAIRA-2 words its request in
-code, as the single frontal image of :data:`MAIRA_2_REQUEST`; with a lateral or a prior image it
-asks in other words, which a template of this project cannot say.
+code, as the single frontal image of :data:`~llava_rad.model.published_prompts.MAIRA_2`; with a
+lateral or a prior image it asks in other words, which a template of this project cannot say.
 """
 
 import json
@@ -33,10 +33,11 @@ from llava_rad.encoders.dinov2 import Dinov2Encoder
 from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.image_boundary import fit_to_published
-from llava_rad.interchange.parts import Parts, Sources, reference_of, route
+from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
 from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
 from llava_rad.model import LLAVA_RAD, PromptTemplate
+from llava_rad.model.published_prompts import MAIRA_2
 
 _MAIRA_2 = "maira2"
 _IMAGE = "<image>"
@@ -47,24 +48,6 @@ _TOWERS: dict[str, tuple[type[PreTrainedModel], type[ImageEncoder]]] = {
     "clip_vision_model": (CLIPVisionModel, ClipEncoder),
     "siglip_vision_model": (SiglipVisionModel, SiglipEncoder),
     "dinov2": (Dinov2Model, Dinov2Encoder),
-}
-
-_MAIRA_2_TASK = (
-    "Provide a description of the findings in the radiology study in comparison to the prior "
-    "frontal image. INDICATION: {text} TECHNIQUE: N/A COMPARISON: N/A"
-)
-#: How MAIRA-2 words its request for one frontal image and nothing else but an indication.
-MAIRA_2_REQUEST: dict[str, Any] = {
-    "image_lines": {"current_frontal": f"Given the current frontal image only{_IMAGE}"},
-    "image_end": " ",
-    "field_lines": {},
-    "instruction": _MAIRA_2_TASK.replace("{text}", "N/A"),
-    "instruction_with_indication": _MAIRA_2_TASK,
-}
-_MAIRA_2_TURNS = {
-    "before": "You are an expert radiology assistant tasked with interpreting a chest X-ray "
-    "study. USER: ",
-    "after": " ASSISTANT: ",
 }
 
 
@@ -116,7 +99,9 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
     template = sources.template
     notes: list[str] = []
     if template is None:
-        template, notes = _template(folder, tokenizer, llava.image_token_id, maira=maira)
+        template, notes = _template(
+            folder, tokenizer, llava.image_token_id, llava.text_config.model_type, maira=maira
+        )
     layers = int(config.get("projector_n_layers", 4)) if maira else 2
     parts = Parts(
         layout="maira-2" if maira else "transformers-llava",
@@ -222,19 +207,20 @@ class _Turns:
 
 
 def _template(
-    folder: Path, tokenizer: Any, image_token_id: int, *, maira: bool
+    folder: Path, tokenizer: Any, image_token_id: int, llm_type: str, *, maira: bool
 ) -> tuple[PromptTemplate, list[str]]:
     turns = _turns(folder, tokenizer)
     notes = []
     if maira:
         notes.append("prompt: MAIRA-2's for a single frontal image, with or without an indication")
-        changes = MAIRA_2_REQUEST | _MAIRA_2_TURNS
+        changes = dict(MAIRA_2)
         if turns is not None:
             changes |= {"before": turns.before, "after": turns.after}
         template = PromptTemplate(**changes)
     elif turns is None:
-        notes.append("prompt: LLaVA-Rad's; the folder has no chat template")
-        template = PromptTemplate(**LLAVA_RAD)
+        name, chosen = conversation(llm_type)
+        notes.append(f"prompt: {name}; the folder has no chat template")
+        template = PromptTemplate(**chosen)
     else:
         notes.append("prompt: the folder's chat format with LLaVA-Rad's request")
         template = replace(

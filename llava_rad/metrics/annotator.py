@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from llava_rad.caches import keep_within_limit, mark_used, open_private_database
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.files import user_cache
+from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
 from llava_rad.metrics.weights import file_hash, resolve_file
 
@@ -49,7 +51,8 @@ class RadGraphAnnotator:
 
     Raises:
         MetricError: there is no such model type.
-        WeightsError: the model is not there (kind ``missing``) or cannot be read.
+        WeightsError: the model is not there (kind ``missing``), cannot be read, or is configured
+            as something else than a RadGraph network (kind ``foreign_config``).
     """
 
     def __init__(
@@ -72,7 +75,8 @@ class RadGraphAnnotator:
         self.batch_size = batch_size
         self.cache = cache or user_cache()
         self.folder = _model_folder(model_type, weights, self.cache)
-        self.checkpoint_hash = file_hash(self.folder / "weights.th")
+        self.checkpoint_hash = file_hash(self.folder / WEIGHTS)
+        self._archive_hash = archive_hash(self.folder)
         self._network: Any = None
 
     def annotate(
@@ -103,7 +107,7 @@ class RadGraphAnnotator:
         return [known.get(text, nothing) for text in texts]
 
     def _key(self, text: str) -> str:
-        identity = f"{self.model_type}\0{self.checkpoint_hash}\0{text}"
+        identity = f"{self.model_type}\0{self._archive_hash}\0{text}"
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _batches(self, texts: list[str]) -> Iterator[list[str]]:
@@ -160,34 +164,7 @@ class RadGraphAnnotator:
         if self._network is not None:
             return self._network
         with _quiet():
-            import radgraph
-
-            try:
-                config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-                name = config["model"]["embedder"]["token_embedders"]["bert"]["model_name"]
-                name = str(self.folder / name) if (self.folder / name).is_dir() else name
-                _lend_tokenizer(config, name)
-                with tempfile.TemporaryDirectory() as parent:
-                    # The package looks for a folder of the model type's name.
-                    copy = Path(parent) / self.model_type
-                    copy.mkdir()
-                    for item in self.folder.iterdir():
-                        (copy / item.name).symlink_to(item.resolve())
-                    self._network = radgraph.RadGraph(
-                        model_type=self.model_type,
-                        model_cache_dir=parent,
-                        cuda=-1 if self.device == "cpu" else None,
-                    )
-            except (OSError, KeyError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-                raise WeightsError(
-                    f"the RadGraph model cannot be loaded: {reason}",
-                    where=self.folder,
-                    remedy="It needs its BERT's configuration and vocabulary too: hf download "
-                    "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext "
-                    "config.json vocab.txt tokenizer_config.json",
-                    kind="missing",
-                ) from error
+            self._network = build_network(self.folder, self.model_type, self.device)
         losses = self._network.model._loss_weights
         if losses["coref"] > 0 or losses["events"] > 0:
             # Such a model lets the sentences of a document speak to each other.
@@ -200,27 +177,29 @@ def _model_folder(model_type: str, weights: str | Path | None, cache: Path) -> P
     if weights is not None:
         path = Path(weights).expanduser()
         for folder in (path, path / model_type):
-            if (folder / "weights.th").is_file():
+            if (folder / WEIGHTS).is_file():
                 return folder
     archive = resolve_file(weights, repo=REPOSITORY, filename=archive_name, metric="radgraph")
     digest = file_hash(archive)
     folder = cache / "models" / f"{model_type}-{digest[:16]}"
-    if not (folder / "weights.th").is_file():
+    if not (folder / WEIGHTS).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             try:
                 with tarfile.open(archive, "r:gz") as tar:
-                    tar.extractall(scratch, filter="data")
-            except (tarfile.TarError, OSError, EOFError) as error:
+                    # What is read of it are files; a link could show another place as one.
+                    members = [member for member in tar if member.isfile()]
+                    tar.extractall(scratch, members, filter="data")
+            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
                 raise WeightsError(
                     f"the archive cannot be unpacked: {error}",
                     where=archive,
                     remedy=f"Fetch it again with: hf download {REPOSITORY} {archive_name}",
                     kind="layout",
                 ) from error
-            if not (Path(scratch) / "weights.th").is_file():
+            if not (Path(scratch) / WEIGHTS).is_file():
                 raise WeightsError(
-                    "the archive holds no weights.th",
+                    f"the archive holds no {WEIGHTS}",
                     where=archive,
                     remedy=f"Fetch it again with: hf download {REPOSITORY} {archive_name}",
                     kind="layout",
@@ -231,23 +210,6 @@ def _model_folder(model_type: str, weights: str | Path | None, cache: Path) -> P
         keep_within_limit(folder, cache)
     mark_used(folder)
     return folder
-
-
-def _lend_tokenizer(config: dict[str, Any], name: str) -> None:
-    """Give the package a tokenizer with the two methods that transformers 5 dropped."""
-    from radgraph.allennlp.common import cached_transformers
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-    lent = {
-        "encode_plus": tokenizer.__call__,
-        "build_inputs_with_special_tokens": lambda ids: [first, *ids, last],
-    }
-    for method, function in lent.items():
-        setattr(tokenizer, method, function)
-    for options in ({"use_fast": True}, {"cache_dir": None, "use_fast": True}):
-        cached_transformers._tokenizer_cache[(name, frozenset(options.items()))] = tokenizer
 
 
 @contextlib.contextmanager

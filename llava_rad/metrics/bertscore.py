@@ -10,6 +10,7 @@ The values depend on the model and layer more than on the texts: name both.
 """
 
 import csv
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ class BertScorer:
             device: where the model runs; CUDA where there is one by default.
 
         Raises:
-            WeightsError: the model is not there (kind ``missing``).
+            WeightsError: the model is not there (kind ``missing``), is damaged, or needs code
+                that comes with it.
             MetricError: the layer or the baseline is not known.
         """
         layer = LAYERS.get(model) if layer is None else layer
@@ -97,10 +99,29 @@ class BertScorer:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-            encoder = AutoModel.from_pretrained(model, local_files_only=True)
+            # A folder may name code of its own; it is neither run nor asked about.
+            options = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(model, **options)
+            encoder = AutoModel.from_pretrained(model, weights_only=True, **options)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise WeightsError(
+                    "the model needs code of its own, which is not run",
+                    where=f"bertscore: {model}",
+                    remedy=f"Use a model that transformers has, such as {DEFAULT_MODEL}",
+                    kind="foreign_code",
+                ) from error
             raise missing from error
+        except Exception as error:  # pickle and safetensors readers raise what they like
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            unsafe = isinstance(error, pickle.UnpicklingError)
+            reason = "its weights hold objects that can run code" if unsafe else lines[0]
+            raise WeightsError(
+                f"the model cannot be loaded ({reason.rstrip('.')})",
+                where=f"bertscore: {model}",
+                remedy=f"Fetch it again with: hf download {model}",
+                kind="damaged_weights",
+            ) from error
         if not 0 <= layer <= encoder.config.num_hidden_layers:
             raise MetricError(
                 f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",

@@ -38,6 +38,7 @@ from llava_rad.metrics.result import (
 )
 from llava_rad.metrics.weights import file_hash, resolve_file
 from llava_rad.observations import OBSERVATIONS, Mention
+from llava_rad.weight_files import read_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -290,14 +291,21 @@ def _read_checkpoint(
     from transformers import BertConfig, BertModel
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+        state = read_state_dict(path)["model_state_dict"]
         state = {key.removeprefix("module."): value.float() for key, value in state.items()}
         vocabulary, dim = state["bert.embeddings.word_embeddings.weight"].shape
         inner = state["bert.encoder.layer.0.intermediate.dense.weight"].shape[0]
         layers = 1 + max(
             int(key.split(".")[3]) for key in state if key.startswith("bert.encoder.layer.")
         )
-    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
+    except WeightsError as error:
+        raise WeightsError(
+            f"not a CheXbert checkpoint: {error.what}",
+            where=path,
+            remedy=f"Fetch the public one with: hf download {REPOSITORY} {FILENAME}",
+            kind="layout",
+        ) from error
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise WeightsError(
             "not a CheXbert checkpoint: expected a file made by torch.save that holds "
             "'model_state_dict' with BERT's weights under 'module.bert.'",

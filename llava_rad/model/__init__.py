@@ -17,12 +17,16 @@ from llava_rad.model.prompt import (
     RequestImage,
     Role,
 )
+from llava_rad.model.published_prompts import MISTRAL, PLAIN, PROMPTS, read_prompt
 from llava_rad.model.report_model import ReportModel, ReportModelOutput
 
 __all__ = [
     "IGNORE",
     "IMAGE_TOKEN",
     "LLAVA_RAD",
+    "MISTRAL",
+    "PLAIN",
+    "PROMPTS",
     "VICUNA_V1",
     "Adapter",
     "AdapterConfig",
@@ -41,4 +45,5 @@ __all__ = [
     "load",
     "load_llm",
     "load_tokenizer",
+    "read_prompt",
 ]

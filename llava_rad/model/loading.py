@@ -1,5 +1,6 @@
 """One door to trained models: by name, folder or hub id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,12 @@ from llava_rad.model.report_model import ReportModel
 BUNDLED = {"mini": Path(__file__).parents[1] / "mini"}
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, files: Sequence[str] | None = None) -> Path:
     """The local folder of a model, downloaded from the hub if it has to be.
+
+    Args:
+        name: ``mini``, a folder, or a hub id.
+        files: names and patterns of the files that are fetched; None fetches all.
 
     Raises:
         WeightsError: neither a bundled name, nor a folder, nor to be had from the hub.
@@ -34,7 +39,7 @@ def model_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, allow_patterns=None if files is None else list(files)))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise WeightsError(
             "no such folder here, and the hub did not give it",

@@ -112,7 +112,7 @@ class ReportProcessor:
             )
         # The tokenizer sees prompt and report joined, as at training time of the LLM; its own
         # offsets say where the report begins.
-        joined = parts[-1] + self.template.separator + text
+        joined = parts[-1] + self.template.separator + text + self.template.report_end
         encoded = self.tokenizer(
             joined, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -126,7 +126,9 @@ class ReportProcessor:
                 remedy="Let the template's separator keep them apart, for instance with a newline",
                 kind="merged_boundary",
             )
-        target = [*encoded["input_ids"][start:], self.end_id]
+        target = encoded["input_ids"][start:]
+        if not self.template.report_end:
+            target = [*target, self.end_id]
         ids += last
         kept = len(target) if max_length is None else min(len(target), max_length - len(ids))
         if kept < 1:

@@ -61,6 +61,7 @@ class PromptTemplate:
         instruction: the last line of the user's turn.
         instruction_with_indication: takes the place of ``instruction`` where an indication is
             given, with ``{text}`` for it; the indication then has no line of its own.
+        report_end: text that ends a report, learnt instead of the stop token where it is given.
     """
 
     before: str = ""
@@ -86,6 +87,7 @@ class PromptTemplate:
     )
     instruction: str = "Describe the findings of this chest X-ray."
     instruction_with_indication: str | None = None
+    report_end: str = ""
 
     def __post_init__(self) -> None:
         for role, line in self.image_lines.items():

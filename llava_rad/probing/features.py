@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.errors import ConfigError, ImageError, WeightsError
-from llava_rad.files import clear_leftovers, read_tensors_and_metadata, write_tensors
+from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.files import ContentKeys, clear_leftovers, read_tensors_and_metadata, write_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
 
@@ -29,6 +29,7 @@ POOLINGS = ("cls", "mean", "cls+mean")
 
 BATCH = 16
 _SHARD = 2048  # images
+_HASHES_FILE = "files.json"
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def extract_features(
         ImageError: an image cannot be read.
     """
     state = process_state()
-    keys = {path: _sha256(path) if cache else path for path in dict.fromkeys(paths)}
     folder = cache / encoder.fingerprint()[:32] if cache else None
+    key_of = ContentKeys(folder / _HASHES_FILE) if folder else str
+    keys = {path: key_of(path) for path in dict.fromkeys(paths)}
     known = _read_shards(folder, encoder.dim) if folder else {}
     wanted = {key: path for path, key in keys.items() if key not in known}
     missing = list(wanted)
@@ -129,6 +131,8 @@ def extract_features(
         known |= fresh
         if folder and state.is_main_process:
             _write_shard(folder, fresh)
+    if isinstance(key_of, ContentKeys) and state.is_main_process:
+        key_of.remember()
     rows = [known[keys[path]] for path in paths]
     return Features(torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]))
 
@@ -172,19 +176,3 @@ def _write_shard(folder: Path, vectors: dict[str, tuple[Tensor, Tensor]]) -> Non
     except (OSError, WeightsError) as error:
         # What was encoded is at hand: the probe goes on, the next one encodes again.
         _LOG.warning("the vectors of %d images are not kept: %s", len(keys), error)
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ImageError(
-            f"the image cannot be read ({error.strerror or error})",
-            where=path,
-            remedy="Restore the file, or take its study out of the manifest",
-            kind="not_found",
-        ) from error
-    return digest.hexdigest()

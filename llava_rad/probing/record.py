@@ -42,7 +42,9 @@ def encoder_facts(encoder: ImageEncoder) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "preprocessing": f"{geometry}, {preprocessing.interpolation}, "
         f"mean {preprocessing.mean[0]:.3f}, std {preprocessing.std[0]:.3f}, "
-        f"{preprocessing.rendering}",
+        f"{preprocessing.rendering}"
+        + ", resized in float" * (preprocessing.resize_in == "float")
+        + ", histogram equalised" * preprocessing.equalize,
         "fingerprint": encoder.fingerprint(),
     }
 

@@ -62,7 +62,7 @@ def build_stage_model(
         make_lean(llm)
     tokenizer = load_tokenizer(config.llm, config.llm_revision)
     template = restricted_template(
-        tokenizer, config.data.images, config.data.context, config.prompt_changes()
+        tokenizer, config.data.images, config.data.context, config.prompt_changes(stage)
     )
     model = ReportModel.build(
         encoder,

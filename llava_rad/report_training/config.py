@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from llava_rad.config import to_dict
 from llava_rad.errors import ConfigError
-from llava_rad.model import LLAVA_RAD, VICUNA_V1, AdapterConfig, LoraSettings, Role
+from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 
 ContextField = Literal["indication", "technique", "comparison", "prior_report"]
 
@@ -113,7 +113,11 @@ class DataConfig:
         cache_folder: where the patch tokens lie; ``null`` is inside the run's folder. Runs with
             the same encoder share a folder.
         augment: turn and shift each image a little, anew in each epoch.
-        workers: processes that read images where features are not cached.
+        workers: processes that read images where features are not cached, and before the first
+            step.
+        unreadable: what happens when, before the first step, an image cannot be read: ``error``
+            lists them all and stops, ``leave_out`` lists them and goes on without them; a study
+            that has no frontal image left is then left out too.
     """
 
     sources: list[SourceConfig] = field(default_factory=list)
@@ -127,6 +131,7 @@ class DataConfig:
     cache_folder: Path | None = None
     augment: bool = False
     workers: int = 2
+    unreadable: Literal["error", "leave_out"] = "error"
 
     def __post_init__(self) -> None:
         _require(
@@ -157,6 +162,8 @@ class StageConfig:
         weight_decay: of AdamW.
         betas: of AdamW.
         clip: largest norm of the gradient.
+        prompt: of this stage instead of the run's, for ``align`` alone: ``plain`` shows the image
+            and learns the report and a line's end, with no word besides, as LLaVA aligns.
     """
 
     epochs: float = 1.0
@@ -167,6 +174,7 @@ class StageConfig:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
+    prompt: Literal["plain"] | None = None
 
     def __post_init__(self) -> None:
         for name, ok, remedy in (
@@ -308,6 +316,12 @@ class ReportTrainingConfig:
             where="data.images",
             remedy="Use images=[current_frontal], or prompt=chat",
         )
+        _require(
+            self.finetune.prompt is None,
+            "the second stage is what the model is asked with, and has the run's prompt",
+            where="finetune.prompt",
+            remedy="Set prompt, and align.prompt for the first stage",
+        )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -322,8 +336,10 @@ class ReportTrainingConfig:
         """How the model is spread: one process has nothing to split."""
         return self.sharding or "none" if processes > 1 else "none"
 
-    def prompt_changes(self) -> dict[str, Any]:
-        """What the prompt's template states otherwise than the LLM's own format."""
+    def prompt_changes(self, stage: str) -> dict[str, Any]:
+        """What a stage's template states otherwise than the LLM's own format."""
+        if self.of(stage).prompt == "plain":
+            return dict(PLAIN)
         if self.prompt == "llava_rad":
             return dict(LLAVA_RAD)
         return dict(VICUNA_V1) if self.prompt == "vicuna_v1" else {}
@@ -341,6 +357,6 @@ class ReportTrainingConfig:
     def decides_weights(self) -> dict[str, Any]:
         """The settings that a run must keep to go on from a checkpoint."""
         values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
-        for name in ("cache_folder", "workers"):
+        for name in ("cache_folder", "workers", "unreadable"):
             del values["data"][name]
         return values

@@ -349,7 +349,8 @@ def _plan_stage(
     settings.accumulate(machines.count)
     batch = settings.micro_batch
     image_tokens = round(workload.images * config.adapter.tokens(encoder.grid))
-    tokens = image_tokens + workload.prompt_tokens + workload.report_tokens
+    prompt_tokens = 0 if settings.prompt == "plain" else workload.prompt_tokens
+    tokens = image_tokens + prompt_tokens + workload.report_tokens
     length = tokens + workload.padding(batch)
     llm = llm_shape(config.llm, config.llm_revision)
     whole = stage == "finetune" and config.lora is None

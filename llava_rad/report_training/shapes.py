@@ -17,8 +17,14 @@ from llava_rad.encoders.registry import ENCODERS
 from llava_rad.errors import WeightsError
 from llava_rad.model.llm import llm_config
 
-# Encoders in open_clip's layout, whose configuration does not say how many tokens they give.
-_OPEN_CLIP = {"biomedclip": 224, "biomedclip-cxr": 518}
+# Encoders whose repositories hold no configuration that a plan could read: what they are in timm.
+_TIMM: dict[str, tuple[str, dict[str, int]]] = {
+    "biomedclip": ("vit_base_patch16_224", {"img_size": 224}),
+    "biomedclip-cxr": ("vit_base_patch14_dinov2", {"img_size": 518}),
+    "eva-x-tiny": ("eva02_tiny_patch14_224", {"img_size": 224, "patch_size": 16}),
+    "eva-x-small": ("eva02_small_patch14_224", {"img_size": 224, "patch_size": 16}),
+    "eva-x-base": ("eva02_base_patch14_224", {"img_size": 224, "patch_size": 16}),
+}
 
 # transformers' defaults are the sizes of ViT-B/14, Llama 7B and Phi-3 mini.
 _DINOV2_VIT_B14 = {"rad-dino": 518, "rad-dino-maira-2": 518}
@@ -90,8 +96,8 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
     Raises:
         WeightsError: there is no configuration, or it is not of a vision transformer.
     """
-    if name in _OPEN_CLIP:
-        return _open_clip_shape(_OPEN_CLIP[name])
+    if name in _TIMM:
+        return _timm_shape(*_TIMM[name])
     if name in _DINOV2_VIT_B14:
         size = _DINOV2_VIT_B14[name]
         return _transformers_shape(Dinov2Config(image_size=size), size)
@@ -113,7 +119,7 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
 
 def _transformers_shape(shape: Any, image_size: int) -> EncoderShape:
     with torch.device("meta"):
-        model = AutoModel.from_config(shape)
+        model = AutoModel.from_config(shape, trust_remote_code=False)
     side = image_size // shape.patch_size
     return EncoderShape(
         dim=shape.hidden_size,
@@ -123,14 +129,13 @@ def _transformers_shape(shape: Any, image_size: int) -> EncoderShape:
     )
 
 
-def _open_clip_shape(size: int) -> EncoderShape:
+def _timm_shape(architecture: str, options: dict[str, int]) -> EncoderShape:
     import timm
 
+    make: Any = timm.create_model
     with torch.device("meta"):
-        model: Any = timm.create_model(
-            "vit_base_patch16_224", img_size=size, num_classes=0, dynamic_img_size=True
-        )
-    side = size // 16
+        model = make(architecture, num_classes=0, dynamic_img_size=True, **options)
+    side = options["img_size"] // model.patch_embed.patch_size[0]
     parameters = sum(p.numel() for p in model.parameters())
     return EncoderShape(model.embed_dim, (side, side), parameters, len(model.blocks))
 

@@ -144,7 +144,10 @@ def _count(values: dict[str, Any], kind: Any, layers: int, shape: StepShape) -> 
     AttentionInterface.register(_FUSED, _fused_attention)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=_FUSED if shape.fused else "eager"
+            config,
+            dtype=dtype,
+            attn_implementation=_FUSED if shape.fused else "eager",
+            trust_remote_code=False,
         )
         model.requires_grad_(shape.whole)
         if shape.quantised:

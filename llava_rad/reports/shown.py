@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.data import Study, StudyImage
+from llava_rad.names import escape_name
 
 # Texts up to this length are kept as they are, so that a refusal can quote both.
 _SHORT = 60
@@ -27,8 +28,9 @@ def shown_of(study: Study) -> dict[str, Any]:
         "prior report": study.prior.findings if study.prior else None,
     }
     shown: dict[str, Any] = {name: _text(text) for name, text in texts.items() if text}
-    images = {image.path: _image(image) for image in study.images}
-    prior = {image.path: _image(image) for image in study.prior.images} if study.prior else {}
+    images = {escape_name(image.path): _image(image) for image in study.images}
+    further = study.prior.images if study.prior else ()
+    prior = {escape_name(image.path): _image(image) for image in further}
     return {**shown, "images": images, **({"prior images": prior} if prior else {})}
 
 
@@ -48,12 +50,14 @@ def changes(before: Mapping[str, Any], study: Study) -> list[str]:
         ("prior images", study.prior.images if study.prior else ()),
     ):
         then: Mapping[str, Any] = before.get(kind, {})
-        if set(then) != {image.path for image in images}:
-            gone = sorted(set(then) - {i.path for i in images})
-            come = sorted({i.path for i in images} - set(then))
+        names = {escape_name(image.path): image for image in images}
+        if then.keys() != names.keys():
+            gone, come = sorted(then.keys() - names.keys()), sorted(names.keys() - then.keys())
             parts = [*(f"{path} is gone" for path in gone), *(f"{path} is new" for path in come)]
             found.append(f"{kind}: {', '.join(parts[:4])}{' ...' * (len(parts) > 4)}")
-        found += [c for i in images if i.path in then and (c := _image_change(then[i.path], i))]
+        for name in sorted(then.keys() & names.keys()):
+            change = _image_change(then[name], names[name])
+            found += [change] if change else []
     return found
 
 

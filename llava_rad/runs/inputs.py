@@ -5,12 +5,11 @@ Contents are not read, since a data set may hold terabytes.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llava_rad.errors import DataError, TrainingError
-from llava_rad.files import read_sealed, write_sealed
+from llava_rad.files import read_sealed, stamp_key, write_sealed
 
 FILE = "inputs.json"
 _NAMED = 3
@@ -67,12 +66,7 @@ def check_inputs(folder: Path, sources: Mapping[str, Sequence[str | Path]]) -> N
 def _fingerprint(files: Sequence[str | Path]) -> dict[str, int | str]:
     digest = hashlib.sha256()
     for file in files:
-        try:
-            status = Path(file).stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            stamp = []
-        digest.update(json.dumps([str(file), *stamp]).encode())
+        digest.update(f"\n{stamp_key(file)}".encode())
     return {"files": len(files), "digest": digest.hexdigest()}
 
 

@@ -170,7 +170,7 @@ class TestSources:
         assert (source.read(1) == second).all()
 
     def test_empty_or_absent_folder_is_an_error(self, tmp_path):
-        with pytest.raises(DataError, match="holds no file ending in"):
+        with pytest.raises(DataError, match="no image file is there"):
             image_folder(tmp_path)
         with pytest.raises(DataError, match="no such folder"):
             image_folder(tmp_path / "none")
@@ -225,6 +225,9 @@ class TestCache:
         _write_png(path, 1, (70, 50))
         assert ImageFiles([path]).fingerprint() != first
         assert ImageFiles([path], "voi").fingerprint() != ImageFiles([path]).fingerprint()
+        second = ImageFiles([path]).fingerprint()
+        os.utime(path, ns=(0, 5))  # replaced by one of the same size
+        assert ImageFiles([path]).fingerprint() != second
 
     def test_worker_processes_make_the_same_cache(self, tmp_path):
         paths = [tmp_path / f"{number}.png" for number in range(3)]

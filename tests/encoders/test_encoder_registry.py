@@ -127,3 +127,14 @@ def test_preprocessing_of_a_loaded_encoder_makes_what_it_takes(folder, image):
     encoder.preprocessing.require_same(load_encoder(folder).preprocessing)
     with pytest.raises(ConfigError, match="image_size"):
         encoder.preprocessing.require_same(RAD_DINO)
+
+
+def test_attention_is_not_taken_from_a_hub_repository(folder, pixels):
+    """A configuration may name a repository of kernels, whose code would then be run."""
+    expected = load_encoder(folder).encode(pixels).patches
+    config = json.loads((folder / "config.json").read_text())
+    named = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
+    (folder / "config.json").write_text(json.dumps({**config, **named}))
+    encoder = load_encoder(folder)
+    assert encoder.model.config._attn_implementation in ("sdpa", "eager")
+    assert torch.equal(encoder.encode(pixels).patches, expected)

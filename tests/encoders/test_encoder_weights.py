@@ -2,8 +2,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llava_rad.encoders.weights import LoadReport, load_into, matching, read_state_dict
+from llava_rad.encoders.weights import LoadReport, load_into, matching
 from llava_rad.errors import WeightsError
+from llava_rad.weight_files import read_state_dict
 
 
 @pytest.fixture

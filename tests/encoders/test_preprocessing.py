@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import BitImageProcessor, CLIPImageProcessor
+from transformers import BitImageProcessor, CLIPImageProcessor, DINOv3ViTImageProcessor
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from llava_rad.encoders import DINOV2, RAD_DINO, Preprocessing
-from llava_rad.encoders.preprocessing import CLIP_MEAN, CLIP_STD
+from llava_rad.encoders.preprocessing import CLIP_MEAN, CLIP_STD, equalized
 from llava_rad.errors import ConfigError, ImageError, WeightsError
 from llava_rad.images import load_radiograph
 
@@ -266,3 +266,138 @@ def test_saved_file_loads_in_plain_transformers(tmp_path):
     assert processor.size["shortest_edge"] == 518
     assert by_transformers(processor, film(600, 517)).shape == (3, 518, 518)
     assert list(CLIPImageProcessor.from_pretrained(tmp_path).image_mean) == [0.5307] * 3
+
+
+class TestWhatIsUnknownIsRefused:
+    """Weights fed with images prepared another way are silently worse."""
+
+    def refused(self, match, **changes):
+        with pytest.raises(ConfigError, match=match) as caught:
+            Preprocessing.from_dict({**RAD_DINO_PUBLISHED, **changes}, where="a file")
+        assert caught.value.kind == "unsupported_preprocessing"
+        assert "Preprocessing(...)" in str(caught.value)
+
+    def test_code_of_the_models_own(self):
+        # CXformer's processor is code in its repository, and equalises histograms.
+        self.refused(
+            r"own code \(image_processing_cxformer\.P\), which is not run",
+            auto_map={"AutoImageProcessor": "image_processing_cxformer.P"},
+        )
+        self.refused("which is not run", auto_map={"AutoFeatureExtractor": "a.B"})
+        self.refused("which is not run", auto_map={"AutoProcessor": "processing_m4cxr.P"})
+
+    def test_code_that_the_file_itself_makes_needless(self):
+        maira = {"AutoProcessor": "processing_maira2.Maira2Processor"}
+        assert Preprocessing.from_dict({**RAD_DINO_PUBLISHED, "auto_map": maira}) == RAD_DINO
+        assert Preprocessing.from_dict({**RAD_DINO_PUBLISHED, "auto_map": None}) == RAD_DINO
+
+    @pytest.mark.parametrize(
+        "kind", ["ConvNextImageProcessor", "LlavaNextImageProcessor", "CXformerImageProcessor"]
+    )
+    def test_a_processor_that_nobody_knows(self, kind):
+        self.refused(f"the processor {kind} is unknown", image_processor_type=kind)
+        rest = {k: v for k, v in RAD_DINO_PUBLISHED.items() if k != "image_processor_type"}
+        with pytest.raises(ConfigError, match=kind):
+            Preprocessing.from_dict({**rest, "feature_extractor_type": kind})
+
+    @pytest.mark.parametrize("ending", ["ImageProcessor", "ImageProcessorFast", "FeatureExtractor"])
+    def test_known_processors_under_their_older_names(self, ending):
+        named = {**RAD_DINO_PUBLISHED, "image_processor_type": f"CLIP{ending}"}
+        assert Preprocessing.from_dict(named) == RAD_DINO
+
+    @pytest.mark.parametrize(
+        "step",
+        [
+            {"do_equalize": True},
+            {"do_hist_equalize": True},
+            {"do_flip_channel_order": True},
+            {"do_thumbnail": True},
+            {"histogram_equalization": True},
+            {"crop_pct": 0.875},
+            {"pad_size": {"height": 600, "width": 600}},
+            {"use_square_size": True},
+        ],
+    )
+    def test_a_step_that_nobody_knows(self, step):
+        [(name, value)] = step.items()
+        self.refused(f"{name} is {value!r}".replace("{", r"\{"), **step)
+        off = {name: None if not isinstance(value, bool) else False}
+        assert Preprocessing.from_dict({**RAD_DINO_PUBLISHED, **off}) == RAD_DINO
+
+    def test_a_folder_whose_file_names_only_code(self, tmp_path):
+        (tmp_path / "preprocessor_config.json").write_text(
+            json.dumps({"auto_map": {"AutoImageProcessor": "image_processing.P"}})
+        )
+        with pytest.raises(ConfigError, match="which is not run"):
+            Preprocessing.read(tmp_path)
+
+
+def test_a_clip_file_that_does_not_speak_of_the_crop_means_one():
+    written = {k: v for k, v in RAD_DINO_PUBLISHED.items() if k != "do_center_crop"}
+    written["size"] = 518
+    assert Preprocessing.from_dict(written) == RAD_DINO
+
+
+# Published with facebook/dinov3-vitb16-pretrain-lvd1689m.
+DINOV3_PUBLISHED = {
+    "crop_size": None,
+    "data_format": "channels_first",
+    "default_to_square": True,
+    "device": None,
+    "disable_grouping": None,
+    "do_center_crop": None,
+    "do_convert_rgb": None,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "DINOv3ViTImageProcessorFast",
+    "image_std": [0.229, 0.224, 0.225],
+    "input_data_format": None,
+    "resample": 2,
+    "rescale_factor": 0.00392156862745098,
+    "return_tensors": None,
+    "size": {"height": 224, "width": 224},
+}
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+def test_dinov3_input_equals_its_published_processor(size, tmp_path):
+    ours = Preprocessing.from_dict(DINOV3_PUBLISHED)
+    assert (ours.geometry, ours.resize_in, ours.interpolation) == ("resize", "float", "bilinear")
+    pixels = film(*size)
+    given = {k: v for k, v in DINOV3_PUBLISHED.items() if k != "image_processor_type"}
+    expected = by_transformers(DINOv3ViTImageProcessor(**given), pixels)
+    torch.testing.assert_close(ours(pixels), expected, atol=1e-6, rtol=0)
+    ours.write(tmp_path)
+    assert Preprocessing.read(tmp_path) == ours
+
+
+def test_resizing_in_float_crops_as_in_bytes():
+    ours = Preprocessing(image_size=48, mean=0.5, std=0.5, shorter_side=56, resize_in="float")
+    pixels = film(90, 131)
+    expected = BitImageProcessor(
+        size={"shortest_edge": 56}, crop_size=48, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    difference = (ours(pixels) - by_transformers(expected, pixels)).abs()
+    assert difference.max() < 1.01 / 255 / 0.5  # bytes round to the nearest gray
+    for wrong in ({"geometry": "pad_square"}, {"interpolation": "lanczos"}):
+        with pytest.raises(ConfigError, match="resize_in is 'float'"):
+            Preprocessing(image_size=48, mean=0.5, std=0.5, resize_in="float", **wrong)
+
+
+def test_equalising_spreads_the_grays_by_their_ranks(tmp_path):
+    # Worked out by hand: 1 pixel of 10, 2 of 20, 3 of 30, 2 of 200; the lowest becomes 0, and
+    # the others 255 times the share of pixels up to theirs, the lowest not counted.
+    pixels = np.array([[10, 20, 20, 30], [30, 30, 200, 200]], np.uint8)
+    wanted = [[0, 73, 73, 182], [182, 182, 255, 255]]
+    assert equalized(pixels).tolist() == wanted
+    flat = np.full((3, 3), 77, np.uint8)
+    assert (equalized(flat) == 77).all()
+    ours = Preprocessing(
+        image_size=2, mean=0.0, std=1.0, geometry="resize", interpolation="nearest", equalize=True
+    )
+    assert (ours(pixels)[0] * 255).round().tolist() == [[73, 182], [182, 255]]
+    ours.write(tmp_path)
+    assert Preprocessing.read(tmp_path) == ours
+    assert ours.to_dict()["equalize"] is True

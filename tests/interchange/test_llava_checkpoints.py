@@ -329,15 +329,17 @@ class TestOpenClipTower:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
     def test_places_given_count_more_than_recorded_ones(self, checkpoint, place, tmp_path):
-        moved = [place / name for name in ("tower.json", "tower.pt")]
-        for file in moved:
-            file.rename(file.with_name(f"moved-{file.name}"))
+        (place / "tower.json").rename(place / "described.json")
+        (place / "tower.pt").rename(place / "moved-tower.pt")
         with pytest.raises(WeightsError, match=r"tower.*checkpoint is not here.*vision_tower"):
             convert(checkpoint, tmp_path / "out")
         given = {"vision_tower": place / "moved-tower.pt"}
         with pytest.raises(WeightsError, match=r"JSON of the vision tower is not here"):
             convert(checkpoint, tmp_path / "out", **given)
-        convert(checkpoint, tmp_path / "out", **given, vision_config=place / "moved-tower.json")
+        convert(checkpoint, tmp_path / "out", **given, vision_config=place / "described.json")
+        # A JSON of the checkpoint's name beside it needs no telling.
+        (place / "described.json").rename(place / "moved-tower.json")
+        convert(checkpoint, tmp_path / "again", **given)
 
     def test_a_tower_of_another_size_than_its_positions_is_refused(
         self, checkpoint, place, tmp_path

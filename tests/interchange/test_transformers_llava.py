@@ -200,10 +200,10 @@ class TestMaira2:
     CHAT = (
         "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
         "{% endif %}You are an expert radiology assistant tasked with interpreting a chest X-ray "
-        "study. {% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}"
+        "study.  {% for message in messages %}{% if message['role'] == 'user' %}USER:  {% else %}"
         "ASSISTANT: {% endif %}{% for item in message['content'] %}{% if item['type'] == 'text' %}"
         "{{ item['text'] }}{% elif item['type'] == 'image' %}<image>{% endif %}{% endfor %}"
-        "{% if message['role'] == 'user' %} {% else %}{{eos_token}}{% endif %}{% endfor %}"
+        "{% if message['role'] == 'user' %}  {% else %}{{eos_token}}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
     )
 
@@ -311,16 +311,21 @@ class TestMaira2:
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize("number", [0, 1])
-    def test_the_prompt_has_the_ids_of_the_published_one(self, folder, tokenizer, tmp_path, number):
+    @pytest.mark.parametrize("template", ["in the folder", "missing"])
+    def test_the_prompt_has_the_ids_of_the_published_one(
+        self, folder, tokenizer, tmp_path, number, template
+    ):
+        if template == "missing":
+            (folder / "chat_template.json").unlink()
         convert(folder, tmp_path / "out")
         processor = ReportModel.from_pretrained(tmp_path / "out").processor
         found = processor.encode(TWO[number]).input_ids
         published = type(tokenizer).from_pretrained(folder)
         text = (
-            "You are an expert radiology assistant tasked with interpreting a chest X-ray study. "
-            f"USER: Given the current frontal image only{'<image>' * 4} Provide a description of "
+            "You are an expert radiology assistant tasked with interpreting a chest X-ray study.  "
+            f"USER:  Given the current frontal image only{'<image>' * 4} Provide a description of "
             "the findings in the radiology study in comparison to the prior frontal image. "
-            f"INDICATION: {('cough', 'N/A')[number]} TECHNIQUE: N/A COMPARISON: N/A ASSISTANT: "
+            f"INDICATION: {('cough', 'N/A')[number]} TECHNIQUE: N/A COMPARISON: N/A  ASSISTANT: "
         )
         wanted = published(text)["input_ids"]
         image = published.convert_tokens_to_ids("<image>")

@@ -1,5 +1,8 @@
+import json
+
 import numpy as np
 import pytest
+from helpers.radgraph_archives import published_config
 
 from llava_rad.errors import MetricError
 from llava_rad.metrics import BertScorer, radcliq_v1
@@ -33,6 +36,7 @@ def test_other_networks_are_refused(bert_folder, labeler, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights.th").write_bytes(b"")
+    (model / "config.json").write_text(json.dumps(published_config("bert")))
     annotator = RadGraphAnnotator("radgraph", weights=model, cache=tmp_path)
     scorer = BertScorer.load(str(bert_folder), layer=1, device="cpu")
     with pytest.raises(MetricError, match="distilroberta-base"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.radgraph_archives import published_config
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.evaluation.evaluation import entities_by_fate
@@ -129,42 +130,18 @@ def radgraph_folder(tmp_path_factory, bert_folder) -> Path:
     from radgraph.allennlp.modules import text_field_embedders, token_embedders
     from radgraph.dygie.models import dygie
 
-    from llava_rad.metrics.annotator import _lend_tokenizer
+    from llava_rad.metrics.radgraph_network import lend_bert
 
     folder = tmp_path_factory.mktemp("radgraph") / "radgraph"
     (folder / "vocabulary").mkdir(parents=True)
-    bert = {"bert": {"model_name": str(bert_folder), "max_length": 512}}
-    config = {
-        "dataset_reader": {"max_span_width": 3, "token_indexers": bert},
-        "model": {
-            "type": "dygie",
-            "embedder": {"token_embedders": bert},
-            "initializer": {},
-            "module_initializer": {},
-            "modules": {
-                "coref": {"spans_per_word": 0.3, "max_antecedents": 10},
-                "ner": {},
-                "relation": {"spans_per_word": 0.5},
-                "events": {
-                    "trigger_spans_per_word": 0.3,
-                    "argument_spans_per_word": 0.3,
-                    "loss_weights": {"trigger": 0, "arguments": 0},
-                },
-            },
-            "feature_size": 4,
-            "max_span_width": 3,
-            "target_task": "relation",
-            "feedforward_params": {"num_layers": 1, "hidden_dims": 8, "dropout": 0.1},
-            "loss_weights": {"ner": 1.0, "relation": 1.0, "coref": 0.0, "events": 0.0},
-        },
-    }
+    config = published_config(str(bert_folder))
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocabulary" / "non_padded_namespaces.txt").write_text("*labels\n*tags\n")
     for name, labels in (("ner", LABELS), ("relation", RELATIONS)):
         path = folder / "vocabulary" / f"radgraph__{name}_labels.txt"
         path.write_text("\n" + "\n".join(labels) + "\n")
     vocabulary = Vocabulary.from_files(str(folder / "vocabulary"))
-    _lend_tokenizer(config, str(bert_folder))
+    lend_bert(str(bert_folder))
     embedder = text_field_embedders.BasicTextFieldEmbedder(
         {
             "bert": token_embedders.PretrainedTransformerMismatchedEmbedder(
@@ -187,13 +164,19 @@ def radgraph_folder(tmp_path_factory, bert_folder) -> Path:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Document")
 def test_batched_annotations_are_the_packages(radgraph_folder, texts, tmp_path, capfd):
+    import radgraph
+
     annotator = RadGraphAnnotator(
         "radgraph", weights=radgraph_folder, cache=tmp_path, device="cpu", batch_size=8
     )
     texts = [*texts, *(text.replace("clear", "large") for text in texts[:20])]
     found = annotator.annotate(texts)
     assert capfd.readouterr().out == ""
-    alone = annotator._network([text if text.strip() else "no" for text in texts])
+    # The package as it comes, which builds what the configuration names.
+    package = radgraph.RadGraph(
+        model_type="radgraph", model_cache_dir=str(radgraph_folder.parent), cuda=-1
+    )
+    alone = package([text if text.strip() else "no" for text in texts])
     relations = 0
     for i, text in enumerate(texts):
         expected = alone[str(i)]["entities"] if text.strip() else {}
@@ -244,6 +227,7 @@ def test_a_damaged_archive_and_cache_are_named(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights.th").write_bytes(b"")
+    (model / "config.json").write_text(json.dumps(published_config("bert")))
     (tmp_path / "radgraph.sqlite").write_bytes(b"not a database, certainly not" * 100)
     annotator = RadGraphAnnotator("radgraph", weights=model, cache=tmp_path)
     with pytest.raises(MetricError, match="cache"):

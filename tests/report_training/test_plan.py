@@ -118,7 +118,7 @@ def test_the_published_recipe_at_its_size(folders):
     )
     found = plan(config, studies=100_000, processes=4)
     align, finetune = found.stages
-    assert align.image_tokens == 1024
+    assert align.image_tokens == 1369
     assert align.trained == 768 * 4096 + 4096 + 4096 * 4096 + 4096
     # LoRA of rank 64 on all linear layers: r * (in + out) each.
     of_layer = 4 * 64 * (2 * 4096) + 3 * 64 * (4096 + 11008)
@@ -128,7 +128,7 @@ def test_the_published_recipe_at_its_size(folders):
     assert finetune.steps == 4688
     assert found.hours > finetune.hours > align.hours > 0
     assert not found.warnings
-    assert "1,024 of images" in found.text()
+    assert "1,369 of images" in found.text()
 
     split = plan(replace(config, lora=None, sharding="fsdp2"), studies=1, processes=4)
     whole = plan(replace(config, lora=None), studies=1, processes=4)
@@ -236,7 +236,10 @@ def test_known_llms_have_their_published_size():
 def test_known_encoders_have_their_published_size():
     assert encoder_shape("rad-dino").grid == (37, 37)
     assert encoder_shape("rad-dino").parameters == pytest.approx(86.6e6, rel=0.01)
-    assert encoder_shape("biomedclip-cxr").grid == (32, 32)
+    # LLaVA-Rad's tower is timm's vit_base_patch14_dinov2 at 518 px, not of patches of 16.
+    assert encoder_shape("biomedclip-cxr").grid == (37, 37)
+    assert encoder_shape("biomedclip-cxr").parameters == pytest.approx(86.6e6, rel=0.01)
+    assert encoder_shape("biomedclip").grid == encoder_shape("eva-x-base").grid == (14, 14)
 
 
 def test_what_cannot_be_planned_is_said(folders, tmp_path):

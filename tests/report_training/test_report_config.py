@@ -34,6 +34,7 @@ def test_an_unknown_key_names_the_nearest(override, nearest):
         (["quantize=4bit", "lora=null"], "quantised LLM cannot be trained whole"),
         (["data.images=[current_lateral]"], "Keep current_frontal"),
         (["prompt=llava_rad", "data.images=[current_frontal, prior_frontal]"], "one frontal"),
+        (["finetune.prompt=plain"], "the second stage is what the model is asked with"),
         (["align.warmup=1"], "Use 0 up to below 1"),
         (["align.lr=0"], "lr: cannot be 0"),
         (["data.sources=[{path: a.jsonl, weight: 0}]"], "leave the source out"),

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from helpers.program_runs import run_program, start_program
 from helpers.programs import pretraining_program, report_program
 from PIL import Image
 
+from llava_rad.data import Study, StudyImage, save_manifest
 from llava_rad.runs import find_checkpoints
 from llava_rad.runs.log import RunLog, read_metrics
 
@@ -237,3 +239,21 @@ def test_an_added_image_is_noticed_by_pretraining(program, finished, tmp_path, c
     assert f"images of {program.images} (12 then, 13 now, newer: {added})" in (
         capsys.readouterr().err
     )
+
+
+def test_a_changed_manifest_is_noticed_by_pretraining(tmp_path, capsys):
+    program = pretraining_program(make_start(tmp_path))
+    studies = [
+        Study(p.stem, p.stem, "train", images=(StudyImage(str(p)),), age=30.0)
+        for p in sorted(program.images.iterdir())
+    ]
+    save_manifest(studies, tmp_path / "xrays.jsonl")
+    more = [f"data.sources=[{{path: {tmp_path / 'xrays.jsonl'}}}]", "schedule.epochs=0.4"]
+    more += ["schedule.warmup_epochs=0"]
+    assert program.run(tmp_path / "run", *more) == 0
+    capsys.readouterr()
+    save_manifest([replace(studies[0], age=31.0), *studies[1:]], tmp_path / "xrays.jsonl")
+    assert program.run(tmp_path / "run", *more) == 1
+    assert "xrays.jsonl: another content than in the run" in capsys.readouterr().err
+    save_manifest(studies, tmp_path / "xrays.jsonl")
+    assert program.run(tmp_path / "run", *more) == 0

@@ -1,5 +1,6 @@
 """The published recipes: what they say, and that each one runs."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_rad_dinos_published_values():
     assert 16 * 4 * config.optimiser.batch_size == 2560
     assert math.ceil(838_336 / 2560) == 328  # steps an epoch
     assert config.data.rendering == "minmax"
+    # The published dino_head.safetensors: 92.6 MB of float32, weight and gain of the last layer.
+    head = config.head
+    assert (head.layers, head.prototypes) == (3, 65536)
+    sizes = (768, head.hidden_dim, head.hidden_dim, head.bottleneck_dim)
+    layers = sum(a * b + b for a, b in itertools.pairwise(sizes))
+    last = head.prototypes * head.bottleneck_dim + head.prototypes
+    assert round(4 * (layers + last) / 1e6, 1) == 92.6
     # New heads do not touch the trained backbone before they have learned something.
     assert config.heads is None
     assert config.schedule.heads_only_epochs > 0

@@ -1,6 +1,7 @@
 """Every configuration of report training loads and says what it should."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from llava_rad.config import load_config
 from llava_rad.encoders.registry import ENCODERS
+from llava_rad.model import PLAIN
 from llava_rad.report_training import ReportTrainingConfig
 from llava_rad.report_training.plan import plan
 
@@ -40,8 +42,8 @@ def test_each_can_be_planned_without_a_connection(path, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", refuse_connection)
     config = load(path.stem)
     found = plan(config, studies=1000)
-    side = 37 if config.encoder == "rad-dino" else 32
-    assert found.stages[-1].image_tokens == math.ceil(side / config.adapter.pool) ** 2
+    # Both encoders see 518 pixels in patches of 14.
+    assert found.stages[-1].image_tokens == math.ceil(37 / config.adapter.pool) ** 2
     assert found.stages[-1].tokens <= config.data.max_length
 
 
@@ -82,3 +84,28 @@ def test_each_says_what_its_name_promises():
     assert load("phi3_mini_qlora").quantize == "4bit"
     assert load("vicuna_7b_lora_biomedclip_cxr").encoder == "biomedclip-cxr"
     assert load("vicuna_7b_lora_biomedclip_cxr").prompt == "llava_rad"
+
+
+@pytest.mark.parametrize(
+    "name", ["vicuna_7b_lora_biomedclip_cxr", "vicuna_7b_lora", "vicuna_7b_full"]
+)
+def test_the_published_alignment_has_no_words_but_the_report(name):
+    config = load(name)
+    assert (config.align.prompt, config.finetune.prompt) == ("plain", None)
+    assert config.prompt_changes("align") == PLAIN
+    assert config.prompt_changes("finetune") != PLAIN
+    found = plan(config, studies=1000)
+    # 1,369 of the image and 90 of the report
+    assert [stage.tokens for stage in found.stages] == [1459, 1539]
+
+
+@pytest.mark.parametrize("path", REPORT, ids=lambda path: path.stem)
+def test_token_counts_in_headers_are_those_of_the_plan(path):
+    text = path.read_text(encoding="utf-8")
+    told = {int(n.replace(",", "")) for n in re.findall(r"([\d,]+) tokens", text)}
+    config = load(path.stem)
+    tokens = plan(config, studies=1000).stages[-1].image_tokens
+    assert told <= {tokens}, "a count of another encoder"
+    megabytes = re.search(r"([\d.]+) MB an image", text)
+    if megabytes:
+        assert float(megabytes[1]) == round(37 * 37 * 768 * 2 / 1e6, 1)

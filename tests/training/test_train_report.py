@@ -12,7 +12,8 @@ from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
 
 from llava_rad.data import StudyImage, load_manifest, save_manifest
-from llava_rad.model import ReportModel
+from llava_rad.model import PLAIN, PromptTemplate, ReportModel
+from llava_rad.model.prompt import IMAGE
 from llava_rad.runs import find_checkpoints
 
 
@@ -144,7 +145,11 @@ def test_a_missing_image_and_an_infinite_loss_are_one_message_each(train, parts,
     source = f"data.sources=[{{path: {tmp_path / 'changed.jsonl'}}}]"
     for more in ([], ["data.cache_features=false"]):
         said = train("missing", source, "stage=align", *more, fails=True)[1]
-        assert re.search(r"error: .*gone\.png: an image of study s5 cannot be read", said), said
+        # All are listed before anything is learnt.
+        assert re.search(r"cannot be read +study s5: .*gone\.png: there is no such file", said), (
+            said
+        )
+        assert re.search(r"error: 1 of \d+ images cannot be read: .*gone\.png\. .*leave_out", said)
         assert "Traceback" not in said
     assert kept
 
@@ -212,3 +217,14 @@ def test_augmented_runs_learn_from_changed_images(whole, train):
 
     assert losses(augmented) == losses(again)
     assert losses(augmented) != losses(unchanged)
+
+
+@pytest.mark.slow
+def test_alignment_in_the_plain_layout_learns_the_report_after_the_image(train):
+    stage = "{epochs: 2, lr: 3e-3, batch_size: 4, micro_batch: 2, prompt: plain}"
+    folder, _ = train("plain", "stage=align", f"align={stage}")
+    roles = ("current_frontal", "current_lateral", "prior_frontal")
+    plain = PromptTemplate(**{**PLAIN, "image_lines": dict.fromkeys(roles, IMAGE)})
+    assert ReportModel.from_pretrained(folder / "align").processor.template == plain
+    losses = [row["loss"] for row in metrics(folder) if "loss" in row]
+    assert sum(losses[-3:]) < sum(losses[:3])
