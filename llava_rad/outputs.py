@@ -133,13 +133,19 @@ def own_file(output: str | Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_folder(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold a folder of results against other runs; made if absent.
+    """Hold a folder of results against other runs; made if absent, and gone again if it stays empty.
 
     Raises:
         DataError: another run writes there, or nothing can be written there.
     """
-    with FolderLock(folder, what):
-        yield
+    new = not Path(folder).exists()
+    try:
+        with FolderLock(folder, what):
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it holds something
+                Path(folder).rmdir()
 
 
 def make_parent(output: Path) -> None:

@@ -28,7 +28,7 @@ from llava_rad.reports.shown import changes, shown_of
 
 _TRAILER = b"-- "
 _BEGIN_JSON = (b'{"findings": ', b'{"shard": ')
-_BEGIN_TEXT = (b"== ", b"\n== ", _TRAILER)
+_BEGIN_TEXT = (b"== ", _TRAILER)
 _NAMED = 3
 
 
@@ -193,7 +193,6 @@ class ReportFile:
         else:
             about = {"study_id": report.study_id, "empty": not report.findings, **about}
             content = f"{self._as_text(report).rstrip()}\n".encode() + _TRAILER + _line(about)
-            content += b"\n"
         self._append(content)
 
     def finish_shard(self, shard: Shard, studies: Sequence[Study], failed: Sequence[str]) -> None:
