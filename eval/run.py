@@ -87,7 +87,7 @@ def main(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Heavy imports wait until the options are read.
     from llava_rad.evaluation.controls import judge_controls, write_controls
-    from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, own_results
+    from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, own_shared_results
     from llava_rad.evaluation.split_reports import open_split
     from llava_rad.processes import process_state
     from llava_rad.reports.generate import GenerationSettings
@@ -98,7 +98,7 @@ def main(
     inputs = [manifest]
     with (
         program_ending(GOES_ON),
-        own_results(output, names, inputs, what="evaluation", overwrite=overwrite),
+        own_shared_results(output, names, inputs, what="evaluation", overwrite=overwrite),
     ):
         metric_of(primary)  # a wrong one is refused before hours of writing
         scorer = Scorer(

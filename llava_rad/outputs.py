@@ -133,19 +133,29 @@ def own_file(output: str | Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_folder(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold a folder of results against other runs; made if absent, and gone again if it stays empty.
+    """Hold a folder of results against other runs; made if absent, gone again if it stays empty.
 
     Raises:
         DataError: another run writes there, or nothing can be written there.
     """
-    new = not Path(folder).exists()
+    folder = Path(folder)
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the folder cannot be written to ({error.strerror or error})",
+            where=folder,
+            remedy="Correct its rights, or choose another folder",
+            kind="not_writable",
+        ) from error
     try:
         with FolderLock(folder, what):
             yield
     finally:
         if new:
             with contextlib.suppress(OSError):  # it holds something
-                Path(folder).rmdir()
+                folder.rmdir()
 
 
 def make_parent(output: Path) -> None:
