@@ -8,6 +8,8 @@ escapes is a defect of this project.
 import functools
 from typing import Any
 
+from llava_rad.names import one_line
+
 
 class LlavaRadError(Exception):
     """Base of all errors raised on purpose.
@@ -37,7 +39,7 @@ class LlavaRadError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}. {self.remedy}." if self.remedy else f"{head}."
+        return one_line(f"{head}. {self.remedy}." if self.remedy else f"{head}.")
 
 
 class ImageError(LlavaRadError):

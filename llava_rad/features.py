@@ -10,10 +10,8 @@ processes, and several runs, fill one folder at once without knowing of each oth
 that is killed loses at most the shard it was filling.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -28,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import DataError, ImageError
+from llava_rad.errors import DataError
+from llava_rad.files import ContentKeys
 from llava_rad.images import load_radiograph
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class FeatureCache:
         self.rejected: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
         self._read_shards: set[str] = set()
-        self._files: dict[str, tuple[list[int], str]] = {}
+        self._hash = ContentKeys(self.folder / _HASHES_FILE)
         self._open: dict[Path, safe_open] = {}
         self.refresh()
 
@@ -127,7 +126,7 @@ class FeatureCache:
                     progress(done, len(mine))
             self._write([self._hash(path) for path in part], torch.cat(tokens))
         if rank == 0:
-            self._remember_files()
+            self._hash.remember()
         return done
 
     def read(self, paths: Sequence[str]) -> Tensor:
@@ -150,7 +149,6 @@ class FeatureCache:
 
     def refresh(self) -> None:
         """Take up shards that were written since the last look."""
-        self._load_files()
         shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._read_shards]
         # The newest tokens of an image count, so damaged ones stay replaced.
         for shard in sorted(shards, key=lambda s: s.name):
@@ -254,45 +252,6 @@ class FeatureCache:
                 remedy="Set data.cache_folder to a larger disk, or cache_features=false",
                 kind="disk_full",
             )
-
-    def _hash(self, path: str) -> str:
-        """SHA-256 of a file's content; known files are recognised by size and time."""
-        try:
-            status = Path(path).stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            known = self._files.get(path)
-            if known is None or list(known[0]) != stamp:
-                known = self._files[path] = (stamp, _sha256(path))
-        except OSError as error:
-            raise ImageError(
-                f"the image cannot be read ({error.strerror or error})",
-                where=path,
-                remedy="Restore the file, or take its study out of the manifest",
-                kind="missing_file",
-            ) from error
-        return known[1]
-
-    def _load_files(self) -> None:
-        try:
-            known = json.loads((self.folder / _HASHES_FILE).read_text(encoding="utf-8"))
-            self._files = {path: (stamp, digest) for path, (stamp, digest) in known.items()}
-        except (OSError, ValueError):
-            # Only a short cut: without it the files are hashed again.
-            return
-
-    def _remember_files(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{_HASHES_FILE}.{os.getpid()}"
-        partial.write_text(json.dumps(self._files), encoding="utf-8")
-        partial.replace(self.folder / _HASHES_FILE)
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checksum(tokens: Tensor) -> int:

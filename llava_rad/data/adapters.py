@@ -3,10 +3,13 @@
 import difflib
 import inspect
 import json
+import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llava_rad.data import (
     brax,
@@ -24,10 +27,15 @@ from llava_rad.data import (
     vindr_cxr,
 )
 from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.folder import NO_PATIENT
+from llava_rad.data.identifiers import Identifiers, key_file, read_key, write_key
 from llava_rad.data.manifest import save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
+from llava_rad.names import escape_name
+
+_LOG = logging.getLogger(__name__)
 
 # Each reads a data set's folder: read(root, log, **options) -> studies.
 ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
@@ -82,11 +90,17 @@ def convert(
     *,
     validation: float = 0.0,
     test: float = 0.0,
+    keep_identifiers: bool = False,
+    key: str | Path | None = None,
+    tell: Callable[[str], None] = _LOG.warning,
     **options: str | bool,
 ) -> ConversionReport:
     """Read a data set and write it as a manifest.
 
-    Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids.
+    Beside the manifest, ``<output>.report.json`` lists what was left out and noted, with ids. Where
+    ids were made from DICOM headers, ``<output>.key`` holds their key
+    (:mod:`llava_rad.data.identifiers`): a conversion made again finds it there and gives the same
+    ids.
 
     Args:
         name: one of :data:`ADAPTERS`.
@@ -95,6 +109,9 @@ def convert(
         validation: share of the training patients to move to validation, where the data set has
             no official validation split (:func:`llava_rad.data.hold_out`).
         test: the same for the test split.
+        keep_identifiers: write the patients' ids, study ids and dates of DICOM headers as they are.
+        key: the key file of another manifest, so that patients of both have the same ids.
+        tell: is given what must be known before a split by patient.
         options: the adapter's own, see :func:`adapter_options`; a switch may be given as a text
             (``"true"``, ``"false"``).
 
@@ -103,11 +120,22 @@ def convert(
             study is left.
     """
     reader = _adapter(name)
-    checked = _check_options(name, options)
+    checked: dict[str, Any] = _check_options(name, options)
     root = Path(root)
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 (pathlib's raises for a path that is too long)
         raise DataError("there is no such folder", where=root, kind="no_root")
     log = ConversionLog()
+    identifiers = None
+    if "identifiers" in inspect.signature(reader).parameters:
+        known = key or (key_file(output) if key_file(output).exists() else None)
+        identifiers = Identifiers(read_key(known) if known else None, keep=keep_identifiers)
+        checked["identifiers"] = identifiers
+    elif keep_identifiers or key:
+        raise DataError(
+            f"the ids of {name!r} are the data set's own, none are made from DICOM headers",
+            remedy="Leave --keep-identifiers and --id-key out",
+            kind="bad_option",
+        )
     studies = list(reader(root, log, **checked))
     if not studies:
         reasons = ", ".join(f"{reason}: {len(ids)}" for reason, ids in log.left_out.items())
@@ -118,7 +146,13 @@ def convert(
             kind="no_study",
         )
     if validation or test:
+        _tell_of_patients(studies, log, tell)
         studies = hold_out(studies, validation=validation, test=test)
+        for split, share in (("validation", validation), ("test", test)):
+            if share and not any(study.split == split for study in studies):
+                tell(f"no patient fell into {split}: the patients are too few for that share")
+    if identifiers is not None and identifiers.used:
+        write_key(key_file(output), identifiers.key)
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -131,9 +165,22 @@ def convert(
         left_out=log.left_out,
         noted=log.noted,
     )
-    text = json.dumps(asdict(report) | {"output": Path(output).name}, indent=1, ensure_ascii=False)
+    named = {"output": escape_name(Path(output).name)}
+    text = json.dumps(asdict(report) | named, indent=1, ensure_ascii=False)
     Path(f"{output}.report.json").write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def _tell_of_patients(
+    studies: Sequence[Study], log: ConversionLog, tell: Callable[[str], None]
+) -> None:
+    nameless = len(log.noted.get(NO_PATIENT, ()))
+    if nameless:
+        tell(
+            f"{nameless} of {len(studies)} studies name no patient: each counts as a patient of "
+            "its own, so studies of one person may fall on both sides of the split; name the "
+            "patient with -O patient=REGEX if the paths hold it"
+        )
 
 
 def adapter_options(name: str) -> dict[str, str | bool]:

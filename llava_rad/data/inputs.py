@@ -1,69 +1,97 @@
 """What a user names on the command line, as studies: files, folders, globs, manifests."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llava_rad.data.image_files import find_images
+from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.dicom_studies import group_files, studies_of
+from llava_rad.data.identifiers import Identifiers
+from llava_rad.data.image_files import FoundImages, find_images, match_files, summarise
 from llava_rad.data.manifest import FORMATS, load_manifest
-from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.study import Study
 from llava_rad.errors import DataError
+from llava_rad.names import escape_name
 
 
-def expand_inputs(paths: Iterable[str | Path]) -> list[Study]:
+def expand_inputs(
+    paths: Iterable[str | Path],
+    *,
+    identifiers: Identifiers | None = None,
+    log: ConversionLog | None = None,
+) -> list[Study]:
     """Turn inputs into studies.
 
     Args:
         paths: each is an image file of any name, a folder (searched with its sub-folders for
-            image files), a glob pattern, or a manifest (``.jsonl`` or ``.parquet``).
+            image files, see :mod:`llava_rad.data.image_files`), a glob pattern, or a manifest
+            (``.jsonl`` or ``.parquet``).
+        identifiers: make the ids of DICOM studies. Without them a study's id is the path of its
+            first file, and patients have names that hold within this call only.
+        log: filled with what was passed over and noted.
 
     Returns:
-        The studies, in the order of the inputs; folders and globs sorted by path. An image file
-        becomes a study of its own whose study id is the path as it was given. What is named
-        twice comes once.
+        The studies, in the order of the inputs; folders and globs sorted by path. DICOM files of
+        one Study Instance UID become one study with its views; any other image file becomes a
+        study of its own whose study id is the path as it was given. What is named twice comes
+        once.
 
     Raises:
         DataError: an input names no file, or two manifests hold different studies of one id.
     """
-    studies: dict[str, Study] = {}
+    log = log if log is not None else ConversionLog()
+    files: list[str] = []
+    listed: dict[str, tuple[str, Study]] = {}
+    order: list[Study | str] = []
     for given in paths:
-        for study in _expand(str(given)):
-            known = studies.setdefault(study.study_id, study)
-            if known != study:
-                raise DataError(
-                    f"study id {study.study_id!r} stands for two different studies",
-                    where=given,
-                    remedy="Report on the inputs one after the other",
-                    kind="duplicate_study",
-                )
+        for item in _expand(os.fspath(given), log):
+            if isinstance(item, str):
+                files.append(item)
+                order.append(item)
+                continue
+            known = listed.setdefault(item.study_id, (os.fspath(given), item))
+            if known[1] != item:
+                raise _two_studies(item.study_id, given)
+            order.append(item)
+    groups = group_files(_once(files))
+    made = studies_of(groups, identifiers or Identifiers(), log, named_by_file=identifiers is None)
+    starting = {group.files[0]: study for group, study in zip(groups, made, strict=True)}
+    studies: dict[str, Study] = {}
+    for item in order:
+        study = starting.get(item) if isinstance(item, str) else item
+        if study is not None and studies.setdefault(study.study_id, study) != study:
+            raise _two_studies(study.study_id, item if isinstance(item, str) else study.study_id)
     return list(studies.values())
 
 
-def _expand(given: str) -> Iterator[Study]:
-    path = Path(given)
-    if path.is_dir():
-        found = list(find_images(path))
-        if not found:
-            raise DataError(
-                "the folder holds no image file",
-                where=given,
-                remedy="Image files end in .dcm, .png, .jpg or .tif, or are DICOM without ending",
-                kind="no_input",
-            )
-        yield from (_single_image(str(image)) for image in found)
-    elif path.is_file():
-        if path.suffix in FORMATS:
-            yield from load_manifest(path)
+def expand_images(paths: Iterable[str | Path], *, log: ConversionLog | None = None) -> list[str]:
+    """The image files of inputs, one by one and each once, as :func:`expand_inputs` takes them."""
+    log = log if log is not None else ConversionLog()
+    files: list[str] = []
+    for given in paths:
+        for item in _expand(os.fspath(given), log):
+            files += [item] if isinstance(item, str) else [image.path for image in item.images]
+    return _once(files)
+
+
+def _once(files: Iterable[str]) -> list[str]:
+    seen: dict[str, str] = {}
+    for file in files:
+        seen.setdefault(str(Path(file).absolute()), file)
+    return list(seen.values())
+
+
+def _expand(given: str, log: ConversionLog) -> Iterator[Study | str]:
+    if os.path.isdir(given):  # noqa: PTH112 (pathlib's raises for a path that is too long)
+        yield from _images(find_images(given), given, log)
+    elif os.path.isfile(given):  # noqa: PTH113
+        if Path(given).suffix in FORMATS:
+            yield from load_manifest(given)
         else:
-            yield _single_image(given)
+            yield given
     elif glob.has_magic(given):
-        matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute one)
-        files = [match for match in matches if Path(match).is_file()]
-        if not matches:
-            raise DataError("the pattern matches no file", where=given, kind="no_input")
-        # "folder/**" matches folders beside their files; "scans/*" may match only folders.
-        for match in files or matches:
-            yield from _expand(match)
+        yield from _matches(given, log)
     else:
         raise DataError(
             "there is no such file or folder",
@@ -73,5 +101,44 @@ def _expand(given: str) -> Iterator[Study]:
         )
 
 
-def _single_image(name: str) -> Study:
-    return Study(study_id=name, patient_id=name, images=(StudyImage(name),))
+def _matches(pattern: str, log: ConversionLog) -> Iterator[Study | str]:
+    found = FoundImages()
+    matches = match_files(pattern, found)
+    if not matches and not found.passed_over:
+        raise DataError("the pattern matches no file", where=pattern, kind="no_input")
+    files = [match for match in matches if not Path(match).is_dir()]
+    if matches and not files:  # "scans/*" may match only folders
+        for match in matches:
+            yield from _expand(match, log)
+        return
+    if pattern.endswith(FORMATS):
+        for file in files:
+            yield from load_manifest(file)
+        return
+    for file in files:
+        found.add(file)
+    yield from _images(found, pattern, log)
+
+
+def _images(found: FoundImages, given: str, log: ConversionLog) -> list[str]:
+    for reason, paths in found.passed_over.items():
+        for path in paths:
+            log.leave_out(reason, escape_name(path))
+    if not found.images:
+        said = summarise(found.passed_over)
+        raise DataError(
+            f"no image file is there{'; ' if said else ''}{'; '.join(said)}",
+            where=given,
+            remedy="Give DICOM, PNG, JPEG or TIFF files",
+            kind="no_input",
+        )
+    return found.images
+
+
+def _two_studies(study_id: str, given: object) -> DataError:
+    return DataError(
+        f"study id {study_id!r} stands for two different studies",
+        where=given,
+        remedy="Report on the inputs one after the other",
+        kind="duplicate_study",
+    )

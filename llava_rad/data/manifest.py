@@ -8,6 +8,8 @@ a JSON lines file whose first 10 MB hold no age, label or prior, while later row
 ``features=llava_rad.data.features()`` there: datasets takes the types from these first rows.
 Parquet stores them.)
 
+Image paths are text in UTF-8; a name that is none is stored as :mod:`llava_rad.names` says.
+
 A manifest written by hand may leave out what it does not know, use null for an absent value and
 give labels and extra facts as plain objects.
 """
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_rad.data.study import PriorStudy, Split, Study, StudyImage
 from llava_rad.errors import DataError
+from llava_rad.names import escape_name, unescape_name
 
 if TYPE_CHECKING:
     import datasets
@@ -290,8 +293,10 @@ def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
         _check_keys(image, _IMAGE_KEYS, "an image")
         values = {name: value for name, value in image.items() if value}
         for name in ("path", "lung_mask"):
-            if name in values and base is not None:
-                values[name] = os.path.normpath(base / values[name])
+            if isinstance(values.get(name), str):
+                values[name] = unescape_name(values[name])
+                if base is not None:
+                    values[name] = os.path.normpath(base / values[name])
         found.append(StudyImage(**{"path": "", **values}))
     return tuple(found)
 
@@ -356,11 +361,11 @@ def _image_rows(images: tuple[StudyImage, ...], base: Path | None) -> list[dict[
 
 def _relative(path: str | None, base: Path | None) -> str:
     if path is None or base is None:
-        return path or ""
+        return escape_name(path or "")
     try:
-        return Path(os.path.relpath(path, base)).as_posix()
+        return escape_name(Path(os.path.relpath(path, base)).as_posix())
     except ValueError:  # on another Windows drive
-        return str(Path(path).absolute())
+        return escape_name(str(Path(path).absolute()))
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:

@@ -7,7 +7,7 @@ they are; of a deflated file no more is inflated than the header asks for.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, BinaryIO, Literal, cast
@@ -26,6 +26,7 @@ from llava_rad.images.limits import MAX_HEADER_BYTES, too_large
 
 _UNDEFINED = 0xFFFFFFFF
 _STEP = 2**16  # bytes inflated at once
+_DEFLATED_HEADER = 2**20  # bytes of a deflated file in which its header is looked for
 _PIXELS = {
     0x7FE00008: "FloatPixelData",
     0x7FE00009: "DoubleFloatPixelData",
@@ -37,7 +38,7 @@ _KEYWORDS = (
     # What the object is and shows.
     *("SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType"),
     *("BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation"),
-    *("Laterality", "ImageLaterality"),
+    *("SeriesDescription", "Laterality", "ImageLaterality"),
     # Pixels.
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -209,14 +210,44 @@ def read_elements(data: bytes) -> DicomFile:
     Raises:
         ImageError: see :class:`Inflated`.
     """
-    content: BinaryIO | Inflated = BytesIO(data)
+    content = BytesIO(data)
     content.seek(132 if data[128:132] == b"DICM" else 0)
-    view = memoryview(data)
+    file = _elements(content, memoryview(data), _NEEDED)
+    if isinstance(file.content, Inflated):
+        if file.pixels is None:
+            file.cut |= not file.content.whole
+    elif file.pixels is not None:
+        _read_behind_pixels(file)
+    return file
+
+
+def read_header(file: BinaryIO, keywords: Sequence[str]) -> Dataset:
+    """Read a few elements of an open DICOM file that stand before the pixel data.
+
+    Args:
+        file: positioned anywhere; no more of it is read than is needed.
+        keywords: of the elements; those that are missing or cannot be read are left out.
+
+    Raises:
+        ImageError: see :class:`Inflated`.
+    """
+    file.seek(0)
+    head = file.read(132)
+    # "DICM" at the very start: written without its preamble.
+    file.seek(132 if head[128:] == b"DICM" else 4 if head[:4] == b"DICM" else 0)
+    tags = [cast(int, tag_for_keyword(keyword)) for keyword in keywords]
+    return _elements(file, memoryview(b""), tags).header
+
+
+def _elements(start: BinaryIO, view: memoryview, tags: list[int]) -> DicomFile:
+    """Read the meta group and the elements of these tags, from the position of ``start``."""
+    content: BinaryIO | Inflated = start
     meta = DicomFile(Dataset(), Dataset(), False, True, content, view)
     _read(meta, _META, until=lambda tag: tag >> 16 != 2)
     syntax = uid_of(meta.header, "TransferSyntaxUID")
     if syntax == uids.DeflatedExplicitVRLittleEndian:
-        content = Inflated(view[content.tell() :])
+        stream = view[content.tell() :] if view else start.read(_DEFLATED_HEADER)
+        content = Inflated(stream)
     # A command group (PS3.7) stands before some data sets that were saved from the network.
     start = content.tell()
     if content.read(2) == b"\0\0" and start:
@@ -229,11 +260,7 @@ def read_elements(data: bytes) -> DicomFile:
     content.seek(start)
     file = DicomFile(meta.header, Dataset(), implicit, little, content, view)
     file.bare = meta.empty
-    _read(file, _NEEDED)
-    if file.pixels is None and isinstance(content, Inflated):
-        file.cut |= not content.whole
-    if file.pixels is not None and not isinstance(content, Inflated):
-        _read_behind_pixels(file)
+    _read(file, tags)
     return file
 
 
@@ -287,7 +314,7 @@ def _read(
                 file.cut = True  # a header of an element that is not whole
                 break
             tag = value["tag"]
-            if tag in _NEEDED and BaseTag(tag) not in found:
+            if tag in tags and BaseTag(tag) not in found:
                 file.lost.append(keyword_for_tag(tag) or f"({tag >> 16:04x},{tag & 0xFFFF:04x})")
             if value["length"] != _UNDEFINED:
                 content.seek(value["start"] + value["length"])

@@ -8,6 +8,7 @@ from pydicom.sequence import Sequence
 
 from llava_rad.images.dicom_values import (
     code_of,
+    codes_of,
     elements_of,
     label,
     number_of,
@@ -15,6 +16,7 @@ from llava_rad.images.dicom_values import (
     text_of,
     value_of,
 )
+from llava_rad.images.dicom_view import view_of_header
 from llava_rad.images.radiograph import Notes
 from llava_rad.images.views import view_of
 
@@ -62,15 +64,18 @@ def view_and_position(dataset: Dataset, notes: Notes) -> tuple[str, str | None]:
     codes = value_of(dataset, "ViewCodeSequence")
     meaning = text_of(codes[0], "CodeMeaning") if codes else None
     stated, coded = view_of(position), view_of(meaning)
-    if meaning and not _VIEW_WORDS.fullmatch(meaning):
-        meaning = None
-    position = code_of(dataset, "ViewPosition")
     if "unknown" not in (stated, coded) and stated != coded:
         notes.warn("view", f"View Position says {stated}, View Code says {coded}")
-        return "unknown", position
-    if stated == "unknown" and coded != "unknown":
-        return coded, position or meaning
-    return stated, position or meaning
+    view = view_of_header(
+        position,
+        meaning,
+        codes_of(dataset, "PatientOrientation"),
+        text_of(dataset, "SeriesDescription"),
+    )
+    word = code_of(dataset, "ViewPosition")
+    if word is None and meaning and _VIEW_WORDS.fullmatch(meaning):
+        word = meaning
+    return view, word
 
 
 def laterality_of(dataset: Dataset) -> str | None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.errors import ConfigError, ImageError
+from llava_rad.errors import ConfigError
+from llava_rad.files import ContentKeys
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
 
@@ -27,6 +28,7 @@ POOLINGS = ("cls", "mean", "cls+mean")
 
 BATCH = 16
 _SHARD = 2048  # images
+_HASHES_FILE = "files.json"
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def extract_features(
         ImageError: an image cannot be read.
     """
     state = process_state()
-    keys = {path: _sha256(path) if cache else path for path in dict.fromkeys(paths)}
     folder = cache / encoder.fingerprint()[:32] if cache else None
+    key_of = ContentKeys(folder / _HASHES_FILE) if folder else str
+    keys = {path: key_of(path) for path in dict.fromkeys(paths)}
     known = _read_shards(folder, encoder.dim) if folder else {}
     wanted = {key: path for path, key in keys.items() if key not in known}
     missing = list(wanted)
@@ -127,6 +130,8 @@ def extract_features(
         known |= fresh
         if folder and state.is_main_process:
             _write_shard(folder, fresh)
+    if isinstance(key_of, ContentKeys) and state.is_main_process:
+        key_of.remember()
     rows = [known[keys[path]] for path in paths]
     return Features(torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]))
 
@@ -165,19 +170,3 @@ def _write_shard(folder: Path, vectors: dict[str, tuple[Tensor, Tensor]]) -> Non
         metadata={"images": json.dumps(keys)},
     )
     partial.replace(folder / f"{name}.safetensors")
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ImageError(
-            f"the image cannot be read ({error.strerror or error})",
-            where=path,
-            remedy="Restore the file, or take its study out of the manifest",
-            kind="not_found",
-        ) from error
-    return digest.hexdigest()

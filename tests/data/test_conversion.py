@@ -45,7 +45,9 @@ def test_convert_writes_manifest_and_report(tmp_path: Path, reports: Path, endin
     assert (report.studies, report.images, report.with_findings) == (21, 21, 20)
     assert report.splits == {"none": 21}
     assert report.left_out == {"text_without_image": ["orphan.txt"]}
-    assert report.noted == {"no_text_file": ["alone"]}
+    assert report.noted["no_text_file"] == ["alone"]
+    # No file names a patient, which a split would have to know.
+    assert len(report.noted["no_patient_id"]) == 21
     assert report.sha256 == hash_manifest(output)
     assert len(load_manifest(output)) == 21
     written = json.loads((output.parent / f"m.{ending}.report.json").read_text())
@@ -59,7 +61,7 @@ def test_convert_holds_patients_out(tmp_path: Path, reports: Path) -> None:
 
 
 def test_options_reach_the_adapter(tmp_path: Path, reports: Path) -> None:
-    convert("folder", reports, tmp_path / "m.jsonl", patient=r"case(\d)", headers="true")
+    convert("folder", reports, tmp_path / "m.jsonl", patient=r"case(\d)", text_headers="true")
     patients = {study.patient_id for study in load_manifest(tmp_path / "m.jsonl")}
     assert patients == set("0123456789")
 
@@ -70,7 +72,8 @@ def test_options_reach_the_adapter(tmp_path: Path, reports: Path) -> None:
         ("open-i", {}, "'openi'"),
         ("folder", {"pateint": "x"}, "'patient'"),
         ("folder", {"name": "x"}, "no option 'name'"),
-        ("folder", {"headers": "maybe"}, "true or false"),
+        ("folder", {"text_headers": "maybe"}, "true or false"),
+        ("folder", {"headers": "true"}, "'text_headers'"),
         ("folder", {"patient": "("}, "regular expression"),
         ("covid", {"images": "x"}, "none of its own"),
     ],

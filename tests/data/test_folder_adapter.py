@@ -7,7 +7,6 @@ import pytest
 
 from llava_rad.data import ConversionLog
 from llava_rad.data.folder import read
-from llava_rad.errors import DataError
 
 FILES = {
     "train/ana_1.png": "",
@@ -48,7 +47,7 @@ def test_studies_texts_and_splits(tree: Callable[..., Path]) -> None:
 
 
 def test_headers_are_required_when_asked_for(tree: Callable[..., Path]) -> None:
-    studies = {s.study_id: s for s in read(tree(FILES), ConversionLog(), headers=True)}
+    studies = {s.study_id: s for s in read(tree(FILES), ConversionLog(), text_headers=True)}
     second = studies["train/ana_2"]
     assert second.findings is None
     assert second.extra["no_findings_reason"] == "no_findings_header"
@@ -62,7 +61,10 @@ def test_patients_from_the_path(tree: Callable[..., Path]) -> None:
     assert sorted(log.left_out["path_names_no_patient"]) == ["other/x.jpg", "other/x.png"]
 
 
-def test_a_text_that_is_not_utf8_is_named(tree: Callable[..., Path]) -> None:
-    root = tree({"a.png": "", "a.txt": "Clear, ñ.".encode("latin-1")})
-    with pytest.raises(DataError, match=r"a\.txt"):
-        list(read(root, ConversionLog()))
+def test_a_text_that_is_not_utf8_is_named_and_ends_nothing(tree: Callable[..., Path]) -> None:
+    files = {"a.png": "", "a.txt": "Clear, ñ.".encode("latin-1"), "b.png": "", "b.txt": "The lungs are clear."}
+    log = ConversionLog()
+    studies = {study.study_id: study for study in read(tree(files), log)}
+    assert studies["a"].extra["no_findings_reason"] == "text_unreadable"
+    assert studies["b"].findings == "The lungs are clear."
+    assert log.left_out == {"text_unreadable": ["a.txt"]}
