@@ -10,6 +10,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import LlavaRadError
 from llava_rad.files import write_tensors
 from llava_rad.images import load_radiograph
+from llava_rad.names import escape_name
 
 
 def encode_images(
@@ -57,8 +58,9 @@ def write_tokens(
 ) -> None:
     """Write ``cls`` [images, dim] and ``patches`` [images, tokens, dim].
 
-    The file's metadata holds ``images`` (their paths in order, JSON), ``encoder`` (its name),
-    ``fingerprint`` and ``grid`` (rows and columns of the patches, JSON).
+    The file's metadata holds ``images`` (their paths in order, JSON; names that are no UTF-8 as
+    :mod:`llava_rad.names` says), ``encoder`` (its name), ``fingerprint`` and ``grid`` (rows and
+    columns of the patches, JSON).
     """
     size = encoder.preprocessing.image_size
     write_tensors(
@@ -68,7 +70,7 @@ def write_tokens(
         },
         file,
         metadata={
-            "images": json.dumps(list(tokens), ensure_ascii=False),
+            "images": json.dumps([escape_name(path) for path in tokens], ensure_ascii=False),
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint(),
             "grid": json.dumps(encoder.grid(size, size)),

@@ -29,6 +29,11 @@ def unescape_name(text: str) -> str:
     return _ESCAPED.sub(_read, text)
 
 
+def plain_text(text: str) -> str:
+    """A text that is valid in UTF-8, for ids that are only compared; names need not come back."""
+    return _SURROGATE.sub(_written, text)
+
+
 def one_line(text: str) -> str:
     r"""A text for a person: no line break, control character or lone surrogate.
 
@@ -38,7 +43,7 @@ def one_line(text: str) -> str:
         return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in _SURROGATE.sub(_written, text)
+        for c in plain_text(text)
     )
 
 

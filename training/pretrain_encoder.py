@@ -30,17 +30,20 @@ from transformers import PreTrainedConfig
 
 from llava_rad.config import load_config, save_config
 from llava_rad.data import load_manifest
+from llava_rad.data.checking import settle_unreadable
+from llava_rad.data.image_files import summarise
 from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
 from llava_rad.dinov2.backbone import build_backbone
 from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
 from llava_rad.dinov2.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
-from llava_rad.dinov2.image_cache import build_cache, pixel_statistics
+from llava_rad.dinov2.image_cache import pixel_statistics
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
 from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
+from llava_rad.dinov2.readable import open_readable
 from llava_rad.dinov2.run_log import CURVES_FILE, RunLog, draw_curves
 from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients, whole_state
@@ -48,6 +51,8 @@ from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse, check_finite
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError, TrainingError
+from llava_rad.names import one_line
+from llava_rad.processes import process_state
 
 # Global crops, local crops, masks.
 ModelInputs = tuple[Tensor, Tensor | None, Tensor]
@@ -329,23 +334,32 @@ def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
         images = TarShards(source.path, data.rendering)
     else:
         images = image_folder(source.path, data.rendering)
-    return cached(images, config)
+    for line in summarise(images.passed_over):
+        print_once(line)
+    return readable(images, config)
 
 
-def cached(images: ImageSource, config: PretrainingConfig) -> ImageSource:
-    """Return the images from the cache, which is made first if need be, or as they are."""
+def readable(images: ImageSource, config: PretrainingConfig) -> ImageSource:
+    """Return the images that can be read, from the cache if there is one; list the others."""
     data = config.data
-    if data.cache_size is None:
-        return images
     folder = data.cache_folder or config.output / "cache"
-    return build_cache(images, folder, data.cache_size, data.workers)
+    source, skipped = open_readable(images, data, folder)
+    leave_out = data.unreadable == "leave_out"
+    settle_unreadable(skipped, len(images), leave_out=leave_out, say=print_once)
+    return source
+
+
+def print_once(text: str) -> None:
+    """Print in the first process."""
+    if process_state().is_main_process:
+        print(one_line(text), flush=True)
 
 
 def open_probe(config: PretrainingConfig) -> Probe | None:
     """Return the probe, if one is asked for."""
     if config.probe is None:
         return None
-    prepare = functools.partial(cached, config=config)
+    prepare = functools.partial(readable, config=config)
     return Probe(config.probe, config.data.views, config.data.rendering, prepare)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     import torch
+
+    from llava_rad.data import ConversionLog
 
 
 class Format(str, enum.Enum):
@@ -85,15 +88,36 @@ def pick_dtype(precision: Precision, device: str) -> "torch.dtype":
 
 
 def say(text: str) -> None:
-    """Print a message to stderr."""
+    """Print a message to stderr, on one line whatever the names in it."""
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+    from llava_rad.names import one_line
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(one_line(text))
+
+
+def say_left_out(log: "ConversionLog") -> None:
+    """Say which files were passed over, and what was noted of studies."""
+    from llava_rad.data.image_files import summarise
+
+    for line in summarise(log.left_out):
+        say(line)
+    for fact, ids in log.noted.items():
+        say(f"noted, {fact}: {len(ids)}")
 
 
 def write_out(text: str, file: Any = None) -> None:
-    """Print results to stdout or a file."""
-    print(text, file=file or sys.stdout, flush=True)
+    """Print results to stdout or a file; what a terminal cannot show is escaped."""
+    stream = file or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def write_json(values: Any) -> None:
+    """Print JSON on one line to stdout, in ASCII where stdout is not UTF-8."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    write_out(json.dumps(values, ensure_ascii=encoding != "utf8"))
 
 
 def open_text(path: Path) -> Any:
@@ -107,6 +131,19 @@ def open_text(path: Path) -> Any:
         raise ConfigError(
             f"cannot write ({error.strerror})", where=path, remedy="Choose another --output"
         ) from error
+
+
+class _Lines:
+    """Progress where there is no terminal: a line each tenth of the work."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+
+    def advance(self) -> None:
+        """One more piece is done."""
+        before, self.done = self.done, self.done + 1
+        if 10 * self.done // self.total > 10 * before // self.total:
+            say(f"{self.title}: {self.done} of {self.total}")
 
 
 @contextlib.contextmanager
@@ -123,9 +160,12 @@ def status(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(title: str, total: int) -> Iterator[Any]:
-    """Show a bar on a terminal; what is given is called once a piece of work."""
-    if total < 2 or not sys.stderr.isatty():
+    """Show a bar on a terminal, else ten lines; what is given is called once a piece of work."""
+    if total < 2:
         yield lambda: None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(title, total).advance
         return
     from rich.console import Console
     from rich.progress import (

@@ -1,18 +1,35 @@
-"""``llava-rad data``: data sets as manifests."""
+"""``llava-rad data``: data sets as manifests, and whether a manifest's images can be read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from llava_rad.cli.common import say, user_errors, write_out
+from llava_rad.cli.common import (
+    open_text,
+    progress,
+    say,
+    say_left_out,
+    user_errors,
+    write_out,
+)
+
+# What the command has an option of its own for.
+_OWN = ("validation", "test", "keep_identifiers", "key", "tell")
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="The data set's name; see --list.")] = "",
-    root: Annotated[Path | None, typer.Argument(help="The folder it was unpacked into.")] = None,
+    name: Annotated[
+        str, typer.Argument(help="The data set's name, see --list; or check, for a manifest.")
+    ] = "",
+    root: Annotated[
+        Path | None, typer.Argument(help="The folder it was unpacked into; with check a manifest.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Manifest: .jsonl or .parquet.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Manifest: .jsonl or .parquet; with check, a list of failures."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -24,11 +41,25 @@ def data(
     test: Annotated[
         float, typer.Option(min=0, max=1, help="Training patients to move to test.")
     ] = 0.0,
+    keep_identifiers: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identifiers",
+            help="Write patient ids, study UIDs and dates of DICOM headers as they are.",
+        ),
+    ] = False,
+    id_key: Annotated[
+        Path | None,
+        typer.Option(help="The .key file of a manifest whose patients are to be found again."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="With check: processes that read images.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List data sets and options.")] = False,
 ) -> None:
-    """Turn a data set into a manifest."""
+    """Turn a data set into a manifest, or check that a manifest's images can be read."""
     with user_errors():
-        from llava_rad.data import ADAPTERS, adapter_options, convert
+        from llava_rad.data import ADAPTERS, ConversionLog, adapter_options, convert
         from llava_rad.errors import ConfigError
 
         if list_:
@@ -36,22 +67,65 @@ def data(
                 options = ", ".join(f"{k}={v}" for k, v in adapter_options(known).items())
                 write_out(f"{known:<16} {options}".rstrip())
             return
+        if name == "check" and root is not None:
+            _check(root, output, workers)
+            return
         if not name or root is None or output is None:
             raise ConfigError(
                 "a data set, its folder and --output are needed",
-                remedy="llava-rad data NAME ROOT -o FILE; llava-rad data --list names the sets",
+                remedy="llava-rad data NAME ROOT -o FILE; llava-rad data check MANIFEST; "
+                "llava-rad data --list names the sets",
             )
         given = [item.partition("=") for item in option or []]
-        pairs = {key: value if sign else "true" for key, sign, value in given}
-        result = convert(name, root, output, validation=validation, test=test, **pairs)
+        pairs: dict[str, Any] = {key: value if sign else "true" for key, sign, value in given}
+        for key in pairs.keys() & set(_OWN):
+            raise ConfigError(
+                f"{key} is no option of a data set", where="-O", remedy="See llava-rad data --help"
+            )
+        result = convert(
+            name,
+            root,
+            output,
+            validation=validation,
+            test=test,
+            keep_identifiers=keep_identifiers,
+            key=id_key,
+            tell=lambda text: say(f"warning: {text}"),
+            **pairs,
+        )
+        say_left_out(ConversionLog(result.left_out, result.noted))
+        say(f"every id is listed in {result.output}.report.json")
+        if result.key is not None:
+            say(
+                f"the key of the ids is {result.key}: keep it apart from the manifest, or delete it"
+            )
         splits = ", ".join(f"{count} {split}" for split, count in result.splits.items())
         say(
             f"{result.studies} studies ({splits}), {result.images} images, "
             f"{result.with_findings} with findings -> {result.output}"
         )
-        for reason, ids in result.left_out.items():
-            say(f"left out, {reason}: {len(ids)} ({', '.join(ids[:3])}{' ...' * (len(ids) > 3)})")
-        for fact, ids in result.noted.items():
-            say(f"noted, {fact}: {len(ids)}")
-        say(f"every id is listed in {result.output}.report.json")
         write_out(result.sha256)
+
+
+def _check(manifest: Path, output: Path | None, workers: int | None) -> None:
+    """Open every image of a manifest; exits with 1 if one cannot be read."""
+    from llava_rad.data import load_manifest
+    from llava_rad.data.checking import by_reason, check_images, images_of
+    from llava_rad.names import escape_name, one_line
+
+    images = images_of(load_manifest(manifest))
+    with progress("Images", len(images)) as advance:
+        failures = check_images(images, workers=workers, progress=advance)
+    file = open_text(output) if output is not None else None
+    for path, error in failures.items():
+        line = f"{error.kind}\t{images[path]}\t{escape_name(path)}\t{error.what}"
+        write_out("\t".join(one_line(part) for part in line.split("\t")), file)
+    if file is not None:
+        file.close()
+    for kind, count, example in by_reason(failures):
+        say(f"{count:>8}  {kind:<22} first: {example}")
+    place = output if output is not None else "stdout"
+    listed = f", {len(failures)} cannot be read -> {place}" if failures else ", all can be read"
+    say(f"{len(images)} images opened{listed}")
+    if failures:
+        raise typer.Exit(1)

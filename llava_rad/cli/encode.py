@@ -11,6 +11,7 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
 )
@@ -33,13 +34,15 @@ def encode(
 ) -> None:
     """Write CLS and patch tokens of images to a safetensors file."""
     with user_errors():
-        from llava_rad.data import expand_inputs
+        from llava_rad.data import ConversionLog, expand_images
         from llava_rad.encoders import load_encoder
         from llava_rad.encoding import encode_images, write_tokens
         from llava_rad.errors import LlavaRadError
         from llava_rad.model.loading import BUNDLED
 
-        paths = [image.path for study in expand_inputs(images) for image in study.images]
+        log = ConversionLog()
+        paths = expand_images(images, log=log)
+        say_left_out(log)
         place = pick_device(device)
         with status(f"Loading {encoder}"):
             source = str(BUNDLED[encoder] / "encoder") if encoder in BUNDLED else encoder
@@ -56,6 +59,7 @@ def encode(
                 advance()
         if tokens:
             write_tokens(output, loaded, tokens)
-            say(f"{len(tokens)} images in {output}")
+        ending = f", {failed} of {len(paths)} failed" if failed else ""
+        say(f"{len(tokens)} images -> {output if tokens else 'nothing written'}{ending}")
         if failed:
             raise typer.Exit(1)

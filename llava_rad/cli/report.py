@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,10 @@ from llava_rad.cli.common import (
     pick_dtype,
     progress,
     say,
+    say_left_out,
     status,
     user_errors,
+    write_json,
     write_out,
 )
 
@@ -59,14 +60,16 @@ def report(
 ) -> None:
     """Write the findings of chest X-rays."""
     with user_errors():
-        from llava_rad.data import expand_inputs
+        from llava_rad.data import ConversionLog, expand_inputs
         from llava_rad.model import load
         from llava_rad.reports.file import ReportFile, run_id
         from llava_rad.reports.generate import GenerationSettings
         from llava_rad.reports.study import Failure, read_study, report_studies, with_indication
 
         style = format or (Format.json if output else Format.text)
-        studies = with_indication(expand_inputs(images), indication)
+        log = ConversionLog()
+        studies = with_indication(expand_inputs(images, log=log), indication)
+        say_left_out(log)
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -88,7 +91,7 @@ def report(
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read = functools.partial(read_study, frame=frame)
 
-        failed, total = 0, len(studies)
+        failed, written, total = 0, 0, len(studies)
         with contextlib.ExitStack() as stack:
             file = None
             if output is not None and style is Format.json:
@@ -106,25 +109,36 @@ def report(
                 if isinstance(result, Failure):
                     failed += 1
                     say(f"error: {result.error}")
-                elif file is not None:
+                    advance()
+                    continue
+                written += 1
+                if file is not None:
                     file.write(result)
                 elif style is Format.json:
-                    write_out(json.dumps({**result.to_dict(), "run": run}, ensure_ascii=False))
+                    write_json({**result.to_dict(), "run": run})
                 else:
                     write_out(_as_text(result, many=total > 1), text)
                 advance()
+        target = output if output is not None else "stdout"
+        ending = f", {failed} of {total} failed" if failed else ""
+        say(f"{written} reports -> {target}{ending}")
         if failed:
-            say(f"{failed} of {total} failed, the others are written")
             raise typer.Exit(1)
 
 
 def _as_text(report: Any, *, many: bool) -> str:
-    lines = [f"== {report.study_id}"] if many else []
+    from llava_rad.names import escape_name, one_line
+
+    lines = [one_line(f"== {report.study_id}")] if many else []
     lines += [report.findings or "(no text)", ""]
     if report.truncated:
         lines.append("Note: cut off at --max-new-tokens.")
     if report.repetitive:
         lines.append("Note: the text repeats itself; do not rely on it.")
-    lines += [f"Note: {warning}" for warning in report.warnings]
+    lines += [
+        one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
+        for path, role in zip(report.images, report.roles, strict=True)
+    ]
+    lines += [one_line(f"Note: {warning}") for warning in report.warnings]
     lines.append(f"[{report.model}] {report.disclaimer}")
     return "\n".join(lines) + ("\n" if many else "")

@@ -6,7 +6,8 @@ one adapter file of its name with a ``read`` function, named in :mod:`adapters`.
 
 from llava_rad.data.adapters import ADAPTERS, ConversionReport, adapter_options, convert
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.inputs import expand_inputs
+from llava_rad.data.identifiers import Identifiers
+from llava_rad.data.inputs import expand_images, expand_inputs
 from llava_rad.data.manifest import (
     as_dataset,
     check_studies,
@@ -24,6 +25,7 @@ __all__ = [
     "ADAPTERS",
     "ConversionLog",
     "ConversionReport",
+    "Identifiers",
     "PriorStudy",
     "ReportSections",
     "Study",
@@ -33,6 +35,7 @@ __all__ = [
     "as_dataset",
     "check_studies",
     "convert",
+    "expand_images",
     "expand_inputs",
     "features",
     "hash_manifest",

@@ -69,6 +69,7 @@ class ConversionReport:
         splits: split name (``"none"`` without one) to the number of studies.
         left_out: reason to the ids of rows that did not become a study.
         noted: fact to the ids of studies that were kept although something is missing or odd.
+        key: the file with the key that ids were made with, None where none were made.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ConversionReport:
     splits: dict[str, int]
     left_out: dict[str, list[str]]
     noted: dict[str, list[str]]
+    key: str | None = None
 
 
 def convert(
@@ -151,8 +153,9 @@ def convert(
         for split, share in (("validation", validation), ("test", test)):
             if share and not any(study.split == split for study in studies):
                 tell(f"no patient fell into {split}: the patients are too few for that share")
-    if identifiers is not None and identifiers.used:
-        write_key(key_file(output), identifiers.key)
+    key_path = key_file(output) if identifiers is not None and identifiers.used else None
+    if identifiers is not None and key_path is not None:
+        write_key(key_path, identifiers.key)
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -164,8 +167,12 @@ def convert(
         splits=dict(Counter(study.split or "none" for study in studies)),
         left_out=log.left_out,
         noted=log.noted,
+        key=None if key_path is None else str(key_path),
     )
+    # Names only: the folder may be handed on.
     named = {"output": escape_name(Path(output).name)}
+    if report.key is not None:
+        named["key"] = escape_name(Path(report.key).name)
     text = json.dumps(asdict(report) | named, indent=1, ensure_ascii=False)
     Path(f"{output}.report.json").write_text(text + "\n", encoding="utf-8")
     return report

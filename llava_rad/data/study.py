@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from llava_rad.errors import DataError
+from llava_rad.names import plain_text
 
 View = Literal["frontal", "lateral", "unknown"]
 Split = Literal["train", "validation", "test"]
@@ -115,6 +116,8 @@ class Study:
                 remedy=f"Use one of {', '.join(SPLITS)}, or leave it out",
                 kind="bad_split",
             )
+        for name in ("study_id", "patient_id"):
+            object.__setattr__(self, name, plain_text(getattr(self, name)))
         object.__setattr__(self, "images", tuple(self.images))
         for name in ("indication", "technique", "comparison", "findings", "impression"):
             object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))

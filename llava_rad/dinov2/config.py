@@ -62,6 +62,8 @@ class DataConfig:
             ``null`` decodes each image each time it is drawn, which suits sets too large to keep.
         cache_folder: where that file lies; inside the run's folder if ``null``.
         workers: processes that cut crops; 0 cuts them in the training process.
+        unreadable: what happens when, before the first step, an image cannot be read: ``error``
+            lists them all and stops, ``leave_out`` lists them and goes on without them.
     """
 
     sources: list[SourceConfig] = field(default_factory=list)
@@ -70,6 +72,7 @@ class DataConfig:
     cache_size: int | None = 512
     cache_folder: Path | None = None
     workers: int = 4
+    unreadable: Literal["error", "leave_out"] = "error"
 
 
 @dataclass(frozen=True)
@@ -382,7 +385,7 @@ class PretrainingConfig:
         The effective batch must stay, however it is shared out over processes and forward passes.
         """
         values = {key: v for key, v in to_dict(self).items() if key not in _FREE_TO_CHANGE}
-        for name in ("cache_folder", "workers"):
+        for name in ("cache_folder", "workers", "unreadable"):
             del values["data"][name]
         batch, accumulate = (values["optimiser"].pop(name) for name in _BATCH_SETTINGS)
         values["optimiser"]["effective_batch"] = batch * accumulate * processes

@@ -7,7 +7,6 @@ each image as uint8 with its shorter side reduced; all worker processes share it
 import contextlib
 import functools
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,8 +17,7 @@ from PIL import Image
 
 from llava_rad.dinov2.image_sources import ImageSource
 from llava_rad.errors import DataError, ImageError
-
-_LOG = logging.getLogger(__name__)
+from llava_rad.names import escape_name, unescape_name
 
 
 class ImageCache(ImageSource):
@@ -31,8 +29,10 @@ class ImageCache(ImageSource):
 
     def __init__(self, index_file: Path) -> None:
         index = json.loads(index_file.read_text(encoding="utf-8"))
-        self.skipped: dict[str, str] = index["skipped"]
-        self._names: list[str] = index["names"]
+        self.skipped: dict[str, str] = {
+            unescape_name(name): reason for name, reason in index["skipped"].items()
+        }
+        self._names: list[str] = [unescape_name(name) for name in index["names"]]
         self._shapes = np.array(index["shapes"], dtype=np.int64).reshape(-1, 2)
         self._ends = np.cumsum(self._shapes.prod(axis=1))
         self._index_file = index_file
@@ -98,7 +98,6 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
             run = functools.partial(pool.map, chunksize=16)
         for index, image in enumerate(run(decode, range(len(source)))):
             if isinstance(image, str):
-                _LOG.warning("left out: %s", image)
                 skipped[source.name(index)] = image
             else:
                 names.append(source.name(index))
@@ -113,7 +112,11 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
     # The index is written last: where it exists, the pixels are complete.
     partial_pixels.replace(index_file.with_suffix(".uint8"))
     partial_index = index_file.with_suffix(f".json.{os.getpid()}.partial")
-    content = {"names": names, "shapes": shapes, "skipped": skipped}
+    content = {
+        "names": [escape_name(name) for name in names],
+        "shapes": shapes,
+        "skipped": {escape_name(name): reason for name, reason in skipped.items()},
+    }
     partial_index.write_text(json.dumps(content), encoding="utf-8")
     partial_index.replace(index_file)
 

@@ -4,22 +4,32 @@ Each source is a sequence of images that can be read in any order and by any pro
 order of a run is decided in one place and a run can stop and go on at any step.
 """
 
+import functools
 import hashlib
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 
+from llava_rad.data.image_files import FoundImages, find_images, judge, summarise
 from llava_rad.errors import DataError
+from llava_rad.files import stamp_key
 from llava_rad.images import Rendering, load_radiograph
-
-IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+from llava_rad.names import escape_name
 
 
 class ImageSource(ABC):
-    """A sequence of grayscale images."""
+    """A sequence of grayscale images.
+
+    Attributes:
+        passed_over: reason to the files that are no images, where there was a search.
+    """
+
+    passed_over: Mapping[str, list[str]] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:
@@ -39,15 +49,21 @@ class ImageSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hash that changes with the images' names, sizes or rendering."""
+        """Return a hash that changes with the images' paths, sizes, times of change or rendering."""
 
 
 class ImageFiles(ImageSource):
     """Images that are files of their own."""
 
-    def __init__(self, paths: Iterable[str | Path], rendering: Rendering = "minmax") -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        rendering: Rendering = "minmax",
+        passed_over: Mapping[str, list[str]] | None = None,
+    ) -> None:
         self.paths = [Path(path) for path in paths]
         self.rendering = rendering
+        self.passed_over = passed_over or {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,11 +77,10 @@ class ImageFiles(ImageSource):
         return str(self.paths[index])
 
     def fingerprint(self) -> str:
-        """Return a hash over paths, file sizes and the rendering."""
+        """Return a hash over the rendering and each file's path, size and time of change."""
         digest = hashlib.sha256(self.rendering.encode())
         for path in self.paths:
-            size = path.stat().st_size if path.exists() else -1
-            digest.update(f"\n{path.absolute()}\t{size}".encode())
+            digest.update(f"\n{stamp_key(path)}".encode())
         return digest.hexdigest()
 
 
@@ -77,11 +92,11 @@ def image_folder(folder: Path, rendering: Rendering = "minmax") -> ImageFiles:
     """
     if not folder.is_dir():
         raise DataError("no such folder of images", where=folder, remedy="Check data.sources")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"the folder holds no file ending in {known}", where=folder)
-    return ImageFiles(paths, rendering)
+    found = find_images(folder)
+    if not found.images:
+        said = "; ".join(summarise(found.passed_over))
+        raise DataError(f"no image file is there{'; ' * bool(said)}{said}", where=folder)
+    return ImageFiles(found.images, rendering, found.passed_over)
 
 
 class TarShards(ImageSource):
@@ -107,13 +122,19 @@ class TarShards(ImageSource):
             )
         self.names: list[str] = []
         places: list[tuple[int, int, int]] = []
+        found = FoundImages()
         for number, shard in enumerate(self.shards):
             try:
-                with tarfile.open(shard, "r:") as tar:
+                with shard.open("rb") as file, tarfile.open(shard, "r:") as tar:
                     for member in tar:
-                        if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                            self.names.append(member.name)
-                            places.append((number, member.offset_data, member.size))
+                        if not member.isfile():
+                            continue
+                        reason = judge(member.name, functools.partial(_head, file, member))
+                        if reason is not None:
+                            found.pass_over(reason, f"{shard}:{member.name}")
+                            continue
+                        self.names.append(member.name)
+                        places.append((number, member.offset_data, member.size))
             except (tarfile.TarError, OSError) as error:
                 raise DataError(
                     f"not a readable tar shard ({error})",
@@ -121,7 +142,9 @@ class TarShards(ImageSource):
                     remedy="Shards must be complete and uncompressed",
                 ) from error
         if not places:
-            raise DataError("the shards hold no image", where=pattern)
+            said = "; ".join(summarise(found.passed_over))
+            raise DataError(f"the shards hold no image{'; ' * bool(said)}{said}", where=pattern)
+        self.passed_over = found.passed_over
         self.places = np.array(places, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -140,10 +163,17 @@ class TarShards(ImageSource):
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
     def fingerprint(self) -> str:
-        """Return a hash over shards, members, their places and the rendering."""
+        """Return a hash over the rendering, the members' names and places, and each shard's path,
+        size and time of change.
+        """
         digest = hashlib.sha256(self.rendering.encode())
-        digest.update("\n".join(self.names).encode())
+        digest.update("\n".join(map(escape_name, self.names)).encode())
         digest.update(self.places.tobytes())
         for shard in self.shards:
-            digest.update(f"\n{shard.absolute()}".encode())
+            digest.update(f"\n{stamp_key(shard)}".encode())
         return digest.hexdigest()
+
+
+def _head(file: BinaryIO, member: tarfile.TarInfo, size: int) -> bytes:
+    file.seek(member.offset_data)
+    return file.read(min(size, member.size))

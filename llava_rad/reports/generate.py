@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llava_rad.errors import ConfigError
 from llava_rad.model import ReportModel, ReportRequest
+from llava_rad.names import escape_name, plain_text
 
 #: Said once with every report, in text, JSON and on the page.
 DISCLAIMER = "Demonstration for research; not for clinical use."
@@ -65,7 +66,8 @@ class Report:
         truncated: the text reached ``max_new_tokens`` before its end.
         repetitive: it goes on repeating a phrase; do not trust it.
         study_id: of the study it belongs to, if that was given.
-        images: paths of the study's images, if they were given.
+        images: paths of the images that the model was shown, if they were given.
+        roles: what each of them was shown as, such as ``"current_frontal"``.
         warnings: what was noticed on the way, each ``kind: text``.
         disclaimer: one line that goes wherever the text goes.
     """
@@ -77,14 +79,16 @@ class Report:
     repetitive: bool
     study_id: str | None = None
     images: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON; paths are written as :mod:`llava_rad.names` says."""
         values = asdict(self)
-        values["images"] = list(self.images)
-        values["warnings"] = list(self.warnings)
+        values["images"] = [escape_name(path) for path in self.images]
+        values["roles"] = list(self.roles)
+        values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
 
 

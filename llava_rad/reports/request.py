@@ -1,7 +1,7 @@
 """A study becomes a request: which of its images and texts a given model is shown, and as what."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 
 from llava_rad.data import Study, StudyImage
 from llava_rad.errors import ModelError
@@ -57,9 +57,9 @@ def study_request(
         else:
             chosen[role] = image
     if "current_frontal" not in chosen:
-        views = ", ".join(sorted({_view(i, radiographs) for i in study.images})) or "no image"
+        views = [f"{i.path} is a {_view(i, radiographs)} view" for i in study.images]
         raise ModelError(
-            f"no frontal image to describe ({views})",
+            f"no frontal image to describe ({'; '.join(views[:4]) or 'no image'})",
             where=study.study_id,
             remedy="Give a frontal (PA or AP) radiograph",
             kind="no_frontal",
@@ -84,6 +84,27 @@ def study_request(
         prior_report=prior.findings if prior is not None else None,
     )
     return StudyRequest(request, images, tuple(warnings))
+
+
+def images_to_read(study: Study, template: PromptTemplate) -> list[StudyImage]:
+    """Images that a model may be shown, as far as the study states their views; each path once."""
+    images = [
+        image
+        for image in study.images
+        if image.view != "lateral" or "current_lateral" in template.image_lines
+    ]
+    if study.prior is not None and "prior_frontal" in template.image_lines:
+        images += [image for image in study.prior.images if image.view != "lateral"]
+    return list({image.path: image for image in images}.values())
+
+
+def without_images(study: Study, paths: Container[str]) -> Study:
+    """The study without some of its images and its prior's."""
+    prior = study.prior
+    if prior is not None:
+        prior = replace(prior, images=tuple(i for i in prior.images if i.path not in paths))
+    images = tuple(image for image in study.images if image.path not in paths)
+    return replace(study, images=images, prior=prior)
 
 
 def _view(image: StudyImage, radiographs: Mapping[str, Radiograph] | None) -> str:

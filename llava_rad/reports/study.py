@@ -5,11 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from llava_rad.data import Study
-from llava_rad.errors import LlavaRadError
-from llava_rad.images import load_radiograph
+from llava_rad.errors import ImageError, LlavaRadError
+from llava_rad.images import Radiograph, load_radiograph
 from llava_rad.model import ReportModel
 from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
-from llava_rad.reports.request import StudyRequest, study_request
+from llava_rad.reports.request import (
+    StudyRequest,
+    images_to_read,
+    study_request,
+    without_images,
+)
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,31 @@ def read_study(
 ) -> StudyRequest | Failure:
     """Read a study's pictures and choose what the model is shown of it.
 
+    A picture that cannot be read is left out with a warning ``unreadable``, and a further one of
+    its view stands in. Where no picture is left the study fails with the first one's reason.
+
     Args:
         model: that is to describe it.
         study: with its images' paths.
         frame: which picture of files that hold several, see ``load_radiograph``.
     """
     rendering = model.processor.preprocessing.rendering
-    images = [*study.images, *(study.prior.images if study.prior else ())]
+    template = model.processor.template
+    pictures: dict[str, Radiograph] = {}
+    unreadable: dict[str, ImageError] = {}
+    for image in images_to_read(study, template):
+        try:
+            pictures[image.path] = load_radiograph(image.path, rendering=rendering, frame=frame)
+        except ImageError as error:
+            unreadable[image.path] = error
     try:
-        pictures = {
-            i.path: load_radiograph(i.path, rendering=rendering, frame=frame) for i in images
-        }
-        result = study_request(study, model.processor.template, pictures)
+        result = study_request(without_images(study, unreadable), template, pictures)
     except LlavaRadError as error:
-        return Failure(study.study_id, error)
+        of_study = [unreadable[i.path] for i in study.images if i.path in unreadable]
+        return Failure(study.study_id, of_study[0] if of_study else error)
     seen = [w for image in result.images for w in pictures[image.path].warnings]
-    return replace(result, warnings=(*seen, *result.warnings))
+    lost = [f"unreadable: {path} was left out: {e.what}" for path, e in unreadable.items()]
+    return replace(result, warnings=(*seen, *lost, *result.warnings))
 
 
 #: Makes a study into what the model is shown, as :func:`read_study` does.
@@ -80,6 +94,7 @@ def report_studies(
                 next(reports),
                 study_id=study.study_id,
                 images=tuple(image.path for image in result.images),
+                roles=tuple(image.role for image in result.request.images),
                 warnings=result.warnings,
             )
 
