@@ -39,6 +39,7 @@ from llava_rad.report_training.building import build_stage_model, check_saved, t
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
 from llava_rad.report_training.features import fill_cache
 from llava_rad.report_training.launching import agree, start_accelerator
+from llava_rad.report_training.readable import check_readable
 from llava_rad.report_training.run_log import Meter, RunLog, draw_curve, progress_line
 from llava_rad.report_training.sample_reports import write_sample_reports
 from llava_rad.report_training.samples import ReportSamples
@@ -82,6 +83,7 @@ def main(config: ReportTrainingConfig) -> None:
         config.encoder, revision=config.encoder_revision, device=accelerator.device
     )
     say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
+    check_readable(studies, config.data, encoder, config.output, accelerator)
 
     checkpoint = find_resumable(
         config.output / "checkpoints",

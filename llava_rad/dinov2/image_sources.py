@@ -49,7 +49,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hash that changes with the images' paths, sizes, times of change or rendering."""
+        """Return a hash that changes with the images' files or rendering."""
 
 
 class ImageFiles(ImageSource):
@@ -163,9 +163,7 @@ class TarShards(ImageSource):
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
     def fingerprint(self) -> str:
-        """Return a hash over the rendering, the members' names and places, and each shard's path,
-        size and time of change.
-        """
+        """Return a hash over rendering, members, and each shard's path, size and time."""
         digest = hashlib.sha256(self.rendering.encode())
         digest.update("\n".join(map(escape_name, self.names)).encode())
         digest.update(self.places.tobytes())

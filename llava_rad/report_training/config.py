@@ -113,7 +113,11 @@ class DataConfig:
         cache_folder: where the patch tokens lie; ``null`` is inside the run's folder. Runs with
             the same encoder share a folder.
         augment: turn and shift each image a little, anew in each epoch.
-        workers: processes that read images where features are not cached.
+        workers: processes that read images where features are not cached, and before the first
+            step.
+        unreadable: what happens when, before the first step, an image cannot be read: ``error``
+            lists them all and stops, ``leave_out`` lists them and goes on without them; a study
+            that has no frontal image left is then left out too.
     """
 
     sources: list[SourceConfig] = field(default_factory=list)
@@ -127,6 +131,7 @@ class DataConfig:
     cache_folder: Path | None = None
     augment: bool = False
     workers: int = 2
+    unreadable: Literal["error", "leave_out"] = "error"
 
     def __post_init__(self) -> None:
         _require(
@@ -352,6 +357,6 @@ class ReportTrainingConfig:
     def decides_weights(self) -> dict[str, Any]:
         """The settings that a run must keep to go on from a checkpoint."""
         values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
-        for name in ("cache_folder", "workers"):
+        for name in ("cache_folder", "workers", "unreadable"):
             del values["data"][name]
         return values

@@ -62,7 +62,12 @@ def test_patients_from_the_path(tree: Callable[..., Path]) -> None:
 
 
 def test_a_text_that_is_not_utf8_is_named_and_ends_nothing(tree: Callable[..., Path]) -> None:
-    files = {"a.png": "", "a.txt": "Clear, ñ.".encode("latin-1"), "b.png": "", "b.txt": "The lungs are clear."}
+    files = {
+        "a.png": "",
+        "a.txt": "Clear, ñ.".encode("latin-1"),
+        "b.png": "",
+        "b.txt": "The lungs are clear.",
+    }
     log = ConversionLog()
     studies = {study.study_id: study for study in read(tree(files), log)}
     assert studies["a"].extra["no_findings_reason"] == "text_unreadable"

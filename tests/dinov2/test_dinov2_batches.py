@@ -164,7 +164,7 @@ class TestSources:
         assert (source.read(1) == second).all()
 
     def test_empty_or_absent_folder_is_an_error(self, tmp_path):
-        with pytest.raises(DataError, match="holds no file ending in"):
+        with pytest.raises(DataError, match="no image file is there"):
             image_folder(tmp_path)
         with pytest.raises(DataError, match="no such folder"):
             image_folder(tmp_path / "none")

@@ -145,7 +145,11 @@ def test_a_missing_image_and_an_infinite_loss_are_one_message_each(train, parts,
     source = f"data.sources=[{{path: {tmp_path / 'changed.jsonl'}}}]"
     for more in ([], ["data.cache_features=false"]):
         said = train("missing", source, "stage=align", *more, fails=True)[1]
-        assert re.search(r"error: .*gone\.png: an image of study s5 cannot be read", said), said
+        # All are listed before anything is learnt.
+        assert re.search(r"cannot be read +study s5: .*gone\.png: there is no such file", said), (
+            said
+        )
+        assert re.search(r"error: 1 of \d+ images cannot be read: .*gone\.png\. .*leave_out", said)
         assert "Traceback" not in said
     assert kept
 

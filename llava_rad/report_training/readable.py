@@ -1,0 +1,96 @@
+"""Every image of a run opened before its first step."""
+
+import json
+import os
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from llava_rad.data import Study
+from llava_rad.data.checking import check_images, settle_unreadable
+from llava_rad.encoders import ImageEncoder
+from llava_rad.errors import ImageError
+from llava_rad.features import FeatureCache
+from llava_rad.files import stamp_key
+from llava_rad.report_training.config import DataConfig
+from llava_rad.report_training.studies import RunStudies
+from llava_rad.reports.request import without_images
+
+_REMEMBERED = "readable.json"
+
+
+def check_readable(
+    studies: RunStudies,
+    config: DataConfig,
+    encoder: ImageEncoder,
+    output: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Open the images that the run may show, and list all that cannot be read.
+
+    Images whose patch tokens are kept already, and those that an earlier start of the run opened
+    and that have not changed, are not opened again. Processes share the work.
+
+    Args:
+        studies: of the run; images that cannot be read are taken out of them.
+        config: says what of a study is shown, and what happens to unreadable images.
+        encoder: says how images are rendered.
+        output: folder of the run.
+        accelerator: of the processes.
+
+    Raises:
+        DataError: an image cannot be read, unless ``config.unreadable`` leaves such images out.
+    """
+    wanted: dict[str, str] = {}
+    for study in (*studies.train.studies, *studies.validation.studies):
+        for path in _may_be_shown(study, config):
+            wanted.setdefault(path, study.study_id)
+    folder = config.cache_folder or output / "features"
+    kept = FeatureCache(folder, encoder) if config.cache_features else None
+    seen = _remembered(output)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = list(wanted)[rank::processes]
+    to_open = [p for p in mine if stamp_key(p) not in seen and not _is_kept(p, kept)]
+    rendering = encoder.preprocessing.rendering
+    found = check_images(to_open, rendering=rendering, workers=config.workers)
+    failures = dict(gather_object([(path, str(error)) for path, error in found.items()]))
+    opened = gather_object([stamp_key(path) for path in to_open if path not in found])
+    if accelerator.is_main_process and opened:
+        _remember(output, seen.union(opened))
+    reasons = {
+        path: f"study {wanted[path]}: {failures[path]}" for path in wanted if path in failures
+    }
+    leave_out = config.unreadable == "leave_out"
+    settle_unreadable(reasons, len(wanted), leave_out=leave_out, say=accelerator.print)
+    for split in (studies.train, studies.validation) if reasons else ():
+        split.studies = [without_images(study, reasons) for study in split.studies]
+
+
+def _may_be_shown(study: Study, config: DataConfig) -> list[str]:
+    lateral = "current_lateral" in config.images
+    paths = [image.path for image in study.images if lateral or image.view != "lateral"]
+    if study.prior is not None and "prior_frontal" in config.images:
+        paths += [image.path for image in study.prior.images if image.view != "lateral"]
+    return paths
+
+
+def _is_kept(path: str, cache: FeatureCache | None) -> bool:
+    try:
+        return cache is not None and path in cache
+    except ImageError:
+        return False
+
+
+def _remembered(output: Path) -> set[str]:
+    try:
+        return set(json.loads((output / _REMEMBERED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def _remember(output: Path, keys: set[str]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / f".{_REMEMBERED}.{os.getpid()}"
+    partial.write_text(json.dumps(sorted(keys)), encoding="utf-8")
+    partial.replace(output / _REMEMBERED)
