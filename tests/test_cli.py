@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.dicom_files import UID, write_exam
 from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
 from PIL import Image
 from typer.testing import CliRunner
@@ -337,3 +338,166 @@ def test_plan_estimates_a_run_without_weights(model, tmp_path):
     assert "tokens" in run("plan", config).stdout
     wrong = run("plan", config, "lora.rank=4")
     assert wrong.exit_code == 2 and "lora.rank" in wrong.stderr
+
+
+def test_a_folder_of_exams_is_reported_by_study(model, tmp_path):
+    folder = tmp_path / "exams"
+    for number in range(3):
+        write_exam(folder, number, patient=number)
+    (folder / "readme.txt").write_text("two views each")
+    output = tmp_path / "out.jsonl"
+    result = run("report", folder, "--model", model, "-o", output, "--max-new-tokens", 4)
+    assert result.exit_code == 0, result.stderr
+    found = lines(output)
+    assert [[Path(p).name for p in row["images"]] for row in found] == [
+        [f"{n}_pa.dcm", f"{n}_lat.dcm"] for n in range(3)
+    ]
+    assert all(row["roles"] == ["current_frontal", "current_lateral"] for row in found)
+    assert "MRN" not in output.read_text() and UID not in output.read_text()
+    said = result.stderr.splitlines()
+    assert said[0] == f"passed over, companion: 1 ({folder / 'readme.txt'})"
+    assert said[-1] == f"3 reports -> {output}"
+    assert "Reports: 1 of 3" in said and "Reports: 3 of 3" in said
+    text = run("report", *sorted(folder.glob("0_*")), "--model", model, "--max-new-tokens", 4)
+    assert f"Shown as current frontal: {folder / '0_pa.dcm'}" in text.stdout
+    assert f"Shown as current lateral: {folder / '0_lat.dcm'}" in text.stdout
+
+
+def test_a_damaged_view_is_left_out_and_a_lateral_alone_is_refused(model, tmp_path):
+    folder = tmp_path / "exams"
+    for number in range(4):
+        write_exam(folder, number)
+    for name in ("0_lat", "1_pa"):
+        file = folder / f"{name}.dcm"
+        file.write_bytes(file.read_bytes()[:-2000])
+    (folder / "2_pa.dcm").unlink()
+    output = tmp_path / "out.jsonl"
+    result = run("report", folder, "--model", model, "-o", output, "--max-new-tokens", 4)
+    assert result.exit_code == 1
+    first, last = lines(output)
+    assert [Path(p).name for p in first["images"]] == ["0_pa.dcm"]
+    assert any(w.startswith("unreadable: ") and "0_lat.dcm" in w for w in first["warnings"])
+    assert [Path(p).name for p in last["images"]] == ["3_pa.dcm", "3_lat.dcm"]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "1_pa.dcm" in errors[0]
+    assert "2_lat.dcm is a lateral view" in errors[1]
+    assert result.stderr.splitlines()[-1] == f"2 reports -> {output}, 2 of 4 failed"
+
+
+ODD = [b"scan\xff.png", b"new\nline.png", "ü胸.png".encode(), rb"back\xff.png"]
+
+
+@pytest.fixture
+def odd_names(images):
+    content = (images / "image0.png").read_bytes()
+    for file in images.iterdir():
+        file.unlink()
+    for name in ODD:
+        (images / os.fsdecode(name)).write_bytes(content)
+    (images / "cut.png").write_bytes(content[:300])
+    return images
+
+
+def test_odd_names_end_no_job_and_come_back(model, odd_names, tmp_path):
+    from safetensors import safe_open
+
+    from llava_rad.names import unescape_name
+
+    def raw(paths):
+        return {os.fsencode(Path(unescape_name(path)).name) for path in paths}
+
+    output = tmp_path / "out.jsonl"
+    command = ["report", odd_names, "--model", model, "-o", output, "--max-new-tokens", 4]
+    assert run(*command).exit_code == 1  # cut.png
+    found = [json.loads(line) for line in output.read_bytes().decode("utf-8").split("\n") if line]
+    assert raw(path for row in found for path in row["images"]) == set(ODD)
+    again = run(*command)
+    assert "4 of 5 are in" in again.stderr
+    tokens = tmp_path / "tokens.safetensors"
+    assert run("encode", odd_names, "-o", tokens, "--encoder", encoder_folder(model)).exit_code == 1
+    with safe_open(tokens, framework="pt") as file:
+        assert raw(json.loads(file.metadata()["images"])) == set(ODD)
+    manifest = tmp_path / "m.jsonl"
+    assert run("data", "folder", odd_names, "-o", manifest).exit_code == 0
+    result = run("data", "check", manifest)
+    assert result.exit_code == 1 and result.stdout.count("\n") == 1
+    assert result.stdout.startswith("truncated_image\tcut\t")
+    assert result.stderr.splitlines()[-1] == "5 images opened, 1 cannot be read -> stdout"
+    (odd_names / "cut.png").unlink()
+    run("data", "folder", odd_names, "-o", manifest)
+    assert run("data", "check", manifest).exit_code == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_terminal_that_cannot_print_a_name_is_no_error(monkeypatch, encoding, style):
+    """The same in every encoding: one line of text a name, and JSON that reads back."""
+    import io
+
+    from llava_rad.cli.common import say, write_json, write_out
+    from llava_rad.names import escape_name
+
+    name = os.fsdecode(b"M\xc3\xbcller \xff\n.png")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace"))
+    say(f"error: {name}")
+    if style == "json":
+        write_json({"images": [escape_name(name)]})
+        out.flush()
+        values = json.loads(out.buffer.getvalue().decode("utf-8"))
+        assert values == {"images": ["Müller \\xff\n.png"]}
+    else:
+        write_out(name)
+        out.flush()
+        assert b"\\xff" in out.buffer.getvalue() or b"\\udcff" in out.buffer.getvalue()
+    sys.stderr.flush()
+    assert sys.stderr.buffer.getvalue().count(b"\n") == 1
+
+
+def test_data_check_lists_every_unreadable_image_by_reason(images, tmp_path):
+    from llava_rad.data import PriorStudy, Study, StudyImage, save_manifest
+
+    content = (images / "image0.png").read_bytes()
+    for i in range(3):
+        (images / f"cut{i}.png").write_bytes(content[: 300 + i])
+    (images / "text.png").write_text("no picture")
+    studies = [
+        Study(path.stem, path.stem, images=(StudyImage(str(path)),))
+        for path in sorted(images.iterdir())
+    ]
+    prior = PriorStudy("old", (StudyImage(str(images / "gone.png")),))
+    studies.append(Study("last", "last", images=studies[-1].images, prior=prior))
+    save_manifest(studies, tmp_path / "m.parquet")
+    wanted = [
+        ("truncated_image", "cut0"),
+        ("truncated_image", "cut1"),
+        ("truncated_image", "cut2"),
+        ("unknown_format", "text"),
+        ("not_found", "last"),
+    ]
+    for workers in (0, 2):
+        output = tmp_path / f"list{workers}.txt"
+        result = run("data", "check", tmp_path / "m.parquet", "-o", output, "--workers", workers)
+        assert result.exit_code == 1, result.stderr
+        rows = [line.split("\t") for line in output.read_text().splitlines()]
+        assert [(row[0], row[1]) for row in rows] == wanted
+        table = [line.split()[:2] for line in result.stderr.splitlines() if "  first: " in line]
+        assert table == [["3", "truncated_image"], ["1", "unknown_format"], ["1", "not_found"]]
+    assert run("data", "check", tmp_path / "nowhere.jsonl").exit_code == 1
+
+
+def test_data_says_what_it_knows_of_patients(tmp_path):
+    for number in range(4):
+        write_exam(tmp_path / "exams", number)
+    output = tmp_path / "m.jsonl"
+    result = run("data", "folder", tmp_path / "exams", "-o", output, "--test", "0.5")
+    assert result.exit_code == 0, result.stderr
+    said = result.stderr.splitlines()
+    assert said[0].startswith("warning: 4 of 4 studies name no patient")
+    assert f"the key of the ids is {output}.key" in result.stderr
+    assert said[-1].endswith(f"8 images, 0 with findings -> {output}")
+    result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "test=0.5")
+    assert result.exit_code == 2 and "test is no option of a data set" in result.stderr
+    result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "headers=true")
+    assert result.exit_code == 1 and "text_headers" in result.stderr

@@ -105,7 +105,9 @@ def test_a_manifest_names_nobody_and_its_key_links(exams: Path, tmp_path: Path) 
     assert len(priors) == 3
     for study, prior in priors:
         assert study.patient_id == prior.patient_id and study.split == prior.split
-        assert int(Path(prior.images[0].path).name[0]) == int(Path(study.images[0].path).name[0]) + 3
+        assert (
+            int(Path(prior.images[0].path).name[0]) == int(Path(study.images[0].path).name[0]) + 3
+        )
 
     # Made again it is the same; with another key it is not; with the key handed on it is.
     first = (tmp_path / "m.jsonl").read_bytes()
@@ -199,10 +201,8 @@ def test_names_that_are_no_utf8_go_into_a_manifest_and_back(tmp_path: Path) -> N
     root.mkdir()
     names = [b"scan\xff.dcm", b"new\nline.dcm", rb"back\xff.dcm", "ü.dcm".encode()]
     for seed, name in enumerate(names):
-        with open(os.fsencode(root) + b"/" + name, "wb") as file:  # noqa: PTH123
-            file.write(dicom_bytes(seed=seed))
-    with open(os.fsencode(root) + b"/scan\xff.txt", "wb") as file:  # noqa: PTH123
-        file.write(b"FINDINGS: Clear lungs.")
+        (root / os.fsdecode(name)).write_bytes(dicom_bytes(seed=seed))
+    (root / os.fsdecode(b"scan\xff.txt")).write_bytes(b"FINDINGS: Clear lungs.")
     for ending in ("jsonl", "parquet"):
         manifest = tmp_path / f"m.{ending}"
         report = convert("folder", root, manifest)

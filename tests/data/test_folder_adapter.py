@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from llava_rad.data import ConversionLog
 from llava_rad.data.folder import read
 

@@ -94,7 +94,9 @@ def test_links_that_go_round_are_walked_once(tree: Callable[..., Path]) -> None:
 
 
 def test_patterns(tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tree({"a.png": PNG, "s/b.png": PNG, "s/t/c.png": PNG, "s/t/d.jpg": PNG, "[x]/e.png": PNG})
+    root = tree(
+        {"a.png": PNG, "s/b.png": PNG, "s/t/c.png": PNG, "s/t/d.jpg": PNG, "[x]/e.png": PNG}
+    )
     monkeypatch.chdir(root)
     assert expand_images(["**/*.png"]) == ["[x]/e.png", "a.png", "s/b.png", "s/t/c.png"]
     assert expand_images(["s/**/t/*.png"]) == ["s/t/c.png"]
