@@ -121,7 +121,7 @@ def report(
                 advance()
         target = output if output is not None else "stdout"
         ending = f", {failed} of {total} failed" if failed else ""
-        say(f"{written} reports -> {target}{ending}")
+        say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
         if failed:
             raise typer.Exit(1)
 

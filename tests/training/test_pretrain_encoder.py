@@ -25,7 +25,7 @@ from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegiste
 from llava_rad.config import save_config
 from llava_rad.data import Study, StudyImage, save_manifest
 from llava_rad.encoders import Preprocessing, load_encoder
-from llava_rad.errors import ConfigError, TrainingError
+from llava_rad.errors import ConfigError, DataError, TrainingError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -319,6 +319,31 @@ class TestRefusals:
     def test_crops_that_do_not_divide_into_the_encoders_patches(self, run):
         with pytest.raises(ConfigError, match=r"crop of 30 pixels.*Use 28 or 42"):
             run(crops__global_size=30)
+
+    @pytest.mark.parametrize("cache_size", [48, None])
+    def test_unreadable_images_are_all_listed_before_the_first_step(
+        self, run, start, tmp_path, cache_size, capsys
+    ):
+        images = shutil.copytree(start / "images", tmp_path / "images")
+        for name in ("03.png", "07.png"):
+            (images / name).write_bytes((images / name).read_bytes()[:99])
+        (images / "notes.txt").write_text("not a picture")
+        changes = {
+            "data__sources": [{"path": str(images)}],
+            "data__cache_size": cache_size,
+            "data__cache_folder": str(tmp_path / "cache"),
+            **SHORT,
+        }
+        with pytest.raises(DataError, match=r"2 of 12 images.*03\.png.*07\.png.*leave_out"):
+            run(**changes)
+        said = capsys.readouterr().out
+        assert "passed over, companion: 1" in said
+        assert said.count("cannot be read    ") == 2
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+        run(**changes, data__unreadable="leave_out")
+        said = capsys.readouterr().out
+        assert "left out          2 of 12 images cannot be read" in said
+        assert "images            10 a pass" in said
 
     def test_no_images(self, run):
         with pytest.raises(TrainingError, match="no images to learn from"):
