@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_rad import images
 from llava_rad.data import checking
 
 
@@ -18,14 +19,14 @@ def test_a_decoder_that_takes_its_process_down_is_found(
     for path in paths:
         Image.fromarray(np.eye(40, dtype=np.uint8)).save(path)
     Path(paths[7]).write_text("no picture")
-    real = checking._read
+    real = images.load_radiograph
 
     def crash(path: str, rendering: str):
         if path == paths[4]:
             os._exit(1)
-        return real(path, rendering)
+        return real(path, rendering=rendering)
 
-    monkeypatch.setattr(checking, "_read", crash)
+    monkeypatch.setattr(images, "load_radiograph", crash)
     told = []
     found = checking.check_images(paths, workers=workers, progress=lambda: told.append(1))
     assert {path: error.kind for path, error in found.items()} == {
