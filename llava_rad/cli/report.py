@@ -91,7 +91,7 @@ def report(
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read = functools.partial(read_study, frame=frame)
 
-        failed, written, total = 0, 0, len(studies)
+        failed, incomplete, written, total = 0, 0, 0, len(studies)
         with contextlib.ExitStack() as stack:
             file = None
             if output is not None and style is Format.json:
@@ -112,6 +112,10 @@ def report(
                     advance()
                     continue
                 written += 1
+                lost = [w for w in result.warnings if w.startswith("unreadable: ")]
+                incomplete += bool(lost)
+                for warning in lost:
+                    say(f"error: {result.study_id}: {warning}")
                 if file is not None:
                     file.write(result)
                 elif style is Format.json:
@@ -121,8 +125,10 @@ def report(
                 advance()
         target = output if output is not None else "stdout"
         ending = f", {failed} of {total} failed" if failed else ""
+        if incomplete:
+            ending += f", {incomplete} without an image that cannot be read"
         say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
-        if failed:
+        if failed or incomplete:
             raise typer.Exit(1)
 
 

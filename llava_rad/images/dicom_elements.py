@@ -239,14 +239,14 @@ def read_header(file: BinaryIO, keywords: Sequence[str]) -> Dataset:
     return _elements(file, memoryview(b""), tags).header
 
 
-def _elements(start: BinaryIO, view: memoryview, tags: list[int]) -> DicomFile:
-    """Read the meta group and the elements of these tags, from the position of ``start``."""
-    content: BinaryIO | Inflated = start
+def _elements(opened: BinaryIO, view: memoryview, tags: list[int]) -> DicomFile:
+    """Read the meta group and the elements of these tags, from where the file stands."""
+    content: BinaryIO | Inflated = opened
     meta = DicomFile(Dataset(), Dataset(), False, True, content, view)
     _read(meta, _META, until=lambda tag: tag >> 16 != 2)
     syntax = uid_of(meta.header, "TransferSyntaxUID")
     if syntax == uids.DeflatedExplicitVRLittleEndian:
-        stream = view[content.tell() :] if view else start.read(_DEFLATED_HEADER)
+        stream = view[content.tell() :] if view else opened.read(_DEFLATED_HEADER)
         content = Inflated(stream)
     # A command group (PS3.7) stands before some data sets that were saved from the network.
     start = content.tell()
