@@ -6,9 +6,27 @@ escapes is a defect of this project.
 """
 
 import functools
+import reprlib
 from typing import Any
 
 from llava_rad.names import one_line
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: one short line, whatever it is."""
+    writer = reprlib.Repr()
+    writer.maxlevel = 3
+    writer.maxstring = writer.maxother = writer.maxlong = 80
+    try:
+        return cut(writer.repr(value), 100)
+    except Exception:  # a number of more digits than Python writes, or a broken __repr__
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def cut(text: str, length: int) -> str:
+    """A text as one line of at most ``length`` characters that any file can hold."""
+    line = " ".join(text[: 4 * length].encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 class LlavaRadError(Exception):

@@ -16,11 +16,11 @@ from llava_rad.data.fields import (
     frontal_first,
     parse_age,
     parse_sex,
-    parse_view,
 )
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.views import view_of
 
 _TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
 
@@ -49,7 +49,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                 log.leave_out("image_missing", row["PngPath"])
                 continue
             position = row["ViewPosition"]
-            images.append(StudyImage(str(image), parse_view(position), position))
+            images.append(StudyImage(str(image), view_of(position), position))
         if not images:
             log.leave_out("no_image", study_id)
             continue

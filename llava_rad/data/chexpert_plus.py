@@ -24,7 +24,6 @@ from llava_rad.data.fields import (
     parse_age,
     parse_sex,
     parse_split,
-    parse_view,
 )
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
@@ -32,6 +31,7 @@ from llava_rad.data.sections import ReportSections, parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 _COLUMNS = (
     "path_to_image",
@@ -78,7 +78,7 @@ def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]
                 log.leave_out("image_missing", row["path_to_image"])
                 continue
             position = row.get("ap_pa") or row["frontal_lateral"]
-            view = parse_view(row["frontal_lateral"])
+            view = view_of(row["frontal_lateral"])
             study_images.append(StudyImage(str(path), view, position))
         if not study_images:
             log.leave_out("no_image", study_id)

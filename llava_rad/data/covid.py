@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
+from llava_rad.data.fields import parse_age, parse_sex, parse_split
 from llava_rad.data.image_sentences import image_sentences
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import SPLITS, Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.views import view_of
 
 _COLUMNS = ("image", "split", "patient", "offset", "sex", "age", "view", "finding", "notes")
 
@@ -88,14 +89,14 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
     def key(row: dict) -> tuple[str, str, str]:
         return row["patient"], row["offset"], row["notes"]
 
-    views = Counter((key(row), parse_view(row["view"])) for row in rows)
+    views = Counter((key(row), view_of(row["view"])) for row in rows)
     laterals: dict[tuple[str, str, str], dict] = {}
     for row in rows:
         of_one_study = (
             row["notes"]
             and views[key(row), "frontal"] == 1
             and views[key(row), "lateral"] == 1
-            and parse_view(row["view"]) == "lateral"
+            and view_of(row["view"]) == "lateral"
         )
         if of_one_study:
             laterals[key(row)] = row
@@ -103,7 +104,7 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
         partner = laterals.get(key(row))
         if partner is row:
             continue
-        if partner is not None and parse_view(row["view"]) == "frontal":
+        if partner is not None and view_of(row["view"]) == "frontal":
             yield [row, partner]
         else:
             yield [row]
@@ -120,7 +121,7 @@ def _image(root: Path, row: dict) -> StudyImage:
     mask = root / "lung_masks" / f"{path.stem}.png"
     return StudyImage(
         str(path),
-        parse_view(row["view"]),
+        view_of(row["view"]),
         row["view"] if row["view"] != "?" else None,
         str(mask) if mask.is_file() else None,
     )

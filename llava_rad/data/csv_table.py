@@ -12,13 +12,13 @@ from llava_rad.data.fields import (
     parse_age,
     parse_sex,
     parse_split,
-    parse_view,
 )
 from llava_rad.data.report_text import TEXT_FIELDS, text_fields
 from llava_rad.data.sections import parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 
 def read(
@@ -101,7 +101,7 @@ def read(
             patient_id=first.get(patient) or study_id,
             split=parse_split(first.get(split)),
             images=frontal_first(
-                StudyImage(str(folder / row[image]), parse_view(row.get(view)), row.get(view))
+                StudyImage(str(folder / row[image]), view_of(row.get(view)), row.get(view))
                 for row in rows
             ),
             **fields,

@@ -4,16 +4,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from llava_rad.data.study import VIEWS, Split, StudyImage, View
+from llava_rad.data.study import VIEWS, Split, StudyImage
 from llava_rad.errors import DataError
 
 # Years; older values in public data sets are typing errors or stand-ins for a hidden age.
 MAX_AGE = 115.0
 
-_FRONTAL = re.compile(
-    r"^(pa|ap|frontal|antero-?posterior|postero-?anterior)\b|\b(pa|ap)$", re.IGNORECASE
-)
-_LATERAL = re.compile(r"^(l|ll|rl|lat)$|\blateral\b", re.IGNORECASE)
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -26,20 +22,6 @@ _SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 _DAYS_PER_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
-
-
-def parse_view(position: str | None) -> View:
-    """The view behind a data set's word for it, such as ``"AP Supine"`` or ``"LL"``.
-
-    A decubitus view (``"AP LLD"``) counts as frontal: the beam passes front to back. Oblique and
-    unnamed views are ``"unknown"``.
-    """
-    words = re.sub(r"[_\s]+", " ", position or "").strip()
-    if _LATERAL.search(words):
-        return "lateral"
-    if _FRONTAL.search(words):
-        return "frontal"
-    return "unknown"
 
 
 def parse_sex(text: str | None) -> str | None:

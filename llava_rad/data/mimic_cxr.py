@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import first_existing, frontal_first, parse_split, parse_view
+from llava_rad.data.fields import first_existing, frontal_first, parse_split
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, parse_report
@@ -23,6 +23,7 @@ from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.views import view_of
 
 _TABLE = "mimic-cxr-2.0.0-{}.csv"
 
@@ -61,7 +62,7 @@ def read(
             log.leave_out("image_missing", dicom_id)
             continue
         view = row["ViewPosition"]
-        images.setdefault(study, []).append(StudyImage(str(path), parse_view(view), view))
+        images.setdefault(study, []).append(StudyImage(str(path), view_of(view), view))
         split_of[study] = splits[dicom_id]
         with suppress(ValueError):  # no date: no prior
             times[f"s{study[1]}"] = (float(row["StudyDate"]), float(row["StudyTime"] or 0))

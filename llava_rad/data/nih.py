@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
+from llava_rad.data.fields import parse_age, parse_sex, parse_split
 from llava_rad.data.label_template import (
     FINDING_LABELS,
     NO_FINDING,
@@ -24,6 +24,7 @@ from llava_rad.data.label_template import (
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 
 def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> Iterator[Study]:
@@ -57,7 +58,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
             study_id=image_id,
             patient_id=row["patient"],
             split=row["split"],
-            images=(StudyImage(str(row["path"]), parse_view(row["view"]), row["view"]),),
+            images=(StudyImage(str(row["path"]), view_of(row["view"]), row["view"]),),
             findings=text if template_findings else None,
             labels={name: float(name in labels) for name in (*FINDING_LABELS, NO_FINDING)},
             sex=parse_sex(row["sex"]),

@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import frontal_first, parse_view
+from llava_rad.data.fields import frontal_first
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, missing_findings, tidy
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 _ARCHIVE = "NLMCXR_reports.tgz"
 
@@ -64,7 +65,7 @@ def read(
                 continue
             position = views.get(image_id)
             path = str(image_paths[image_id])
-            study_images.append(StudyImage(path, parse_view(position), position))
+            study_images.append(StudyImage(path, view_of(position), position))
         if images and not study_images:
             log.note("no_image", study_id)
         yield Study(

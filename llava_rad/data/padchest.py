@@ -21,12 +21,12 @@ from llava_rad.data.fields import (
     frontal_first,
     parse_age,
     parse_sex,
-    parse_view,
 )
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 _COLUMNS = ("ImageID", "StudyID", "PatientID", "Projection", "Report", "Labels")
 
@@ -65,7 +65,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             if path is None:
                 log.leave_out("image_missing", row["ImageID"])
                 continue
-            images.append(StudyImage(str(path), parse_view(row["Projection"]), row["Projection"]))
+            images.append(StudyImage(str(path), view_of(row["Projection"]), row["Projection"]))
         if not images:
             log.leave_out("no_image", study_id)
             continue

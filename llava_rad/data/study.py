@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from llava_rad.errors import DataError
 from llava_rad.names import plain_text
+from llava_rad.views import View
 
-View = Literal["frontal", "lateral", "unknown"]
 Split = Literal["train", "validation", "test"]
 
 VIEWS: tuple[str, ...] = get_args(View)

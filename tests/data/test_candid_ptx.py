@@ -42,7 +42,7 @@ def test_studies(tree: Callable[..., Path]) -> None:
     assert second.labels == {"Pneumothorax": 0.0, "Chest Tube": 1.0}
     assert (second.findings, second.impression) == (None, "No change.")
     assert log.left_out == {
-        "no SOPInstanceUID": ["Pneumothorax_reports.csv:34"],
+        "no SOPInstanceUID": ["Pneumothorax_reports.csv:30"],
         "image_of_two_patients": ["1.2.3"],
         "image_missing": ["1.2.4"],
     }
