@@ -23,6 +23,12 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that cannot be shown"
 
 
+def described(value: object) -> str:
+    """What a value of a file is: its kind where it is no text or number, else itself."""
+    kinds = {list: "a list", dict: "an object", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value)) or shown(value)
+
+
 def cut(text: str, length: int) -> str:
     """A text as one line of at most ``length`` characters that any file can hold."""
     line = " ".join(text[: 4 * length].encode("utf-8", "replace").decode("utf-8").split())

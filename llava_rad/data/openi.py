@@ -11,7 +11,6 @@ own. The indexers' MeSH terms are ``extra["mesh"]`` (joined by ``;``, such as ``
 Pulmonary Artery/enlarged"``), the automatic ones ``extra["mesh_automatic"]``.
 """
 
-import gzip
 import tarfile
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -46,7 +45,7 @@ def read(
     for name, content in _xml_files(root):
         try:
             report = ElementTree.fromstring(content)
-        except ElementTree.ParseError:
+        except (ElementTree.ParseError, ValueError, LookupError):  # or of an unknown encoding
             log.leave_out("not_xml", name)
             continue
         uid = report.find("uId")
@@ -87,9 +86,12 @@ def _xml_files(root: Path) -> Iterator[tuple[str, bytes]]:
                     file = tar.extractfile(member) if member.name.endswith(".xml") else None
                     if file is not None:
                         yield member.name, file.read()
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
             raise DataError(
-                f"not a tar archive ({error})", where=archive, kind="bad_file"
+                f"not a tar archive, or damaged ({error})",
+                where=archive,
+                remedy="Download it again",
+                kind="bad_file",
             ) from error
         return
     for path in sorted(root.rglob("*.xml"), key=lambda path: (len(path.name), path.name)):

@@ -41,7 +41,7 @@ def read_table(
             if log is not None:
                 log.leave_out(f"no {empty}", f"{path.name}:{row.where.rsplit(':', 1)[1]}")
             continue
-        if once:
+        if once and row[once]:
             content = hash(tuple(row.get(name) for name in compare or row))
             first = seen.get(row[once])
             if first is not None:

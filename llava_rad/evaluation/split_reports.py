@@ -22,10 +22,10 @@ from llava_rad.data import Study, TargetSelection, load_manifest, select_targets
 from llava_rad.data.manifest import hash_manifest
 from llava_rad.data.study import Split
 from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.evaluation.predictions import read_json_lines
 from llava_rad.model import ReportModel, load
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.processes import process_state, share_jobs
+from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import ReportFile, run_id
 from llava_rad.reports.generate import GenerationSettings, Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies

@@ -7,7 +7,7 @@ that are no numbers) are known here and nowhere else.
 
 from llava_rad.readers.json_text import parse_json, read_json, read_json_lines
 from llava_rad.readers.missing import is_missing
-from llava_rad.readers.tables import TABLE_ENDINGS, Row, read_parquet, read_table
+from llava_rad.readers.tables import TABLE_ENDINGS, Row, read_columns, read_parquet, read_table
 from llava_rad.readers.text import read_text
 from llava_rad.readers.yaml_text import parse_yaml
 
@@ -17,6 +17,7 @@ __all__ = [
     "is_missing",
     "parse_json",
     "parse_yaml",
+    "read_columns",
     "read_json",
     "read_json_lines",
     "read_parquet",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from llava_rad.errors import DataError, LlavaRadError, shown
+from llava_rad.errors import DataError, LlavaRadError, described, shown
 from llava_rad.readers.text import decode, printable, read_text, why
 
 #: Numbers that JSON does not have and Python's writers write all the same.
@@ -45,9 +45,9 @@ def read_json(
     text = read_text(path, error=error, failure=failure, remedy=remedy, kind=kind)
     value = parse_json(text, where=path, error=error, remedy=remedy, kind=kind, constants=constants)
     if expect is not None and not isinstance(value, expect):
-        wanted = {dict: "an object", list: "a list"}[expect]
+        wanted = "an object" if expect is dict else "a list"
         raise error(
-            f"expected {wanted}, got {shown(value)}",
+            f"expected {wanted}, got {described(value)}",
             where=printable(path),
             remedy=remedy,
             kind=kind,
@@ -120,7 +120,7 @@ def read_json_lines(
             )
             if not isinstance(row, dict):
                 raise error(
-                    f"expected an object, got {shown(row)}",
+                    f"expected an object, got {described(row)}",
                     where=where,
                     remedy=remedy,
                     kind="not_an_object",

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from llava_rad.errors import DataError, LlavaRadError, cut
 from llava_rad.readers.missing import is_missing
@@ -55,12 +55,7 @@ def read_table(
     """
     path = Path(path)
     if not _is_file(path):
-        raise error(
-            "this table is missing",
-            where=printable(path),
-            remedy=remedy or "Check the path",
-            kind="missing_table",
-        )
+        raise _absent(path, remedy, error)
     if path.suffix.lower() == ".parquet":
         for number, values in read_parquet(path, columns, error=error):
             row = Row((name, _as_text(value)) for name, value in values.items())
@@ -68,6 +63,22 @@ def read_table(
             yield row
         return
     yield from _delimited_rows(path, columns, error)
+
+
+def read_columns(path: str | Path, *, error: type[LlavaRadError] = DataError) -> list[str]:
+    """The names of a table's columns, in its order; none for an empty file.
+
+    Raises:
+        LlavaRadError: as :func:`read_table` does.
+    """
+    path = Path(path)
+    if not _is_file(path):
+        raise _absent(path, "", error)
+    if path.suffix.lower() == ".parquet":
+        with _opened_parquet(path, error) as file:
+            return list(file.schema_arrow.names)
+    _, header = next(_records(path, error), ("", []))
+    return [cell.strip() for cell in header]
 
 
 def read_parquet(
@@ -83,28 +94,8 @@ def read_parquet(
     Raises:
         LlavaRadError: of the class ``error``: the file cannot be read, or lacks a column.
     """
-    import pyarrow.parquet
-
-    def refuse(problem: Exception) -> LlavaRadError:
-        return error(
-            f"not a Parquet file, or damaged ({why(problem)})",
-            where=printable(path),
-            remedy="Write or copy it again",
-            kind="bad_file",
-        )
-
-    # Damaged files make the library raise nearly anything: nothing but its own calls stands in
-    # the blocks that catch it.
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except Exception as problem:
-        raise refuse(problem) from problem
-    with file:
-        try:
-            names = list(file.schema_arrow.names)
-        except Exception as problem:
-            raise refuse(problem) from problem
-        _check_columns(names, columns, printable(path), error)
+    with _opened_parquet(path, error) as file:
+        _check_columns(list(file.schema_arrow.names), columns, printable(path), error)
         batches = file.iter_batches(batch_size=1024)
         number = 0
         while True:
@@ -112,7 +103,7 @@ def read_parquet(
                 batch = next(batches, None)
                 rows = [] if batch is None else batch.to_pylist()
             except Exception as problem:
-                raise refuse(problem) from problem
+                raise _bad_parquet(path, problem, error) from problem
             if batch is None:
                 return
             for row in rows:
@@ -120,44 +111,81 @@ def read_parquet(
                 yield number, row
 
 
+def _opened_parquet(path: str | Path, error: type[LlavaRadError]) -> Any:
+    import pyarrow.parquet
+
+    # Damaged files make the library raise nearly anything: nothing but its own calls stands in
+    # the blocks that catch it.
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        file.schema_arrow.names  # noqa: B018 (read from the footer now, and not later)
+    except Exception as problem:
+        raise _bad_parquet(path, problem, error) from problem
+    return file
+
+
+def _bad_parquet(path: str | Path, problem: Exception, error: type[LlavaRadError]) -> LlavaRadError:
+    return error(
+        f"not a Parquet file, or damaged ({why(problem)})",
+        where=printable(path),
+        remedy="Write or copy it again",
+        kind="bad_file",
+    )
+
+
+def _absent(path: Path, remedy: str, error: type[LlavaRadError]) -> LlavaRadError:
+    return error(
+        "this table is missing",
+        where=printable(path),
+        remedy=remedy or "Check the path",
+        kind="missing_table",
+    )
+
+
 def _delimited_rows(
     path: Path, columns: Sequence[str], error: type[LlavaRadError]
 ) -> Iterator[Row]:
-    where = printable(path)
+    records = _records(path, error)
+    _, names = next(records, ("", []))
+    header = [name.strip() for name in names]
+    _check_columns(header, columns, printable(path), error)
+    for where, cells in records:
+        yield _row(header, cells, where, error)
+
+
+def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (file and line, cells) of each record that is not blank, the header first."""
     lines = _Lines(path, error)
-    name = path.name.lower().removesuffix(".gz")
-    delimiter = "\t" if name.endswith((".tsv", ".tab")) else ","
+    delimiter = _delimiter(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
     ends = _LastCells()
     with lines:
         while True:
-            start = reader.line_num + 1
+            where = f"{printable(path)}:{reader.line_num + 1}"
             try:
                 cells = next(reader, None)
             except csv.Error as problem:
-                raise _bad_quote(problem, f"{where}:{start}", error) from problem
+                raise _bad_quote(problem, where, error) from problem
             if cells is None:
-                break
+                return
             if not any(cell.strip() for cell in cells):
-                continue  # a blank line
+                continue
             if lines.open_end and not (lines.last.rstrip().endswith('"') or ends.whole(cells[-1])):
                 raise error(
                     f"the file ends in the middle of a line, with {cut(cells[-1], 40)!r}: it may "
                     "be cut off",
-                    where=f"{where}:{start}",
+                    where=where,
                     remedy="Copy the file again; if it is whole, end it with a line break",
                     kind="cut_off",
                 )
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                _check_columns(header, columns, where, error)
-                continue
             ends.add(cells[-1])
-            _check_poured(cells, delimiter, f"{where}:{start}", error)
-            yield _row(header, cells, f"{where}:{start}", error)
-    if header is None:
-        _check_columns([], columns, where, error)
+            _check_poured(cells, delimiter, where, error)
+            yield where, cells
+
+
+def _delimiter(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return "\t" if name.endswith((".tsv", ".tab")) else ","
 
 
 def _row(header: list[str], cells: list[str], where: str, error: type[LlavaRadError]) -> Row:
@@ -322,7 +350,7 @@ class _Lines:
             if self.path.suffix.lower() != ".gz" and file.peek(2)[:2] != _GZIP:
                 return file
             file.close()
-            return gzip.open(self.path)
+            return cast(IO[bytes], gzip.open(self.path))
         except OSError as problem:
             raise self._damaged(problem) from problem
 

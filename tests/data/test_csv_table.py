@@ -83,7 +83,7 @@ def test_an_unknown_split_word_is_an_error(tree: Callable[..., Path]) -> None:
 
 
 def test_two_tables_are_ambiguous(tree: Callable[..., Path]) -> None:
-    with pytest.raises(DataError, match="2 CSV files"):
+    with pytest.raises(DataError, match="2 tables"):
         list(read(tree({"a.csv": "image\n", "b.csv": "image\n"}), ConversionLog()))
 
 

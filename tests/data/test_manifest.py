@@ -173,8 +173,8 @@ GOOD = '{"study_id": "a", "patient_id": "p"}'
         ('{"study_id": "b", "patient_id": "q", "age": "54"}', "", "number"),
         ('{"study_id": "b", "patient_id": "q", "labels": {"Edema": "yes"}}', "", "Edema"),
         ('{"study_id": "b", "patient_id": "q", "findings": ["x"]}', "", "findings"),
-        ('{"study_id": "b", ', "bad_row", "JSON"),
-        ('["b", "q"]', "bad_row", "object"),
+        ('{"study_id": "b", ', "not_json", "JSON"),
+        ('["b", "q"]', "not_an_object", "object"),
     ],
 )
 def test_a_wrong_row_is_named_by_file_and_line(
@@ -233,7 +233,7 @@ def test_split_selects_and_a_missing_split_says_which_are_there(tmp_path: Path) 
         ("m.parquet", "not parquet", "bad_file"),
         ("m.csv", "a,b", "unknown_format"),
         ("m.jsonl", None, "no_manifest"),
-        ("m.jsonl", b"\xff\xfe{}", "bad_row"),
+        ("m.jsonl", b"\xff\xfe{}", "not_utf8"),
     ],
 )
 def test_a_file_that_is_no_manifest(

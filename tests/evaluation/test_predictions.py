@@ -42,9 +42,9 @@ def test_all_fields(tmp_path):
     [
         ([], "empty_file", "no lines"),
         (["", "  "], "empty_file", "no lines"),
-        (["{"], "not_json", "line 1"),
-        ([ROW, "nonsense"], "not_json", "line 2"),
-        (["[" * 100_000], "not_json", "line 1"),
+        (["{"], "not_json", "jsonl:1:"),
+        ([ROW, "nonsense"], "not_json", "jsonl:2:"),
+        (["[" * 100_000], "not_json", "jsonl:1:"),
         (["[1]"], "not_an_object", "list"),
         ([{"id": "1", "prediction": "a"}], "missing_field", "'reference'"),
         ([{"id": "1", "reference": "a"}], "missing_field", "'prediction'"),
