@@ -43,7 +43,12 @@ class LlavaRadError(Exception):
         where: the file, key, id or option it went wrong at, if there is one.
         remedy: what the user can do, in one sentence without a final full stop.
         kind: a short machine-readable name of the failure, such as ``"truncated_image"``.
+
+    Attributes:
+        exit_code: what a program ends with: 2 for wrong usage and wrong settings, else 1.
     """
+
+    exit_code = 1
 
     def __init__(
         self, what: str, *, where: object = None, remedy: str = "", kind: str = ""
@@ -80,6 +85,8 @@ class ModelError(LlavaRadError):
 
 class ConfigError(LlavaRadError):
     """A configuration file or override is wrong."""
+
+    exit_code = 2
 
 
 class DataError(LlavaRadError):

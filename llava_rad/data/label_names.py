@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from llava_rad.data.chexpert_labels import CHEXPERT_LABELS
+from llava_rad.observations import OBSERVATIONS
 from llava_rad.data.study import Study
 
 
@@ -41,7 +41,7 @@ def join_labels(studies: Iterable[Study]) -> JoinedLabels:
         of_key.setdefault(_key(name), []).append(name)
     spellings: dict[str, str] = {}
     for names in of_key.values():
-        chosen = next((name for name in names if name in CHEXPERT_LABELS), None)
+        chosen = next((name for name in names if name in OBSERVATIONS), None)
         chosen = chosen or max(names, key=lambda name: counts[name])
         spellings |= {name: chosen for name in names if name != chosen}
     if not spellings:

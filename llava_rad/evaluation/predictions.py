@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, described
-from llava_rad.metrics.observations import OBSERVATIONS
+from llava_rad.observations import OBSERVATIONS
 from llava_rad.readers import is_missing, read_json_lines
 
 # White space but for tab and line ends, and characters that no terminal or parser agrees on.
