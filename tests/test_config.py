@@ -281,9 +281,9 @@ def programs_own(name):
 def every_config():
     """Each dataclass that a run is set up with, and those inside it."""
     from llava_rad.dinov2.config import PretrainingConfig
-    from llava_rad.generation import GenerationSettings
     from llava_rad.model.configuration import ReportModelConfig
-    from llava_rad.training import ReportTrainingConfig
+    from llava_rad.report_training import ReportTrainingConfig
+    from llava_rad.reports.generate import GenerationSettings
 
     waiting = [PretrainingConfig, ReportTrainingConfig, ReportModelConfig, GenerationSettings]
     waiting += [

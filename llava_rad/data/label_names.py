@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from llava_rad.observations import OBSERVATIONS
 from llava_rad.data.study import Study
+from llava_rad.observations import OBSERVATIONS
 
 
 @dataclass(frozen=True)
