@@ -37,7 +37,7 @@ def test_studies(tree: Callable[..., Path]) -> None:
     log = ConversionLog()
     first, second = read(root, log)
     assert (first.patient_id, first.indication) == ("P1", "Chest pain.")
-    assert first.findings == "Reviewed by. Small left pneumothorax."
+    assert first.findings == "Small left pneumothorax."
     assert first.labels == {"Pneumothorax": 1.0, "Chest Tube": 0.0}
     assert second.labels == {"Pneumothorax": 0.0, "Chest Tube": 1.0}
     assert (second.findings, second.impression) == (None, "No change.")
