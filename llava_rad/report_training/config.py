@@ -20,6 +20,7 @@ from llava_rad.config import (
     check_ranges,
     to_dict,
 )
+from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 
@@ -104,8 +105,12 @@ class DataConfig:
 
     Attributes:
         sources: one manifest or several.
-        section: the text that is learnt.
+        section: the text that is learnt; ``findings_and_impression`` is both, one after the other.
         fallback: what stands in for a study without that section; ``null`` leaves it out.
+        use_joint_sections: learn texts that are findings and impression in one as findings.
+        drop_prior_comparisons: leave sentences out that compare with an earlier image, which a
+            model without it could only invent.
+        leave_out_addenda: leave studies out whose report was added to after it was signed.
         images: roles of the images that the prompt has a line for.
         context: texts that the prompt has a line for.
         dropout: of these optional parts.
@@ -124,8 +129,11 @@ class DataConfig:
     """
 
     sources: list[SourceConfig] = field(default_factory=list)
-    section: Literal["findings", "impression"] = "findings"
-    fallback: Literal["impression", "paragraph"] | None = None
+    section: Section = "findings"
+    fallback: Fallback | None = None
+    use_joint_sections: bool = False
+    drop_prior_comparisons: bool = False
+    leave_out_addenda: bool = False
     images: list[Role] = field(default_factory=lambda: ["current_frontal"])
     context: list[ContextField] = field(default_factory=lambda: ["indication"])
     dropout: DropoutConfig = field(default_factory=DropoutConfig)

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
+from llava_rad.data.deidentification import has_marks
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.names import escape_name, plain_text
 
@@ -156,7 +157,26 @@ def _report(
         tokens=used,
         truncated=not stopped and used >= settings.max_new_tokens,
         repetitive=is_repetitive(text),
+        warnings=text_warnings(text),
     )
+
+
+# What is written in angle or square brackets or bars by tokenizers and never by radiologists.
+_TOKEN = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|pad|unk|bos|eos|image|img)>|\[/?INST\]|\ufffd")
+
+
+def text_warnings(text: str) -> tuple[str, ...]:
+    """What does not belong into a report: marks of de-identification, special tokens."""
+    found = []
+    if has_marks(text):
+        found.append(
+            "deidentification_mark: the text holds a mark such as '___' where training texts had "
+            "words removed"
+        )
+    token = _TOKEN.search(text)
+    if token:
+        found.append(f"foreign_token: the text holds {token[0]!r}, which is no word")
+    return tuple(found)
 
 
 def is_repetitive(text: str, *, times: int = 4) -> bool:

@@ -85,7 +85,7 @@ def test_nothing_computed_is_an_error(predictions, tmp_path, run):
     ("content", "says"),
     [
         ("", "no lines"),
-        ("not json", "line 1"),
+        ("not json", "jsonl:1:"),
         ('{"id": "1", "prediction": "a"}', "'reference' is missing"),
         ('{"id": "1", "prediction": "a", "reference": ["a", "b"]}', "a list"),
         ('{"id": "1", "prediction": "a", "reference": "a"}\n' * 2, "more than once"),
