@@ -5,13 +5,14 @@ remedy. The formats' traps (words for "missing", quotes that are not closed, row
 that are no numbers) are known here and nowhere else.
 """
 
-from llava_rad.readers.json_text import parse_json, read_json, read_json_lines
+from llava_rad.readers.json_text import CONSTANTS, parse_json, read_json, read_json_lines
 from llava_rad.readers.missing import is_missing
 from llava_rad.readers.tables import TABLE_ENDINGS, Row, read_columns, read_parquet, read_table
 from llava_rad.readers.text import read_text
 from llava_rad.readers.yaml_text import parse_yaml
 
 __all__ = [
+    "CONSTANTS",
     "TABLE_ENDINGS",
     "Row",
     "is_missing",

@@ -156,7 +156,7 @@ def _delimited_rows(
 def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list[str]]]:
     """Yield (file and line, cells) of each record that is not blank, the header first."""
     lines = _Lines(path, error)
-    delimiter = _delimiter(path)
+    delimiter = _delimiter(path, lines.head())
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     ends = _LastCells()
     with lines:
@@ -183,9 +183,11 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
             yield where, cells
 
 
-def _delimiter(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return "\t" if name.endswith((".tsv", ".tab")) else ","
+def _delimiter(path: Path, head: str) -> str:
+    """What the header is separated by: some tables of commas are called .tsv, and the reverse."""
+    usual = "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+    other = "," if usual == "\t" else "\t"
+    return other if usual not in head and other in head else usual
 
 
 def _row(header: list[str], cells: list[str], where: str, error: type[LlavaRadError]) -> Row:
@@ -343,6 +345,12 @@ class _Lines:
         self.last = self._waiting.popleft()
         self.open_end = not self.last.endswith(("\n", "\r"))
         return self.last
+
+    def head(self) -> str:
+        """The first line, which is still to come."""
+        if not self._waiting:
+            self._waiting.extend(self._read())
+        return self._waiting[0] if self._waiting else ""
 
     def _opened(self) -> IO[bytes]:
         try:
