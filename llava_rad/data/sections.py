@@ -11,6 +11,7 @@ replace the final ones. What no header covers is the report's free paragraph, ke
 its own and never taken for findings without being asked to.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -371,7 +372,7 @@ def _misspelt_header(text: str, match: re.Match[str]) -> _Header | None:
     sections = []
     changed = False
     for name in _split_names(words):
-        close = name if name in _SECTION_OF else meant_header(name, _SECTION_OF)
+        close = _meant(name)
         if close is None:
             return None
         changed |= close != name
@@ -389,9 +390,15 @@ def _without_overlaps(headers: list[_Header]) -> list[_Header]:
     return kept
 
 
-def _split_names(names: str) -> list[str]:
+@functools.lru_cache(maxsize=1024)
+def _split_names(names: str) -> tuple[str, ...]:
     """The names in "FINDINGS AND IMPRESSION", lower case, single spaces."""
-    return [" ".join(name.lower().split()) for name in _AND.split(names) if name.strip()]
+    return tuple(" ".join(name.lower().split()) for name in _AND.split(names) if name.strip())
+
+
+@functools.lru_cache(maxsize=1024)
+def _meant(name: str) -> str | None:
+    return name if name in _SECTION_OF else meant_header(name, _SECTION_OF)
 
 
 def _under_view_header(free: str) -> tuple[str, str] | None:
