@@ -138,7 +138,7 @@ _RULE_IN_LINE = re.compile(r"[_=\-*~]{8,}")
 _PERHAPS_AT_LINE_START = re.compile(
     r"^ ?(?P<names>[A-Za-z0-9][A-Za-z0-9/&, ]{4,48}?)(?: ?(?P<colon>:)| ?$)", re.MULTILINE
 )
-_PERHAPS_IN_LINE = re.compile(r"(?<=[.!?:] )(?P<names>[A-Z0-9][A-Z0-9/&, ]{4,48}) ?:")
+_PERHAPS_IN_LINE = re.compile(r"(?<=[.!?:] )(?P<names>[A-Z0-9][A-Za-z0-9/&, ]{4,48}?) ?:")
 _AND = re.compile(r" ?(?:/|&|,|\band\b|\bor\b) ?", re.IGNORECASE)
 # The text of a section that only points to another one.
 _POINTS_ELSEWHERE = re.compile(
