@@ -113,6 +113,9 @@ def test_one_line_is_enough(tmp_path, run):
 def test_wrong_usage(predictions, tmp_path, run):
     assert run(predictions).exit_code == 2
     assert run(predictions, "-o", tmp_path, "--no-such-option").exit_code == 2
+    nonsense = run(predictions, "-o", tmp_path / "out", "--section", "nonsense")
+    assert nonsense.exit_code == 2 and "nonsense" in nonsense.stderr
+    assert not (tmp_path / "out").exists()
     unknown = run(predictions, "-o", tmp_path / "out", "--metrics", "blue")
     assert unknown.exit_code == 1 and "bleu_coco" in unknown.stderr
 
