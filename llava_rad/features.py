@@ -29,7 +29,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError
 from llava_rad.files import ContentKeys
 from llava_rad.images import load_radiograph
-from llava_rad.readers import parse_json, read_json
+from llava_rad.readers import parse_json
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from llava_rad.dinov2.sharding import like, load_whole_state, plain_name, whole, whole_state
 from llava_rad.errors import TrainingError
-from llava_rad.weight_files import read_state_dict
 from llava_rad.readers import CONSTANTS, read_json
+from llava_rad.weight_files import read_state_dict
 
 _NAME = re.compile(r"step_(\d{8})")
 _WATCH = "watch."

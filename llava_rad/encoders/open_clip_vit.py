@@ -23,8 +23,8 @@ from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.timm_vit import TimmEncoder, make_trunk
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
-from llava_rad.weight_files import read_state_dict
 from llava_rad.readers import read_json
+from llava_rad.weight_files import read_state_dict
 
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

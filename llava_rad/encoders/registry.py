@@ -11,8 +11,8 @@ from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.errors import ConfigError, WeightsError
-from llava_rad.weight_files import read_state_dict
 from llava_rad.readers import read_json
+from llava_rad.weight_files import read_state_dict
 
 # Such a file is published beside a text model, and the config.json there is that model's.
 _BIOVIL_CHECKPOINTS = "biovil*_proj_size_128.pt"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from llava_rad.errors import WeightsError
-from llava_rad.readers import read_json
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 12

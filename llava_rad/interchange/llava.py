@@ -48,8 +48,8 @@ from llava_rad.interchange.towers import (
 from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
 from llava_rad.model.lora import merge_lora, report_difference
-from llava_rad.weight_files import read_state_dict
 from llava_rad.readers import read_json
+from llava_rad.weight_files import read_state_dict
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

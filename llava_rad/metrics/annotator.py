@@ -24,7 +24,6 @@ from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
 from llava_rad.metrics.weights import file_hash, resolve_file
-from llava_rad.readers import read_json
 
 Annotation = dict[str, Any]
 """As the package gives it: ``text`` (its tokens, joined) and ``entities``, by number: ``tokens``,
