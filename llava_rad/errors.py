@@ -6,9 +6,33 @@ escapes is a defect of this project.
 """
 
 import functools
+import reprlib
 from typing import Any
 
 from llava_rad.names import one_line
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: one short line, whatever it is."""
+    writer = reprlib.Repr()
+    writer.maxlevel = 3
+    writer.maxstring = writer.maxother = writer.maxlong = 80
+    try:
+        return cut(writer.repr(value), 100)
+    except Exception:  # a number of more digits than Python writes, or a broken __repr__
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def described(value: object) -> str:
+    """What a value of a file is: its kind where it is no text or number, else itself."""
+    kinds = {list: "a list", dict: "an object", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value)) or shown(value)
+
+
+def cut(text: str, length: int) -> str:
+    """A text as one line of at most ``length`` characters that any file can hold."""
+    line = " ".join(text[: 4 * length].encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 class LlavaRadError(Exception):
@@ -19,7 +43,12 @@ class LlavaRadError(Exception):
         where: the file, key, id or option it went wrong at, if there is one.
         remedy: what the user can do, in one sentence without a final full stop.
         kind: a short machine-readable name of the failure, such as ``"truncated_image"``.
+
+    Attributes:
+        exit_code: what a program ends with: 2 for wrong usage and wrong settings, else 1.
     """
+
+    exit_code = 1
 
     def __init__(
         self, what: str, *, where: object = None, remedy: str = "", kind: str = ""
@@ -56,6 +85,8 @@ class ModelError(LlavaRadError):
 
 class ConfigError(LlavaRadError):
     """A configuration file or override is wrong."""
+
+    exit_code = 2
 
 
 class DataError(LlavaRadError):

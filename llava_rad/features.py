@@ -29,6 +29,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError
 from llava_rad.files import ContentKeys
 from llava_rad.images import load_radiograph
+from llava_rad.readers import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -161,9 +162,9 @@ class FeatureCache:
                 facts = opened.metadata() or {}
                 shape = opened.get_slice("patches").get_shape()
                 dtype = opened.get_slice("patches").get_dtype()
-            keys = json.loads(facts.get("images", "[]"))
-            checksums = json.loads(facts.get("checksums", "[]"))
-        except (OSError, ValueError, SafetensorError) as error:
+            keys = parse_json(facts.get("images", "[]"), where=shard)
+            checksums = parse_json(facts.get("checksums", "[]"), where=shard)
+        except (OSError, ValueError, SafetensorError, DataError) as error:
             self._remove(shard, f"it cannot be read ({error})")
             return
         expected = [len(keys), self.encoder.num_tokens, self.encoder.dim]

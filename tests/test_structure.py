@@ -17,7 +17,9 @@ GROUND = {
     "observations",
     "processes",
     "programs",
+    "readers",
     "statistics",
+    "views",
     "weight_files",
 }
 # Every other part, and what it may import beside the ground floor.

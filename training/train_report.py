@@ -315,4 +315,5 @@ if __name__ == "__main__":
     try:
         main(load_config(ReportTrainingConfig, arguments.config, arguments.overrides))
     except LlavaRadError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

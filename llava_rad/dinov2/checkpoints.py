@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llava_rad.dinov2.sharding import like, load_whole_state, plain_name, whole, whole_state
 from llava_rad.errors import TrainingError
+from llava_rad.readers import CONSTANTS, read_json
 from llava_rad.weight_files import read_state_dict
 
 _NAME = re.compile(r"step_(\d{8})")
@@ -88,7 +89,13 @@ def load_checkpoint(
         TrainingError: the checkpoint was made with other settings, which are named.
         WeightsError: the optimiser's file is damaged, or holds more than tensors and numbers.
     """
-    saved = json.loads((path / "state.json").read_text())
+    saved = read_json(
+        path / "state.json",
+        error=TrainingError,
+        expect=dict,
+        remedy="Delete this checkpoint, and the one before it is taken",
+        constants=CONSTANTS,
+    )
     if differing := _differing(saved["settings"], json.loads(json.dumps(settings))):
         raise TrainingError(
             f"the checkpoint was made with other settings: {', '.join(differing)}",

@@ -18,6 +18,7 @@ from PIL import Image
 from llava_rad.dinov2.image_sources import ImageSource
 from llava_rad.errors import DataError, ImageError
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.readers import read_json
 
 
 class ImageCache(ImageSource):
@@ -28,7 +29,7 @@ class ImageCache(ImageSource):
     """
 
     def __init__(self, index_file: Path) -> None:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index = read_json(index_file, expect=dict, remedy="Delete the cache, and it is made again")
         self.skipped: dict[str, str] = {
             unescape_name(name): reason for name, reason in index["skipped"].items()
         }

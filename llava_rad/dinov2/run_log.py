@@ -6,6 +6,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from llava_rad.errors import DataError
+from llava_rad.readers import CONSTANTS, parse_json, read_text
+
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
 
@@ -39,10 +42,10 @@ def read_metrics(folder: Path) -> list[Row]:
     """Return the rows of a run; a last line that was cut off by a kill is left out."""
     path = folder / METRICS_FILE
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in read_text(path).splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            rows.append(parse_json(line, where=path, constants=CONSTANTS))
+        except DataError:
             break
     return rows
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from llava_rad.errors import ConfigError, ImageError, WeightsError
+from llava_rad.readers import read_json
 
 if TYPE_CHECKING:
     from llava_rad.images import Radiograph, Rendering
@@ -495,12 +496,7 @@ def equalized(pixels: np.ndarray) -> np.ndarray:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
-        ) from error
+    return read_json(path, error=ConfigError, expect=dict, remedy="Restore the file")
 
 
 def _allowed(name: str, value: object, allowed: Sequence[str]) -> None:

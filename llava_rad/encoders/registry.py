@@ -1,7 +1,6 @@
 """From a name, a folder, a file or a hub id to a loaded encoder."""
 
 import importlib
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 # Such a file is published beside a text model, and the config.json there is that model's.
@@ -286,12 +286,7 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
             remedy="Name the folder that holds the encoder itself, weights and configuration",
             kind="no_config",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
-        ) from error
+    config = read_json(path, error=WeightsError, expect=dict, remedy="Restore the file")
     family = _FAMILIES.get(config.get("model_type"))
     if family is None and "architecture" in config:
         family = "timm_vit"

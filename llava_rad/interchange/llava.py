@@ -15,7 +15,6 @@ None of them records the wording of the prompt: unless told, it is LLaVA-Rad's r
 turns or, on a Mistral (LLaVA-Med, LLaVA 1.6), in Mistral's.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,6 +48,7 @@ from llava_rad.interchange.towers import (
 from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
 from llava_rad.model.lora import merge_lora, report_difference
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 LORA_CONFIG = "adapter_config.json"
@@ -491,9 +491,4 @@ def _config_of(place: Path) -> dict[str, Any] | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})", where=file, remedy="Restore the file"
-        ) from error
+    return read_json(file, error=WeightsError, expect=dict, remedy="Restore the file")

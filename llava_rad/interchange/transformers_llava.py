@@ -10,7 +10,6 @@ code, as the single frontal image of :data:`~llava_rad.model.published_prompts.M
 lateral or a prior image it asks in other words, which a template of this project cannot say.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from llava_rad.interchange.state import module_from_state, read_tokenizer, read_
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
 from llava_rad.model import LLAVA_RAD, PromptTemplate
 from llava_rad.model.published_prompts import MAIRA_2
+from llava_rad.readers import read_json, read_text
 
 _MAIRA_2 = "maira2"
 _IMAGE = "<image>"
@@ -273,12 +273,12 @@ def _turns(folder: Path, tokenizer: Any) -> _Turns | None:
 def _chat_template(folder: Path) -> str | None:
     plain, older = folder / "chat_template.jinja", folder / "chat_template.json"
     if plain.is_file():
-        return plain.read_text(encoding="utf-8")
+        return read_text(plain, error=WeightsError, remedy="Restore the file")
     if older.is_file():
-        try:
-            return str(json.loads(older.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError) as error:
+        values = read_json(older, error=WeightsError, expect=dict, remedy="Restore the file")
+        if "chat_template" not in values:
             raise WeightsError(
-                f"cannot be read ({error})", where=older, remedy="Restore the file"
-            ) from error
+                "there is no chat_template in it", where=older, remedy="Restore the file"
+            )
+        return str(values["chat_template"])
     return None

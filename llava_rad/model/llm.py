@@ -20,6 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 
 Quantization = Literal["4bit", "8bit"]
@@ -44,8 +45,8 @@ class LLMReference:
 
     id: str
     revision: str | None
-    vocab_size: int
-    hidden_size: int
+    vocab_size: Count
+    hidden_size: Count
     architecture: str
 
     def check(self, llm: torch.nn.Module) -> None:

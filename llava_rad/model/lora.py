@@ -4,14 +4,15 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.config import Count, Range, check_ranges
+from llava_rad.errors import ModelError, WeightsError
 from llava_rad.files import cast, read_tensors, write_tensors
 from llava_rad.kernels.lora_linear import LoraLinear
 
@@ -31,17 +32,12 @@ class LoraSettings:
         dropout: on the input of the update, in training.
     """
 
-    r: int = 64
-    alpha: int = 128
-    dropout: float = 0.05
+    r: Count = 64
+    alpha: Count = 128
+    dropout: Annotated[float, Range(0, below=1)] = 0.05
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ConfigError(f"rank {self.r}", where="lora.r", remedy="Use 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"dropout {self.dropout}", where="lora.dropout", remedy="Use 0 up to below 1"
-            )
+        check_ranges(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -17,6 +17,7 @@ from llava_rad.encoders import Preprocessing
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.model.llm import with_pad_token
 from llava_rad.model.prompt import PromptTemplate, ReportRequest, adds_bos
+from llava_rad.readers import read_json
 
 #: Takes the place of each image token in ``input_ids``; LLaVA's number for it.
 IMAGE_TOKEN = -200
@@ -215,7 +216,7 @@ class ReportProcessor:
         """
         folder = Path(folder)
         try:
-            values = json.loads((folder / FILE).read_text())
+            values = read_json(folder / FILE, error=WeightsError, expect=dict)
             tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
             return cls(
                 tokenizer,

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.errors import ConfigError
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.files import ContentKeys
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
+from llava_rad.readers import parse_json
 
 POOLINGS = ("cls", "mean", "cls+mean")
 
@@ -147,9 +148,9 @@ def _read_shards(folder: Path, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                keys = json.loads((file.metadata() or {})["images"])
+                keys = parse_json((file.metadata() or {})["images"], where=path)
                 cls, mean = file.get_tensor("cls"), file.get_tensor("mean")
-        except (SafetensorError, KeyError, ValueError, OSError):
+        except (SafetensorError, KeyError, ValueError, OSError, DataError):
             continue  # cut off by a full disk or a killed run: its images are encoded again
         if cls.shape == mean.shape == (len(keys), dim):
             found |= {k: (c, m) for k, c, m in zip(keys, cls, mean, strict=True)}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from llava_rad.errors import ConfigError, DataError, WeightsError
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Kind
+from llava_rad.readers import parse_json
 
 SOLVERS = ("lbfgs", "adamw")
 
@@ -85,9 +86,9 @@ def load_probe(path: Path) -> LinearProbe:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["linear_probe"])
+            about = parse_json((file.metadata() or {})["linear_probe"], where=path)
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, DataError) as error:
         raise WeightsError(
             f"not a saved linear probe ({error})",
             where=path,

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.readers import read_json
 
 HEADS = ("linear", "pyramid", "upernet")
 SCALE = 4  # logits a token, along each side
@@ -102,12 +103,12 @@ def load_head(folder: Path) -> SegmentationHead:
         WeightsError: the folder holds no such head.
     """
     try:
-        about = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "head.json", expect=dict)
         head = SegmentationHead(
             about["kind"], tuple(about["structures"]), about["dim"], about["width"], about["facts"]
         )
         head.load_state_dict(load_file(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, DataError) as error:
         raise WeightsError(
             f"not a saved segmentation head ({error})",
             where=folder,

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from llava_rad.errors import DataError
+from llava_rad.readers import CONSTANTS, parse_json, read_text
 from llava_rad.report_training.config import STAGES
 
 METRICS_FILE = "metrics.jsonl"
@@ -67,10 +69,10 @@ def read_metrics(folder: Path) -> list[Row]:
     """The rows of a run; a last line that was cut off by a kill is left out."""
     path = folder / METRICS_FILE
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in read_text(path).splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            rows.append(parse_json(line, where=path, constants=CONSTANTS))
+        except DataError:
             break
     return rows
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llava_rad.errors import DataError
 from llava_rad.model import ReportModel
+from llava_rad.readers import parse_json
 from llava_rad.reports.generate import GenerationSettings, Report
 
 
@@ -46,9 +47,9 @@ class ReportFile:
         kept = content.rfind(b"\n") + 1
         for number, line in enumerate(content[:kept].splitlines(), 1):
             try:
-                values = json.loads(line)
+                values = parse_json(line, where=self.path)
                 study_id, run = values["study_id"], values["run"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (DataError, KeyError, TypeError) as error:
                 raise DataError(
                     "not a line of reports",
                     where=f"{self.path}:{number}",

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from llava_rad.errors import ConfigError
+from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
+from llava_rad.data.deidentification import has_marks
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.names import escape_name, plain_text
 
@@ -30,25 +31,15 @@ class GenerationSettings:
         seed: of the draws.
     """
 
-    max_new_tokens: int = 256
-    num_beams: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
+    max_new_tokens: Count = 256
+    num_beams: Count = 1
+    temperature: NonNegative = 0.0
+    top_p: Annotated[float, Range(above=0, high=1)] = 1.0
+    repetition_penalty: Positive = 1.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, ok, say in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 up to 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-        ):
-            if not ok:
-                raise ConfigError(
-                    f"cannot be {getattr(self, name)}", where=name, remedy=f"Use {say}"
-                )
+        check_ranges(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -166,7 +157,26 @@ def _report(
         tokens=used,
         truncated=not stopped and used >= settings.max_new_tokens,
         repetitive=is_repetitive(text),
+        warnings=text_warnings(text),
     )
+
+
+# What is written in angle or square brackets or bars by tokenizers and never by radiologists.
+_TOKEN = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|pad|unk|bos|eos|image|img)>|\[/?INST\]|\ufffd")
+
+
+def text_warnings(text: str) -> tuple[str, ...]:
+    """What does not belong into a report: marks of de-identification, special tokens."""
+    found = []
+    if has_marks(text):
+        found.append(
+            "deidentification_mark: the text holds a mark such as '___' where training texts had "
+            "words removed"
+        )
+    token = _TOKEN.search(text)
+    if token:
+        found.append(f"foreign_token: the text holds {token[0]!r}, which is no word")
+    return tuple(found)
 
 
 def is_repetitive(text: str, *, times: int = 4) -> bool:

@@ -90,12 +90,13 @@ def report_studies(
             if isinstance(result, Failure):
                 yield result
                 continue
+            report = next(reports)
             yield replace(
-                next(reports),
+                report,
                 study_id=study.study_id,
                 images=tuple(image.path for image in result.images),
                 roles=tuple(image.role for image in result.request.images),
-                warnings=result.warnings,
+                warnings=(*result.warnings, *report.warnings),
             )
 
 

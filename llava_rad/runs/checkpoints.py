@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_rad.errors import TrainingError
+from llava_rad.readers import CONSTANTS, read_json
 
 _NAME = re.compile(r"(align|finetune)-(\d{7})")
 _WEIGHTS, _OPTIMISER, _FACTS = "weights.safetensors", "optimiser.safetensors", "state.json"
@@ -45,8 +46,10 @@ class Checkpoint:
             TrainingError: damaged.
         """
         try:
-            return json.loads((self.path / _FACTS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return read_json(
+                self.path / _FACTS, error=TrainingError, expect=dict, constants=CONSTANTS
+            )
+        except TrainingError as error:
             raise _damaged(self.path, error) from error
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -5,7 +5,12 @@ from transformers import LlamaForCausalLM
 
 from llava_rad.errors import ConfigError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
-from llava_rad.reports.generate import GenerationSettings, generate_reports, is_repetitive
+from llava_rad.reports.generate import (
+    GenerationSettings,
+    generate_reports,
+    is_repetitive,
+    text_warnings,
+)
 
 SHORT = GenerationSettings(max_new_tokens=24)
 
@@ -193,3 +198,26 @@ def test_settings_that_cannot_be_are_wrong_usage(wrong):
 )
 def test_tells_loops_from_reports(text, wanted):
     assert is_repetitive(text) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Seen by Dr. ___ today.", ["deidentification_mark"]),
+        ("Normal XXXX.", ["deidentification_mark"]),
+        ("The <unk> lungs <|end|> are clear.", ["foreign_token"]),
+        ("Lungs \ufffd clear.", ["foreign_token"]),
+        ("__ </s>", ["deidentification_mark", "foreign_token"]),
+        ("The lungs are clear. Heart < 50 % of the chest, [sic].", []),
+    ],
+)
+def test_what_does_not_belong_into_a_report_is_said(text, kinds):
+    assert [warning.split(":")[0] for warning in text_warnings(text)] == kinds
+
+
+def test_a_report_with_a_mark_carries_the_warning(tokenizer):
+    line = [*tokenizer("Seen by ___.", add_special_tokens=False)["input_ids"]]
+    model = scripted(tokenizer, [[*line, tokenizer.eos_token_id]])
+    (report,) = generate_reports(model, [request(0)], GenerationSettings(max_new_tokens=30))
+    assert report.findings == "Seen by ___."
+    assert report.warnings[0].startswith("deidentification_mark: ")
