@@ -42,6 +42,8 @@ _JPEG = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
 _HTJ2K = (uids.HTJ2K, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL)
 _JPEG_2000 = (*uids.JPEG2000TransferSyntaxes, *_HTJ2K)
 _COMPRESSED = (*_JPEG, *_JPEG_2000, uids.RLELossless)
+_GROUP = 2  # bytes of a group number
+_AFTER_PIXELS = (b"\xfa\xff", b"\xfc\xff")  # groups of signatures and of padding
 _CHARLS = "pyjpegls"
 _LOSSY = (
     uids.JPEGBaseline8Bit,
@@ -308,7 +310,11 @@ def _native_source(
         start, frames, index = start + index * frame_bits // 8, 1, 0
     expected = math.ceil(frame_bits * frames / 8)
     stated = max(0, pixels.length - (start - pixels.start))
-    source = file.take(start, min(stated, expected + expected % 2))
+    wanted = min(stated, expected + expected % 2)
+    source = file.take(start, wanted + _GROUP * (wanted == stated))
+    if isinstance(file.content, Inflated):
+        _check_what_follows(source[wanted:])
+    source = source[:wanted]
     if len(source) < expected:
         raise ImageError(
             f"the pixel data hold {len(source)} of {expected} bytes, the file is cut off",
@@ -317,6 +323,12 @@ def _native_source(
         )
     options["number_of_frames"] = frames
     return source, index
+
+
+def _check_what_follows(group: memoryview) -> None:
+    """Check that deflated data end with the pixels; when damaged they inflate to more or less."""
+    if len(group) == _GROUP and bytes(group) not in _AFTER_PIXELS:
+        raise not_whole("the deflated data hold more than the pixels")
 
 
 def _encapsulated_source(file: DicomFile, pixels: PixelElement) -> BinaryIO:

@@ -445,9 +445,9 @@ def test_damaged_png_data_with_right_chunk_checksums_are_refused(scene):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_png_files_of_few_bits(bits, make_file):
-    picture = Image.new("P", (13, 9))
+    picture = Image.new("P", (37, 41))
     picture.putpalette(bytes(range(48)))
-    picture.putdata([(7 * place) % (1 << bits) for place in range(117)])
+    picture.putdata([(7 * place) % (1 << bits) for place in range(37 * 41)])
     load_radiograph(make_file(picture, "PNG", bits=bits))
 
 
