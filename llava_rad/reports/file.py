@@ -26,6 +26,8 @@ class ReportFile:
         self.path = Path(path)
         self.run = run
         self.done: set[str] = set()
+        #: Those of them whose report has no text.
+        self.empty: set[str] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._read_done()
@@ -63,6 +65,8 @@ class ReportFile:
                     kind="other_run",
                 )
             self.done.add(study_id)
+            if not values.get("findings"):
+                self.empty.add(study_id)
         return kept
 
     def write(self, report: Report) -> None:
