@@ -18,6 +18,7 @@ from llava_rad.model import (
     PromptTemplate,
     ReportModel,
 )
+from llava_rad.model.configuration import LLMWeights
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Parts:
     projector: dict[str, Tensor]
     llm: Any
     reference: LLMReference
-    llm_weights: str
+    llm_weights: LLMWeights
     tokenizer: Any
     template: PromptTemplate
     ignored: tuple[str, ...] = ()

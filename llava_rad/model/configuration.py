@@ -4,16 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from llava_rad.config import Count, Range, from_dict
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.model.adapter import AdapterConfig
-from llava_rad.model.llm import LLMReference
+from llava_rad.model.llm import LLMReference, Quantization
 from llava_rad.readers import read_json
 
 FILE = "config.json"
 MODEL_TYPE = "llava_rad"
+
+#: Where the LLM's weights are: the base alone, with a LoRA in the folder, or whole in the folder.
+LLMWeights = Literal["base", "lora", "full"]
 FORMAT = 1
 
 
@@ -49,6 +52,9 @@ class ReportModelConfig:
         llm: the base LLM.
         llm_weights: ``base`` (as it is), ``lora`` (with the LoRA in the folder) or ``full`` (all
             weights are in the folder).
+        llm_quantize: how the base LLM was kept while the LoRA was trained, ``4bit`` or ``8bit``;
+            None for plain weights. On another base the LoRA fits less well.
+        fingerprints: hash of the weights of the ``adapter`` and of the ``lora``.
         training: facts of the training run for the card, such as manifest hashes.
     """
 
@@ -56,13 +62,16 @@ class ReportModelConfig:
     encoder: EncoderReference
     adapter: AdapterConfig
     llm: LLMReference
-    llm_weights: str = "base"
+    llm_weights: LLMWeights = "base"
+    llm_quantize: Quantization | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``."""
         values = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(self)}
-        (folder / FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "ReportModelConfig":
