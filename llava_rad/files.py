@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,7 +154,7 @@ def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
     """Read a safetensors file.
 
     Raises:
-        WeightsError: it is missing or damaged.
+        WeightsError: it is missing or damaged, or holds a number that is not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -166,7 +167,7 @@ def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
             kind="missing_file",
         )
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"the weights file is damaged ({error})",
@@ -174,6 +175,46 @@ def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
             remedy="Copy the whole model folder again",
             kind="damaged_file",
         ) from error
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"tensor '{name}' holds numbers that are not finite",
+                where=file,
+                remedy="Train again from the last good checkpoint, or copy the file again",
+                kind="not_finite",
+            )
+    return tensors
+
+
+def fingerprint(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """SHA-256 of names, dtypes, shapes and values."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_fingerprint(
+    tensors: "Mapping[str, torch.Tensor]", expected: str | None, *, where: Path
+) -> None:
+    """Check weights against the fingerprint that was saved with them; None checks nothing.
+
+    Raises:
+        WeightsError: they are others.
+    """
+    if expected is not None and fingerprint(tensors) != expected:
+        raise WeightsError(
+            "the weights are not those that the model was saved with",
+            where=where,
+            remedy="Copy the whole model folder again",
+            kind="wrong_weights",
+        )
 
 
 def cast(

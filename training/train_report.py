@@ -21,6 +21,7 @@ import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,7 +36,12 @@ from llava_rad.report_training.batches import (
     count_tokens,
     load_batches,
 )
-from llava_rad.report_training.building import build_stage_model, check_saved, train_mode
+from llava_rad.report_training.building import (
+    build_stage_model,
+    check_saved,
+    stage_prompt,
+    train_mode,
+)
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
 from llava_rad.report_training.features import fill_cache
 from llava_rad.report_training.launching import agree, start_accelerator
@@ -85,9 +91,11 @@ def main(config: ReportTrainingConfig) -> None:
     say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
     check_readable(studies, config.data, encoder, config.output, accelerator)
 
+    prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
+    decides = {**config.decides_weights(), "rendered prompt": prompts}
     checkpoint = find_resumable(
         config.output / "checkpoints",
-        config.decides_weights(),
+        decides,
         studies.hashes,
         allowed=config.resume == "auto",
     )
@@ -102,7 +110,7 @@ def main(config: ReportTrainingConfig) -> None:
         if checkpoint and STAGES.index(checkpoint.stage) > STAGES.index(stage):
             say(f"{stage} was done before: {folder}")
         else:
-            train_stage(config, stage, accelerator, studies, encoder, start, checkpoint)
+            train_stage(config, stage, accelerator, studies, encoder, start, checkpoint, decides)
             checkpoint = None  # belongs to this stage only
         start = folder
     accelerator.end_training()
@@ -116,6 +124,7 @@ def train_stage(
     encoder: ImageEncoder,
     start: Path | None,
     checkpoint: Checkpoint | None,
+    decides: dict[str, Any],
 ) -> None:
     """Train one stage and write its model to ``output/STAGE``."""
     settings, seed = config.of(stage), (config.seed, STAGES.index(stage))
@@ -275,7 +284,7 @@ def train_stage(
                         step,
                         weights,
                         state,
-                        {"config": config.decides_weights(), "manifests": studies.hashes},
+                        {"config": decides, "manifests": studies.hashes},
                         keep=config.keep_checkpoints,
                     )
                 accelerator.wait_for_everyone()

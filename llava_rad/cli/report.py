@@ -42,7 +42,8 @@ def report(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
     quantize: Annotated[
-        Quantize | None, typer.Option(help="Quantise the LLM's weights (bitsandbytes).")
+        Quantize | None,
+        typer.Option(help="Quantise the LLM's weights (bitsandbytes); default: as in training."),
     ] = None,
     dtype: Annotated[
         Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
@@ -64,7 +65,13 @@ def report(
         from llava_rad.model import load
         from llava_rad.reports.file import ReportFile, run_id
         from llava_rad.reports.generate import GenerationSettings
-        from llava_rad.reports.study import Failure, read_study, report_studies, with_indication
+        from llava_rad.reports.study import (
+            Failure,
+            empty_report,
+            read_study,
+            report_studies,
+            with_indication,
+        )
 
         style = format or (Format.json if output else Format.text)
         log = ConversionLog()
@@ -87,7 +94,7 @@ def report(
                 quantize=quantize.value if quantize else None,
                 base_llm=llm,
             )
-        precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
+        precision = f"{number}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read = functools.partial(read_study, frame=frame)
 
@@ -96,6 +103,10 @@ def report(
             file = None
             if output is not None and style is Format.json:
                 file = stack.enter_context(ReportFile(output, run))
+                for study in studies:
+                    if study.study_id in file.empty:
+                        failed += 1
+                        say(f"error: {empty_report(study.study_id)}")
                 studies = [s for s in studies if s.study_id not in file.done]
                 if total > len(studies):
                     say(f"{total - len(studies)} of {total} are in {output} already")
@@ -116,6 +127,10 @@ def report(
                 incomplete += bool(lost)
                 for warning in lost:
                     say(f"error: {result.study_id}: {warning}")
+                if result.empty:
+                    # Written nevertheless: the same command gives the same again.
+                    failed += 1
+                    say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
                     file.write(result)
                 elif style is Format.json:

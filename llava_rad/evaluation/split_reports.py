@@ -47,12 +47,14 @@ class WrittenReports:
         texts: the findings by study id; in the main process alone, empty in the others.
         truncated: reports that were cut off at the longest length.
         repetitive: reports that go on repeating a phrase.
+        empty: reports without text; they are scored as they are.
         failures: studies without a report.
     """
 
     texts: dict[str, str]
     truncated: int
     repetitive: int
+    empty: int
     failures: tuple[Failure, ...]
 
 
@@ -154,17 +156,18 @@ class SplitReports:
         if count == 0:
             raise DataError(
                 f"no study has a report; the first failed with: {failures[0].error}",
-                remedy="Check the manifest's image paths",
+                remedy="Check the manifest's images and the model",
                 kind="no_report",
             )
         if file is None:
-            return WrittenReports({}, 0, 0, tuple(failures))
+            return WrittenReports({}, 0, 0, 0, tuple(failures))
         progress(f"{name}: {count} of {len(self.studies)} reports")
         rows = [row for _, row in read_json_lines(file.path)]
         return WrittenReports(
             texts={row["study_id"]: row["findings"] for row in rows},
             truncated=sum(row["truncated"] for row in rows),
             repetitive=sum(row["repetitive"] for row in rows),
+            empty=sum(not row["findings"] for row in rows),
             failures=tuple(failures),
         )
 
@@ -206,6 +209,7 @@ class SplitReports:
             "failed": [failure.study_id for failure in written.failures],
             "truncated": written.truncated,
             "repetitive": written.repetitive,
+            "empty": written.empty,
         }
 
     def notes(self, written: WrittenReports) -> tuple[str, ...]:
@@ -227,11 +231,12 @@ class SplitReports:
         if written.failures:
             notes.append(
                 f"{len(written.failures)} of {len(self.studies)} studies have no report and are "
-                "not scored, because their pictures could not be read"
+                "not scored, because their pictures could not be read or nothing could be written"
             )
         for count, what in (
             (written.truncated, "were cut off at the longest length"),
             (written.repetitive, "go on repeating a phrase"),
+            (written.empty, "are empty, and scored as such"),
         ):
             if count:
                 notes.append(f"{count} of {len(written.texts)} reports {what}")

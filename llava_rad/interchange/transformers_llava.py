@@ -33,10 +33,12 @@ from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.image_boundary import fit_to_published
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
-from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
+from llava_rad.interchange.state import module_from_state, read_weights
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
 from llava_rad.model import LLAVA_RAD, PromptTemplate
+from llava_rad.model.chat import render_chat
 from llava_rad.model.published_prompts import MAIRA_2
+from llava_rad.model.tokenizer import read_tokenizer
 from llava_rad.readers import read_json, read_text
 
 _MAIRA_2 = "maira2"
@@ -241,20 +243,18 @@ def _turns(folder: Path, tokenizer: Any) -> _Turns | None:
     if not chat_format:
         return None
     request = [{"type": "image"}, {"type": "text", "text": _MARK}]
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}],
-            chat_template=chat_format,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except Exception as error:  # templates raise what they like
+    messages = [{"role": "user", "content": request}]
+    (found,) = render_chat(
+        tokenizer, chat_format, [{"messages": messages, "add_generation_prompt": True}]
+    )
+    if "error" in found:
         raise ModelError(
-            f"the chat template cannot be used ({error})",
+            f"the chat template cannot be used ({found['error'].rstrip('.')})",
             where=folder,
             remedy="Give the template with which the model shall be asked",
             kind="unsupported_setting",
-        ) from error
+        )
+    text = found["text"]
     if text.count(_IMAGE) != 1 or text.count(_MARK) != 1 or text.find(_IMAGE) > text.find(_MARK):
         raise ModelError(
             "the chat template does not put one image before the request",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from llava_rad.config import Count, Range, from_dict
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.model.adapter import AdapterConfig
-from llava_rad.model.llm import LLMReference
+from llava_rad.model.llm import LLMReference, Quantization
 from llava_rad.readers import read_json
 
 FILE = "config.json"
@@ -49,6 +49,9 @@ class ReportModelConfig:
         llm: the base LLM.
         llm_weights: ``base`` (as it is), ``lora`` (with the LoRA in the folder) or ``full`` (all
             weights are in the folder).
+        llm_quantize: how the base LLM was kept while the LoRA was trained, ``4bit`` or ``8bit``;
+            None for plain weights. On another base the LoRA fits less well.
+        fingerprints: hash of the weights of the ``adapter`` and of the ``lora``.
         training: facts of the training run for the card, such as manifest hashes.
     """
 
@@ -57,12 +60,15 @@ class ReportModelConfig:
     adapter: AdapterConfig
     llm: LLMReference
     llm_weights: str = "base"
+    llm_quantize: Quantization | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``."""
         values = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(self)}
-        (folder / FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "ReportModelConfig":
@@ -88,7 +94,10 @@ class ReportModelConfig:
                 kind="foreign_config",
             )
         try:
-            return from_dict(cls, values)
+            found = from_dict(cls, values)
+            if found.llm_weights not in ("base", "lora", "full"):
+                raise ConfigError(f"llm_weights is {found.llm_weights!r}")
+            return found
         except ConfigError as error:
             raise WeightsError(
                 f"a key is missing, unknown or wrong ({error.what})",

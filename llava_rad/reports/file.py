@@ -27,6 +27,8 @@ class ReportFile:
         self.path = Path(path)
         self.run = run
         self.done: set[str] = set()
+        #: Those of them whose report has no text.
+        self.empty: set[str] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._read_done()
@@ -64,6 +66,8 @@ class ReportFile:
                     kind="other_run",
                 )
             self.done.add(study_id)
+            if not values.get("findings"):
+                self.empty.add(study_id)
         return kept
 
     def write(self, report: Report) -> None:

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
 from llava_rad.data.deidentification import has_marks
+from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
+from llava_rad.model.tokenizer import decode
 from llava_rad.names import escape_name, plain_text
 
 #: Said once with every report, in text, JSON and on the page.
@@ -74,6 +77,11 @@ class Report:
     warnings: tuple[str, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
 
+    @property
+    def empty(self) -> bool:
+        """The model wrote no text at all."""
+        return not self.findings
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; paths are written as :mod:`llava_rad.names` says."""
         values = asdict(self)
@@ -103,7 +111,7 @@ def generate_reports(
         patches: patch tokens of all images in order, if they were encoded before.
 
     Raises:
-        ModelError: a request cannot be put to this model.
+        ModelError: a request cannot be put to this model, or its logits are not finite.
     """
     if not requests:
         return []
@@ -115,7 +123,7 @@ def generate_reports(
     embeds = model.embed(batch["input_ids"].to(model.device), patches.to(model.device))
 
     llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
-    ends = sorted({processor.end_id, processor.tokenizer.eos_token_id} - {None})
+    ends = sorted(model.end_ids)
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,
         "num_beams": settings.num_beams,
@@ -129,8 +137,7 @@ def generate_reports(
     if settings.temperature > 0:
         options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
     stops = list(processor.template.stop_texts)
-    if stops:
-        options |= {"stop_strings": stops, "tokenizer": processor.tokenizer}
+    texts = {"stop_strings": stops} if stops else {}
 
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -138,9 +145,29 @@ def generate_reports(
         rows = llm.generate(
             inputs_embeds=embeds,
             attention_mask=batch["attention_mask"].to(model.device),
-            **options,
+            generation_config=GenerationConfig(**options, **texts),
+            tokenizer=processor.tokenizer if stops else None,
+            logits_processor=LogitsProcessorList([_RequireFinite()]),
         )
     return [_report(model, row.tolist(), ends, settings) for row in rows]
+
+
+class _RequireFinite(LogitsProcessor):
+    """Stops before a token is chosen from numbers that say nothing."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` [rows, vocabulary] as they are.
+
+        Raises:
+            ModelError: one of them is not finite.
+        """
+        if not torch.isfinite(scores).all():
+            raise ModelError(
+                "the model's logits are not finite: its text would mean nothing",
+                remedy="Load it in float32 or bfloat16, and check the base LLM's files",
+                kind="not_finite",
+            )
+        return scores
 
 
 def _report(
@@ -148,9 +175,9 @@ def _report(
 ) -> Report:
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     used = len(ids) if end is None else end
-    raw = model.processor.tokenizer.decode(ids[:used], skip_special_tokens=True)
+    raw = decode(model.processor.tokenizer, ids[:used])
     stopped = end is not None or any(s in raw for s in model.processor.template.stop_texts)
-    text = model.processor.decode(ids)
+    text = model.processor.decode(ids, ends)
     return Report(
         findings=text,
         model=model.config.name,

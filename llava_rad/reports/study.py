@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from llava_rad.data import Study
-from llava_rad.errors import ImageError, LlavaRadError
+from llava_rad.errors import ImageError, LlavaRadError, ModelError
 from llava_rad.images import Radiograph, load_radiograph
 from llava_rad.model import ReportModel
 from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
@@ -85,12 +85,15 @@ def report_studies(
     while batch := list(islice(remaining, batch_size)):
         results: list[StudyRequest | Failure] = [read(model, study) for study in batch]
         ready = [r for r in results if isinstance(r, StudyRequest)]
-        reports = iter(generate_reports(model, [r.request for r in ready], settings))
+        reports = iter(_generate(model, ready, settings))
         for study, result in zip(batch, results, strict=True):
             if isinstance(result, Failure):
                 yield result
                 continue
             report = next(reports)
+            if isinstance(report, ModelError):
+                yield Failure(study.study_id, report)
+                continue
             yield replace(
                 report,
                 study_id=study.study_id,
@@ -98,6 +101,28 @@ def report_studies(
                 roles=tuple(image.role for image in result.request.images),
                 warnings=(*result.warnings, *report.warnings),
             )
+
+
+def _generate(
+    model: ReportModel, ready: Sequence[StudyRequest], settings: GenerationSettings | None
+) -> list[Report | ModelError]:
+    """A report each; what goes wrong with one of several is not the others' fault."""
+    try:
+        return [*generate_reports(model, [r.request for r in ready], settings)]
+    except ModelError as error:
+        if len(ready) == 1:
+            return [error]
+        return [result for one in ready for result in _generate(model, [one], settings)]
+
+
+def empty_report(study_id: str | None) -> ModelError:
+    """What is said of a study whose report has no text."""
+    return ModelError(
+        "the model wrote an empty report",
+        where=study_id,
+        remedy="Check the picture and the model's training; the study keeps its empty report",
+        kind="empty_report",
+    )
 
 
 def with_indication(studies: Sequence[Study], indication: str | None) -> list[Study]:
