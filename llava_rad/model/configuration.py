@@ -62,7 +62,11 @@ class ReportModelConfig:
     encoder: EncoderReference
     adapter: AdapterConfig
     llm: LLMReference
+<<<<<<< HEAD
     llm_weights: LLMWeights = "base"
+=======
+    llm_weights: str = "base"
+>>>>>>> llm
     llm_quantize: Quantization | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +101,10 @@ class ReportModelConfig:
                 kind="foreign_config",
             )
         try:
-            return from_dict(cls, values)
+            found = from_dict(cls, values)
+            if found.llm_weights not in ("base", "lora", "full"):
+                raise ConfigError(f"llm_weights is {found.llm_weights!r}")
+            return found
         except ConfigError as error:
             raise WeightsError(
                 f"a key is missing, unknown or wrong ({error.what})",

@@ -9,7 +9,10 @@ A reference is one of
 
 import hashlib
 import importlib.util
+<<<<<<< HEAD
 import json
+=======
+>>>>>>> llm
 import logging
 import os
 import shutil
@@ -29,6 +32,10 @@ from llava_rad.model.lora import LoraSettings
 from llava_rad.model.proof import attention_fits, prove, prove_whole
 from llava_rad.model.quiet import quiet
 from llava_rad.model.tokenizer import TOKENIZER_FILES, prove_tokenizer, read_tokenizer
+<<<<<<< HEAD
+=======
+from llava_rad.readers import read_json
+>>>>>>> llm
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -215,11 +222,20 @@ def find_llm(reference: str, revision: str | None = None, *, weights: bool = Fal
 
 def _listed(index: Path) -> list[str]:
     """The files that an index of weights names."""
+<<<<<<< HEAD
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("it names files elsewhere")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+=======
+    values = read_json(index, error=WeightsError, expect=dict, remedy="Download the LLM again")
+    try:
+        names = sorted(set(values["weight_map"].values()))
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise ValueError("it names files elsewhere")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+>>>>>>> llm
         raise WeightsError(
             f"the list of its weights is damaged ({error})",
             where=index,

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,7 +225,7 @@ def test_saved_loaded_and_merged_it_is_the_same(name, tmp_path):
     assert whole.end_ids == model.end_ids
 
 
-@pytest.mark.parametrize("name", ["Vicuna", "Phi-2", "Phi-3", "Gemma 3", "Mixtral"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "Falcon"])
 def test_in_four_bits_it_trains_and_merges_to_the_same(name, tmp_path):
     model = model_of(name, quantize="4bit")
     losses = train(model, 2)
@@ -318,6 +319,17 @@ def test_the_older_layout_of_gemma_3_is_read_too_and_a_missing_text_tensor_notic
 def test_the_lora_reaches_the_text_model_alone():
     model, _ = trained("MedGemma (Gemma 3 with its vision tower)")
     assert not any("vision" in name for name, _ in model.llm.named_parameters())
+
+
+def test_the_documents_name_the_tested_families():
+    rows = (Path(__file__).parents[2] / "docs" / "llms.md").read_text(encoding="utf-8").splitlines()
+    cells = [row.strip("| ").split(" | ") for row in rows if row.startswith("| ")][1:]
+    assert [row[0] for row in cells] == NAMES
+    for name, kind, end, lora, _ in cells:
+        family = FAMILIES[name]
+        assert kind == family.model.removesuffix("Text")
+        assert end in ("its EOS", f"`{family.stop.replace('|', chr(92) + '|')}`")
+        assert (lora == "attention") == (family.lora == "k_proj o_proj q_proj v_proj")
 
 
 def test_todays_date_is_no_part_of_a_prompt():
