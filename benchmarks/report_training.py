@@ -272,7 +272,7 @@ def settings(job: Job, output: Path) -> Any:
 
 def train_project(job: Job) -> Found:
     """Run the training program and read its metrics."""
-    from llava_rad.report_training.run_log import read_metrics
+    from llava_rad.runs.log import read_metrics
 
     sys.path.insert(0, str(ROOT / "training"))
     import train_report

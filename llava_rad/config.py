@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import yaml
 
 from llava_rad.errors import ConfigError, shown
+from llava_rad.files import write_text
 from llava_rad.readers import parse_yaml, read_text
 
 ConfigClass = TypeVar("ConfigClass")
@@ -125,8 +126,7 @@ def save_config(config: Any, path: str | Path) -> None:
     """Write a configuration as YAML that :func:`load_config` reads back to an equal object."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing, cache_folder
+from llava_rad.files import user_cache
+from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
 from llava_rad.model.loading import BUNDLED
 
 PACKAGES = (
@@ -62,7 +63,7 @@ def examine() -> list[Check]:
 
 
 def _system() -> list[Check]:
-    cache = cache_folder()
+    cache = user_cache()
     place = cache
     while not place.exists():
         place = place.parent

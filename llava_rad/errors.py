@@ -46,9 +46,11 @@ class LlavaRadError(Exception):
 
     Attributes:
         exit_code: what a program ends with: 2 for wrong usage and wrong settings, else 1.
+        told: another process of the same run prints the message.
     """
 
     exit_code = 1
+    told = False
 
     def __init__(
         self, what: str, *, where: object = None, remedy: str = "", kind: str = ""

@@ -6,15 +6,17 @@ SHA-256 of each image's file and a checksum of each image's tokens in their meta
 looked up is an image's content, so renamed and copied files are found and changed ones are not.
 
 Shards are written under a temporary name and renamed, each under a name of its own: several
-processes, and several runs, fill one folder at once without knowing of each other, and a process
-that is killed loses at most the shard it was filling.
+processes, and several runs and users, fill one folder at once without knowing of each other, and a
+process that is killed loses at most the shard it was filling. Nobody removes what another user
+wrote; what cannot be read or is damaged is made again once, in a later shard.
 """
 
+import contextlib
 import json
 import logging
+import os
+import secrets
 import shutil
-import time
-import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError
-from llava_rad.files import ContentKeys
+from llava_rad.files import ContentKeys, clear_leftovers, size_text, write_atomically
 from llava_rad.images import load_radiograph
 from llava_rad.readers import parse_json
 
@@ -112,7 +114,10 @@ class FeatureCache:
             ImageError: an image cannot be read.
         """
         missing = set(self.missing(paths))
-        self._check_space(len(missing))
+        if missing:
+            self._check_space(len(missing))
+        if rank == 0 and self.folder.is_dir():
+            clear_leftovers(self.folder)
         # Shares are cut from all paths: what is missing shrinks while the others write.
         mine = [path for path in list(dict.fromkeys(paths))[rank::processes] if path in missing]
         rows = max(1, _SHARD_BYTES // self.bytes_per_image)
@@ -143,7 +148,10 @@ class FeatureCache:
         if again:
             unique = list(dict.fromkeys(again))
             tokens = torch.cat([self._encode([path]) for path in unique])
-            self._write([self._hash(path) for path in unique], tokens)
+            try:
+                self._write([self._hash(path) for path in unique], tokens)
+            except DataError as error:
+                _LOG.warning("feature cache: not mended: %s", error)
             fresh = dict(zip(unique, tokens, strict=True))
             found = [fresh[p] if r is None else r for p, r in zip(paths, found, strict=True)]
         return torch.stack([row for row in found if row is not None])
@@ -151,7 +159,7 @@ class FeatureCache:
     def refresh(self) -> None:
         """Take up shards that were written since the last look."""
         shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._read_shards]
-        # The newest tokens of an image count, so damaged ones stay replaced.
+        # The last tokens of an image count, so damaged ones stay replaced.
         for shard in sorted(shards, key=lambda s: s.name):
             self._read_shards.add(shard.name)
             self._take_up(shard)
@@ -165,7 +173,12 @@ class FeatureCache:
             keys = parse_json(facts.get("images", "[]"), where=shard)
             checksums = parse_json(facts.get("checksums", "[]"), where=shard)
         except (OSError, ValueError, SafetensorError, DataError) as error:
-            self._remove(shard, f"it cannot be read ({error})")
+            if not shard.exists():
+                return
+            if not os.access(shard, os.R_OK):
+                self._reject(shard, "there is no right to read it")
+            else:
+                self._remove(shard, f"it cannot be read ({error})")
             return
         expected = [len(keys), self.encoder.num_tokens, self.encoder.dim]
         if facts.get("format") != FORMAT or facts.get("encoder") != self.fingerprint:
@@ -181,8 +194,11 @@ class FeatureCache:
         self.rejected[shard.name] = reason
 
     def _remove(self, shard: Path, reason: str) -> None:
+        """Take a shard of our own away that nobody can use."""
         self._reject(shard, reason)
-        shard.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not hasattr(os, "geteuid") or shard.stat().st_uid == os.geteuid():
+                shard.unlink()
 
     def _row(self, path: str) -> Tensor | None:
         """An image's tokens, or None where they are missing or damaged."""
@@ -215,11 +231,9 @@ class FeatureCache:
 
     def _write(self, keys: list[str], tokens: Tensor) -> None:
         checksums = [_checksum(row) for row in tokens]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # The name tells the order of writing; file times of some systems are too coarse for it.
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        shard = self.folder / f"{name}.safetensors"
-        partial = shard.with_suffix(".partial")
+        # Numbered after those known here, not by a clock, which may be set back.
+        number = 1 + max((_number(name) for name in self._read_shards), default=0)
+        shard = self.folder / f"{number:020d}-{secrets.token_hex(4)}.safetensors"
         facts = {
             "format": FORMAT,
             "encoder": self.fingerprint,
@@ -227,10 +241,10 @@ class FeatureCache:
             "checksums": json.dumps(checksums),
         }
         try:
-            save_file({"patches": tokens.contiguous()}, partial, metadata=facts)
-            partial.rename(shard)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with write_atomically(shard) as partial:
+                save_file({"patches": tokens.contiguous()}, partial, metadata=facts)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             raise DataError(
                 f"patch tokens cannot be written ({error})",
                 where=self.folder,
@@ -242,17 +256,31 @@ class FeatureCache:
             self._places[key] = _Place(shard, row, checksum)
 
     def _check_space(self, images: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         needed = images * self.bytes_per_image
-        free = shutil.disk_usage(self.folder).free
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise DataError(
+                f"the folder of patch tokens cannot be made ({error.strerror or error})",
+                where=self.folder,
+                remedy="Correct the rights, or set data.cache_folder to another disk",
+                kind="cache_not_written",
+            ) from error
         if needed > free:
             raise DataError(
-                f"patch tokens of {images} images take {needed / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free",
+                f"patch tokens of {images} images take {size_text(needed)}, "
+                f"{size_text(free)} are free",
                 where=self.folder,
                 remedy="Set data.cache_folder to a larger disk, or cache_features=false",
                 kind="disk_full",
             )
+
+
+def _number(name: str) -> int:
+    """The place of a shard among all, from its name."""
+    digits = name.partition("-")[0]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _checksum(tokens: Tensor) -> int:

@@ -1,18 +1,23 @@
 """The feature cache: right tokens or none, whatever happened to its files."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
+from helpers.disks import small_disk
 from helpers.tiny_models import tiny_encoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llava_rad import features
+from llava_rad import features, files
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
+from llava_rad.files import write_atomically
 from llava_rad.images import load_radiograph
 
 
@@ -131,13 +136,118 @@ def test_a_shard_damaged_while_in_use_is_noticed(tmp_path, encoder, pictures):
     assert "checksum" in cache.rejected[shard.name]
 
 
-def test_a_killed_write_leaves_nothing_that_is_read(tmp_path, encoder, pictures):
+def test_a_killed_write_leaves_nothing_that_is_read_and_is_cleared(tmp_path, encoder, pictures):
     cache = FeatureCache(tmp_path / "cache", encoder)
     cache.fill(pictures[:2])
-    (cache.folder / "0123.partial").write_bytes(b"half")
+    run = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(cache,))
+    run.start()
+    run.join(30)
+    assert len(list(cache.folder.glob(".*.partial"))) == 1
     again = FeatureCache(tmp_path / "cache", encoder)
     assert again.missing(pictures) == pictures[2:]
     assert not again.rejected
+    again.fill(pictures)
+    assert not list(cache.folder.glob(".*.partial"))
+
+
+def _die_while_writing(cache):
+    with write_atomically(cache.folder / "9.safetensors"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("damage", ["bit", "header"])
+def test_a_clock_set_back_does_not_repeat_the_repair(
+    tmp_path, encoder, pictures, damage, monkeypatch
+):
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache.fill(pictures)
+    (shard,) = shards(cache)
+    content = bytearray(shard.read_bytes())
+    content[-3 if damage == "bit" else 20] ^= 4
+    shard.write_bytes(content)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setattr("time.time_ns", lambda: 0)
+    check(FeatureCache(tmp_path / "cache", encoder), pictures)
+    count = len(shards(cache))
+    monkeypatch.setattr(FeatureCache, "_encode", never)
+    third = FeatureCache(tmp_path / "cache", encoder)
+    check(third, pictures)
+    assert not third.rejected
+    assert len(shards(third)) == count
+
+
+def _as_another_user(cache, pictures, results):
+    torch.set_num_threads(1)
+    os.setgid(65534)
+    os.setuid(65534)
+    os.umask(0o022)
+    own = FeatureCache(cache.folder.parent, cache.encoder)
+    own.fill(pictures)
+    results.put((own.read(pictures).float().sum().item(), sorted(own.rejected)))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid(), reason="needs root to be others")
+def test_a_second_user_removes_nothing_of_the_first(tmp_path, encoder, pictures):
+    """Shards that may not be read stay, damaged ones too; what is missing is added."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache.fill(pictures[:2])
+    cache.fill(pictures[2:4])
+    secret, damaged = shards(cache)
+    secret.chmod(0o600)
+    damaged.write_bytes(b"nothing")
+    cache.folder.chmod(0o777)
+    expected = torch.stack([fresh(encoder, p).bfloat16() for p in pictures]).float().sum().item()
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    user = context.Process(target=_as_another_user, args=(cache, pictures, results))
+    user.start()
+    assert results.get(timeout=60) == (expected, [secret.name, damaged.name])
+    user.join()
+    assert secret.exists()
+    assert damaged.read_bytes() == b"nothing"
+    assert [s.stat().st_mode & 0o777 for s in shards(cache)] == [0o600, 0o644, 0o644]
+
+
+def test_another_users_full_cache_is_read_without_writing(tmp_path, encoder, pictures, monkeypatch):
+    FeatureCache(tmp_path / "cache", encoder).fill(pictures)
+
+    def refused(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(features, "write_atomically", refused)
+    monkeypatch.setattr(files, "write_sealed", refused)
+    monkeypatch.setattr(FeatureCache, "_encode", never)
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    assert cache.fill(pictures) == 0
+    check(cache, pictures)
+
+
+def test_tokens_that_cannot_be_mended_on_disk_are_right_all_the_same(
+    tmp_path, encoder, pictures, caplog
+):
+    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache.fill(pictures)
+    shards(cache)[0].write_bytes(b"nothing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "save_file", _full)
+        check(cache, pictures)
+    assert "not mended" in caplog.text
+
+
+def _full(*_arguments, **_options):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_really_full_disk_is_one_message(tmp_path, encoder, pictures, monkeypatch):
+    with small_disk(tmp_path / "disk", 8192) as disk:
+        cache = FeatureCache(disk, encoder)
+        monkeypatch.setattr(cache, "_check_space", lambda _: cache.folder.mkdir())
+        (disk / "ballast").write_bytes(bytes(4096))
+        with pytest.raises(DataError, match=r"patch tokens cannot be written.*data\.cache_folder"):
+            cache.fill(pictures)
+        assert not list(cache.folder.iterdir())
 
 
 def test_processes_fill_their_shares_and_see_all(tmp_path, encoder, pictures, monkeypatch):

@@ -19,13 +19,13 @@ import pytest
 import torch
 from helpers.tiny_checkpoints import LLAMA, LLAVA_SETTINGS, PREPROCESSING, write_json
 from helpers.tiny_models import byte_level_tokenizer, tiny_llm
+from llava_rad.dinov2.checkpoints import load_checkpoint, save_checkpoint
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, LlamaConfig
 from typer.testing import CliRunner
 
 from llava_rad.config import load_config
 from llava_rad.data import load_manifest
-from llava_rad.dinov2.checkpoints import load_checkpoint, save_checkpoint
 from llava_rad.dinov2.image_sources import TarShards
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.encoders import Preprocessing, load_encoder

@@ -72,12 +72,19 @@ def test_a_configuration_is_copied_with_its_base_and_never_over_a_file(tmp_path)
     assert settings == load_config(ReportTrainingConfig, find_config(name, "report"))
 
 
+class Ended:
+    """A process that has ended with 3."""
+
+    def wait(self):
+        return 3
+
+
 def test_training_starts_as_many_processes_as_told(monkeypatch):
     started = []
     monkeypatch.setattr("llava_rad.cli.programs._gpus", lambda: 0)
     monkeypatch.setattr(
-        "llava_rad.cli.programs.subprocess.run",
-        lambda command, **_: started.append(command) or subprocess.CompletedProcess(command, 3),
+        "llava_rad.cli.programs.subprocess.Popen",
+        lambda command, **_: started.append(command) or Ended(),
     )
     command = ["train", "report", "smollm2_mini", "output=out", "--processes"]
     assert run(*command, 2).exit_code == 3

@@ -8,19 +8,16 @@ r"""Pretrain an image encoder on radiographs alone, with DINOv2's method.
 
 Reads from top to bottom: images, model, optimiser and schedules, the loop, the encoder folder.
 Started again with the same configuration, a run that was stopped goes on where its last
-checkpoint is and gives the same result as if it had never stopped.
+checkpoint is and gives the same result as if it had never stopped. Ctrl-C or SIGTERM finish the
+step and write a checkpoint first.
 """
 
-import argparse
 import contextlib
 import functools
-import logging
 import math
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -28,15 +25,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
-from llava_rad.config import load_config, save_config
-from llava_rad.data import load_manifest
+from llava_rad.config import save_config
+from llava_rad.data import hash_manifest, load_manifest
 from llava_rad.data.checking import settle_unreadable
 from llava_rad.data.image_files import summarise
 from llava_rad.dinov2.augmentation import MultiCrop, apply_appearance
 from llava_rad.dinov2.backbone import build_backbone
 from llava_rad.dinov2.batches import Batch, CropBatches, DrawOrder, ForwardPasses
-from llava_rad.dinov2.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
+from llava_rad.dinov2.curves import CURVES_FILE, draw_curves
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
 from llava_rad.dinov2.image_cache import pixel_statistics
 from llava_rad.dinov2.image_sources import ImageFiles, ImageSource, TarShards, image_folder
@@ -44,18 +41,28 @@ from llava_rad.dinov2.param_groups import apply_step_values, parameter_groups
 from llava_rad.dinov2.pretrained_heads import load_heads
 from llava_rad.dinov2.probe import Probe
 from llava_rad.dinov2.readable import open_readable
-from llava_rad.dinov2.run_log import CURVES_FILE, RunLog, draw_curves
 from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
-from llava_rad.dinov2.sharding import shard, synchronise_gradients, whole_state
+from llava_rad.dinov2.sharding import shard, synchronise_gradients
 from llava_rad.dinov2.student_teacher import StudentTeacher
-from llava_rad.dinov2.watch import EpochWatch, check_collapse, check_finite
+from llava_rad.dinov2.watch import EpochWatch, check_collapse
 from llava_rad.encoders import Preprocessing
-from llava_rad.errors import DataError, LlavaRadError, TrainingError
+from llava_rad.errors import DataError, TrainingError
 from llava_rad.names import one_line
 from llava_rad.processes import process_state
+from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
+from llava_rad.runs.checks import check_finite
+from llava_rad.runs.inputs import check_inputs, remember_inputs
+from llava_rad.runs.launch import process_group, run_program
+from llava_rad.runs.log import RunLog
+from llava_rad.runs.state import restore_optimiser, restore_tensors, whole_optimiser, whole_tensors
+from llava_rad.runs.stopping import Interrupted, StepBorder, calm_worker
+from llava_rad.runs.together import in_all, on_main, owned_folder
 
 # Global crops, local crops, masks.
 ModelInputs = tuple[Tensor, Tensor | None, Tensor]
+
+STAGE = "pretrain"  # the only one
+MANIFESTS = (".jsonl", ".parquet")
 
 SMALL_BATCH = 256  # below it, defaults made for large batches need other values
 
@@ -63,22 +70,41 @@ SMALL_BATCH = 256  # below it, defaults made for large batches need other values
 def main(config: PretrainingConfig) -> None:
     """Run a whole pretraining."""
     # Said outright, since Accelerate would take each CPU process of torchrun for the only one.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    processes, say, output = accelerator.num_processes, accelerator.print, config.output
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        save_config(config, output / "config.yaml")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[process_group()],
+        log_with=config.trackers,
+        project_dir=str(config.output),
+    )
+    with owned_folder(config.output, accelerator):
+        pretrain(config, accelerator)
+    accelerator.end_training()
 
-    # 1. Images. The first process decodes them into the cache, the others then open it.
-    with accelerator.main_process_first():
-        sources = [open_source(source, config) for source in config.data.sources]
-        probe = open_probe(config)
-    if not sources:
+
+def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
+    """Run a pretraining in a folder that it owns."""
+    processes, say, output = accelerator.num_processes, accelerator.print, config.output
+
+    # 1. Images, and whether a run with these is to be resumed. The first process decodes them into
+    # the cache, the others then open it.
+    if not config.data.sources:
         raise TrainingError(
             "there are no images to learn from",
             where="data.sources",
             remedy="Set for example data.sources='[{path: FOLDER}]'",
         )
+    images = in_all(accelerator, lambda: [open_source(s, config) for s in config.data.sources])
+    checkpoint, facts = on_main(accelerator, lambda: open_run(config, images, processes))
+    opened: list[tuple[list[ImageSource], Probe | None]] = []
+
+    def open_all() -> None:
+        if not opened:
+            opened.append(([readable(source, config) for source in images], open_probe(config)))
+
+    on_main(accelerator, open_all)
+    in_all(accelerator, open_all)
+    sources, probe = opened[0]
+    accelerator.init_trackers("trackers")
     weights = [source.weight for source in config.data.sources]
     order = DrawOrder([len(source) for source in sources], weights, config.seed)
     mean, std = training_statistics(sources)
@@ -109,18 +135,32 @@ def main(config: PretrainingConfig) -> None:
 
     # 4. Go on from the last checkpoint, if there is one.
     step = 0
-    checkpoint_folder, settings = output / "checkpoints", config.decides_weights(processes)
     watch = EpochWatch(config.head.prototypes, backbone_config.hidden_size, accelerator.device)
-    if found := checkpoints(checkpoint_folder):
-        step, collected = load_checkpoint(found[-1], model, optimiser, settings)
-        if accelerator.is_main_process:
-            watch.load_state(collected)
-        say(f"resuming          at step {step} from {found[-1]}")
-    log = RunLog(output, step) if accelerator.is_main_process else None
+    if checkpoint is not None:
+        load(checkpoint, model, optimiser, watch, accelerator)
+        step = checkpoint.step
+        say(f"resuming          at step {step} from {checkpoint.path}")
+    log, border = RunLog(output, STAGE, step, [STAGE], accelerator), StepBorder(accelerator)
+
+    def save() -> None:
+        main = accelerator.is_main_process
+        tensors = {
+            "weights": whole_tensors(model.state_dict().items(), main),
+            "optimiser": whole_optimiser(model.student.named_parameters(), optimiser, main),
+            "watch": {name: tensor.cpu() for name, tensor in watch.state().items()},
+        }
+
+        def write() -> None:
+            saved = save_checkpoint(
+                output / FOLDER, STAGE, step, tensors, facts, keep=config.keep_checkpoints
+            )
+            if step == 1:  # a run must not die hours later for its first checkpoint
+                saved.check()
+
+        on_main(accelerator, write)
 
     def tell(name: str, figures: dict[str, float], **unsaid: float) -> None:
-        if log:
-            log.write(step, step / epoch_steps, **figures, **unsaid)
+        log.write(step, epoch=step / epoch_steps, **figures, **unsaid)
         say(
             f"{name}  "
             + "  ".join(
@@ -138,24 +178,35 @@ def main(config: PretrainingConfig) -> None:
     if probe and step == 0:
         tell("probe", run_probe(probe, model, preprocessing, accelerator))
     model.train()
-    started, first = time.perf_counter(), step
-    while step < schedules.steps:
-        phase = Phase(config, schedules, step)
-        batches = crop_batches(config, sources, order, phase, step, backbone_config, accelerator)
-        while step < phase.last_step:
+    started, first, saved_at = time.perf_counter(), step, step
+    since_check = torch.zeros((), device=accelerator.device)
+    batches = crop_batches(config, sources, order, schedules, step, backbone_config, accelerator)
+    with border, contextlib.closing(batches):
+        while step < schedules.steps:
+            phase = Phase(config, schedules, step)
+            accumulate = phase.accumulate
+            inputs = border.cross(lambda count=accumulate: [next(batches) for _ in range(count)])
+            if border.signal:
+                if saved_at < step:
+                    save()
+                raise Interrupted(border.signal)
             values = schedules.at(step)
             # Stochastic depth too depends on the step alone, so that resuming is exact.
             seed = config.seed * schedules.steps + step
             torch.manual_seed(seed * processes + accelerator.process_index)
-            crops = (normalised(next(batches), mean, std) for _ in range(phase.accumulate))
+            crops = (normalised(batch, mean, std) for batch in inputs)
             losses = train_step(config, model, optimiser, crops, values, phase, watch, accelerator)
+            since_check += losses["total"]
             step += 1
 
             # 6. Watch, log, probe, save.
             saves = step == 1 or is_due(step, config.checkpoint_steps, schedules.steps)
             if saves or step % config.log_steps == 0:
-                figures = {k: float(v) for k, v in accelerator.reduce(losses, "mean").items()}
-                check_finite(figures, step)
+                reduced = accelerator.reduce({**losses, "": since_check}, "mean")
+                figures = {name: float(value) for name, value in reduced.items()}
+                since_check.zero_()
+                check_losses(figures, step, accelerator)
+                del figures[""]
                 rate = (step - first) * effective_batch / (time.perf_counter() - started)
                 tell(f"step {step}/{schedules.steps}  {rate:.1f} images/s", figures, lr=values.lr)
             if step % epoch_steps == 0 or step == schedules.steps:
@@ -168,37 +219,84 @@ def main(config: PretrainingConfig) -> None:
             if probe and is_due(step, probe.config.every_epochs * epoch_steps, schedules.steps):
                 tell("probe", run_probe(probe, model, preprocessing, accelerator))
             if saves:
-                saved = save_checkpoint(
-                    checkpoint_folder,
-                    step,
-                    model,
-                    optimiser,
-                    watch.state(),
-                    settings,
-                    keep=config.keep_checkpoints,
-                    writes=accelerator.is_main_process,
-                )
-                accelerator.wait_for_everyone()
-                if step == 1:  # a run must not die hours later on its first checkpoint
-                    load_checkpoint(saved, model, optimiser, settings)
-                elif log:
+                save()
+                saved_at = step
+                if accelerator.is_main_process and step > 1:
                     draw_curves(output)
 
     # 7. The teacher becomes an encoder folder.
-    teacher = whole_state(model.teacher, keep=accelerator.is_main_process)
-    if accelerator.is_main_process:
-        facts = {
+    teacher = whole_tensors(model.teacher.state_dict().items(), accelerator.is_main_process)
+
+    def write_encoder() -> None:
+        card = {
             "images in training": sum(len(source) for source in sources),
             "optimiser steps": schedules.steps,
             "effective batch": effective_batch,
             "started from": config.backbone.encoder or "random weights",
         }
         dtype = getattr(torch, config.output_dtype)
-        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, facts, dtype)
+        export_encoder(backbone_config, teacher, output / "encoder", preprocessing, card, dtype)
         export_repository_checkpoint(teacher, output / "teacher_checkpoint.pth")
-        say(f"encoder           {output / 'encoder'}")
-        say(f"curves            {output / CURVES_FILE}")
-    accelerator.end_training()
+
+    on_main(accelerator, write_encoder)
+    say(f"encoder           {output / 'encoder'}")
+    say(f"curves            {output / CURVES_FILE}")
+
+
+def open_run(
+    config: PretrainingConfig, images: list[ImageSource], processes: int
+) -> tuple[Checkpoint | None, dict[str, dict]]:
+    """The checkpoint to resume from, if any, and what the run must keep to be resumed.
+
+    The run's folder then says what it is run with.
+    """
+    manifests = [s.path for s in config.data.sources if s.path.suffix in MANIFESTS]
+    facts = {
+        "settings": config.decides_weights(processes),
+        "manifests": {path.name: hash_manifest(path) for path in manifests},
+    }
+    checkpoint = find_resumable(config.output / FOLDER, facts["settings"], facts["manifests"])
+    named = zip(config.data.sources, images, strict=True)
+    inputs = {f"images of {source.path}": files.files() for source, files in named}
+    if checkpoint:
+        check_inputs(config.output, inputs)
+    else:
+        remember_inputs(config.output, inputs)
+    save_config(config, config.output / "config.yaml")
+    return checkpoint, facts
+
+
+def load(
+    checkpoint: Checkpoint,
+    model: StudentTeacher,
+    optimiser: torch.optim.Optimizer,
+    watch: EpochWatch,
+    accelerator: Accelerator,
+) -> None:
+    """Put a checkpoint into model, optimiser and what was watched in its epoch."""
+    weights, state, watched = (
+        in_all(accelerator, functools.partial(checkpoint.tensors, group))
+        for group in ("weights", "optimiser", "watch")
+    )
+    restore_tensors(model.state_dict().items(), weights)
+    restore_optimiser(model.student.named_parameters(), optimiser, state)
+    if accelerator.is_main_process:  # its sums are added up over the processes
+        watch.load_state(watched)
+
+
+def check_losses(figures: dict[str, float], step: int, accelerator: Accelerator) -> None:
+    """Stop a run whose losses are not finite, in all processes.
+
+    Raises:
+        TrainingError: naming the losses.
+    """
+    check_finite(
+        {f"{name} loss" if name else "sum of losses": value for name, value in figures.items()},
+        step,
+        accelerator,
+        remedy="Start again in another output: lower optimiser.base_lr or optimiser.clip, lengthen "
+        "schedule.warmup_epochs, or set precision=fp32 to see whether bfloat16 is the reason",
+    )
 
 
 def build_model(
@@ -238,31 +336,36 @@ def crop_batches(
     config: PretrainingConfig,
     sources: list[ImageSource],
     order: DrawOrder,
-    phase: "Phase",
+    schedules: Schedules,
     step: int,
     backbone_config: PreTrainedConfig,
     accelerator: Accelerator,
-) -> Iterator[Batch]:
-    """Yield this process's batches from a step to the end of its phase."""
-    batches = CropBatches(
-        sources,
-        order,
-        MultiCrop(config.crops, phase.global_size, phase.local_size),
-        config.loss,
-        backbone_config.patch_size,
-        phase.batch_size,
-        accelerator.process_index,
-        accelerator.num_processes,
-        config.seed,
-    )
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=ForwardPasses(step * phase.accumulate, phase.last_step * phase.accumulate),
-        num_workers=config.data.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    return (batch.to(accelerator.device) for batch in loader)
+) -> Generator[Batch]:
+    """Yield this process's batches from a step to the end of the run, phase by phase."""
+    while step < schedules.steps:
+        phase = Phase(config, schedules, step)
+        batches = CropBatches(
+            sources,
+            order,
+            MultiCrop(config.crops, phase.global_size, phase.local_size),
+            config.loss,
+            backbone_config.patch_size,
+            phase.batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+            config.seed,
+        )
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=ForwardPasses(step * phase.accumulate, phase.last_step * phase.accumulate),
+            num_workers=config.data.workers,
+            worker_init_fn=calm_worker if config.data.workers else None,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        for batch in loader:
+            yield batch.to(accelerator.device)
+        step = phase.last_step
 
 
 def normalised(batch: Batch, mean: float, std: float) -> ModelInputs:
@@ -316,10 +419,10 @@ def run_probe(
 
 
 def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
-    """Return the images of one source, from the cache if there is one."""
+    """Return the images of one source."""
     data = config.data
     images: ImageSource
-    if source.path.suffix in (".jsonl", ".parquet"):
+    if source.path.suffix in MANIFESTS:
         studies = load_manifest(source.path, split=source.split)
         paths = [
             image.path
@@ -336,7 +439,7 @@ def open_source(source: SourceConfig, config: PretrainingConfig) -> ImageSource:
         images = image_folder(source.path, data.rendering)
     for line in summarise(images.passed_over):
         print_once(line)
-    return readable(images, config)
+    return images
 
 
 def readable(images: ImageSource, config: PretrainingConfig) -> ImageSource:
@@ -428,13 +531,4 @@ def is_due(step: int, every: float, steps: int) -> bool:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="YAML of configs/encoder")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
-    arguments = parser.parse_args()
-    try:
-        main(load_config(PretrainingConfig, arguments.config, arguments.overrides))
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_program(main, PretrainingConfig, __doc__.split("\n")[0])

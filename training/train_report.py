@@ -13,12 +13,10 @@ starts the processes.
 Reads from top to bottom: studies and encoder, then for each stage the model, the samples, their
 patch tokens, the optimiser, the loop and the model's folder. Started again with the same
 configuration, a run that was stopped goes on where its last checkpoint is and gives the same
-result as if it had never stopped.
+result as if it had never stopped. Ctrl-C or SIGTERM finish the step and write a checkpoint first.
 """
 
-import argparse
-import logging
-import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from llava_rad.config import load_config, save_config, to_dict
+from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
-from llava_rad.errors import LlavaRadError, TrainingError
+from llava_rad.errors import TrainingError
 from llava_rad.features import FeatureCache
+from llava_rad.files import make_folder
 from llava_rad.report_training.batches import (
     MicroBatch,
     TrainingBatches,
@@ -45,8 +44,8 @@ from llava_rad.report_training.building import (
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
 from llava_rad.report_training.features import fill_cache
 from llava_rad.report_training.launching import agree, start_accelerator
+from llava_rad.report_training.progress import Meter, draw_curve, progress_line
 from llava_rad.report_training.readable import check_readable
-from llava_rad.report_training.run_log import Meter, RunLog, draw_curve, progress_line
 from llava_rad.report_training.sample_reports import write_sample_reports
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.report_training.schedule import learning_rate, steps_of
@@ -60,9 +59,14 @@ from llava_rad.report_training.state import (
 )
 from llava_rad.report_training.studies import RunStudies, load_studies
 from llava_rad.report_training.validation import validation_loss
-from llava_rad.runs.checkpoints import Checkpoint, find_resumable, save_checkpoint
+from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
 from llava_rad.runs.checks import check_changed, check_finite, sums_of
+from llava_rad.runs.inputs import check_inputs, remember_inputs
+from llava_rad.runs.launch import run_program
+from llava_rad.runs.log import RunLog
 from llava_rad.runs.order import BatchOrder
+from llava_rad.runs.stopping import Interrupted, StepBorder
+from llava_rad.runs.together import in_all, on_main, owned_folder
 
 
 def main(config: ReportTrainingConfig) -> None:
@@ -83,43 +87,61 @@ def main(config: ReportTrainingConfig) -> None:
             kind="wrong_processes",
         )
 
-    studies = load_studies(config.data)
-    say(f"studies           {studies.summary()}")
-    encoder = load_encoder(
-        config.encoder, revision=config.encoder_revision, device=accelerator.device
-    )
-    say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
-    check_readable(studies, config.data, encoder, config.output, accelerator)
+    with owned_folder(config.output, accelerator):
+        studies = in_all(accelerator, lambda: load_studies(config.data))
+        say(f"studies           {studies.summary()}")
+        prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
+        decides = {**config.decides_weights(), "rendered prompt": prompts}
+        checkpoint = on_main(accelerator, lambda: open_run(config, decides, studies))
+        encoder = load_encoder(
+            config.encoder, revision=config.encoder_revision, device=accelerator.device
+        )
+        say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
+        in_all(
+            accelerator,
+            lambda: check_readable(studies, config.data, encoder, config.output, accelerator),
+        )
+        accelerator.init_trackers("trackers")
+        border = StepBorder(accelerator)
 
-    prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
-    decides = {**config.decides_weights(), "rendered prompt": prompts}
+        start = config.start
+        for stage in config.stages:
+            folder = config.output / stage
+            if checkpoint and STAGES.index(checkpoint.stage) > STAGES.index(stage):
+                say(f"{stage} was done before: {folder}")
+            else:
+                train_stage(
+                    config, stage, accelerator, border, studies, encoder, start, checkpoint, decides
+                )
+                checkpoint = None  # belongs to this stage only
+            start = folder
+        accelerator.end_training()
+
+
+def open_run(
+    config: ReportTrainingConfig, decides: dict[str, Any], studies: RunStudies
+) -> Checkpoint | None:
+    """The checkpoint to resume from, if any; the run's folder then says what it is run with."""
     checkpoint = find_resumable(
-        config.output / "checkpoints",
+        config.output / FOLDER,
         decides,
         studies.hashes,
         allowed=config.resume == "auto",
     )
-    if accelerator.is_main_process:
-        config.output.mkdir(parents=True, exist_ok=True)
-        save_config(config, config.output / "config.yaml")
-    accelerator.init_trackers("trackers")
-
-    start = config.start
-    for stage in config.stages:
-        folder = config.output / stage
-        if checkpoint and STAGES.index(checkpoint.stage) > STAGES.index(stage):
-            say(f"{stage} was done before: {folder}")
-        else:
-            train_stage(config, stage, accelerator, studies, encoder, start, checkpoint, decides)
-            checkpoint = None  # belongs to this stage only
-        start = folder
-    accelerator.end_training()
+    inputs = {"images": studies.image_files()}
+    if checkpoint:
+        check_inputs(config.output, inputs)
+    else:
+        remember_inputs(config.output, inputs)
+    save_config(config, config.output / "config.yaml")
+    return checkpoint
 
 
 def train_stage(
     config: ReportTrainingConfig,
     stage: str,
     accelerator: Accelerator,
+    border: StepBorder,
     studies: RunStudies,
     encoder: ImageEncoder,
     start: Path | None,
@@ -161,7 +183,8 @@ def train_stage(
     # 3. Patch tokens: computed once, or images read and encoded in every step.
     cache = None
     if config.data.cache_features:
-        cache = FeatureCache(config.data.cache_folder or config.output / "features", encoder)
+        folder = config.data.cache_folder or make_folder(config.output / "features", private=True)
+        cache = FeatureCache(folder, encoder)
         fill_cache(cache, [s for s in (samples, validation) if s is not None], accelerator)
     preprocessing = None if cache else encoder.preprocessing
 
@@ -173,8 +196,9 @@ def train_stage(
     # 4. Go on from the checkpoint.
     step, state = 0, {}
     if checkpoint is not None:
-        weights, state = checkpoint.tensors()
-        restore_weights(report_model, weights)
+        saved = checkpoint
+        restore_weights(report_model, in_all(accelerator, lambda: saved.tensors("weights")))
+        state = in_all(accelerator, lambda: saved.tensors("optimiser"))
         step = checkpoint.step
         say(f"resuming          at step {step} from {checkpoint.path}")
 
@@ -200,7 +224,24 @@ def train_stage(
         steps * accumulate,
         workers=0 if cache else config.data.workers,
     )
-    log = RunLog(config.output, stage, step, accelerator) if accelerator.is_main_process else None
+    log = RunLog(config.output, stage, step, STAGES, accelerator)
+
+    def save() -> None:
+        main = accelerator.is_main_process
+        tensors = {
+            "weights": trained_weights(plain_model, keep=main),
+            "optimiser": optimiser_state(plain_model, plain_optimiser, keep=main),
+        }
+        facts = {"settings": decides, "manifests": studies.hashes}
+
+        def write() -> None:
+            saved = save_checkpoint(
+                config.output / FOLDER, stage, step, tensors, facts, keep=config.keep_checkpoints
+            )
+            if step == 1:  # a run must not fail hours later for its first checkpoint
+                saved.check()
+
+        on_main(accelerator, write)
 
     def validate() -> float | None:
         if validation is None:
@@ -209,8 +250,8 @@ def train_stage(
             model, validation, settings.micro_batch, inputs, accelerator, preprocessing
         )
         say(f"{stage} {step}/{steps}  validation loss {loss:.4f}")
-        if log:
-            log.write(step, validation_loss=loss)
+        log.write(step, validation_loss=loss)
+        if accelerator.is_main_process:
             draw_curve(config.output)
         return loss
 
@@ -218,76 +259,78 @@ def train_stage(
     if step == 0:
         validate()
     at_start = sums_of(trained_parameters(plain_model))
-    meter = Meter(steps, step)
+    meter, saved_at = Meter(steps, step), step
     train_mode(model, stage)
-    while step < steps:
-        lr = learning_rate(step, steps, settings.lr, settings.warmup)
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        micro_batches = [next(batches) for _ in range(accumulate)]
-        # Dropout depends on the step alone, so that a resumed run draws the same. The loader draws
-        # from the same generator when it starts.
-        torch.manual_seed(hash((*seed, step, accelerator.process_index)))
+    with border, closing(batches):
+        while step < steps:
+            micro_batches = border.cross(lambda: [next(batches) for _ in range(accumulate)])
+            if border.signal:
+                if saved_at < step:
+                    save()
+                raise Interrupted(border.signal)
+            lr = learning_rate(step, steps, settings.lr, settings.warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            # Dropout depends on the step alone, so that a resumed run draws the same. The loader
+            # draws from the same generator when it starts.
+            torch.manual_seed(hash((*seed, step, accelerator.process_index)))
 
-        study_ids = [i for batch in micro_batches for i in batch.study_ids]
-        counts = count_tokens(micro_batches).to(accelerator.device)
-        targets, tokens, slots = accelerator.reduce(counts, "sum").tolist()
-        step_loss = torch.zeros((), device=accelerator.device)
-        for batch in micro_batches:
-            with accelerator.accumulate(model):
-                with accelerator.autocast():
-                    out = model(**inputs(batch))
-                check_finite("loss", out.loss, step, batch.study_ids)
-                # Each token of the step's whole batch counts the same. Accumulation and the
-                # average over processes divide, so their divisors come in here.
-                loss = out.loss * (out.target_tokens / targets)
-                accelerator.backward(loss * (accumulate * processes))
-                step_loss += loss.detach()
-                if accelerator.sync_gradients:
-                    norm = torch.as_tensor(
-                        accelerator.clip_grad_norm_(trained_parameters(plain_model), settings.clip)
-                    )
-                    check_finite("gradient", norm, step, study_ids)
-                optimiser.step()
-                optimiser.zero_grad()
-        step += 1
+            counts = count_tokens(micro_batches).to(accelerator.device)
+            targets, tokens, slots = accelerator.reduce(counts, "sum").tolist()
+            losses, step_loss = [], torch.zeros((), device=accelerator.device)
+            for batch in micro_batches:
+                with accelerator.accumulate(model):
+                    with accelerator.autocast():
+                        out = model(**inputs(batch))
+                    # Each token of the step's whole batch counts the same. Accumulation and the
+                    # average over processes divide, so their divisors come in here.
+                    loss = out.loss * (out.target_tokens / targets)
+                    accelerator.backward(loss * (accumulate * processes))
+                    losses.append(loss.detach())
+                    step_loss += losses[-1]
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(
+                            trained_parameters(plain_model), settings.clip
+                        )
+                    optimiser.step()
+                    optimiser.zero_grad()
+            mean_loss, norm = float(accelerator.reduce(step_loss, "sum")), float(norm)
+            check_finite(
+                {"loss": mean_loss, "gradient": norm},
+                step,
+                accelerator,
+                remedy="Start again in another output with a lower lr, or precision=fp32, or "
+                "without these studies",
+                losses=losses,
+                study_ids=[batch.study_ids for batch in micro_batches],
+            )
+            step += 1
 
-        # 7. Log, validate, save.
-        mean_loss = float(accelerator.reduce(step_loss, "sum"))
-        meter.add(mean_loss, targets, settings.batch_size, tokens, slots)
-        if step % config.log_steps == 0 or step in (1, steps):
-            figures = {"lr": lr, "gradient_norm": float(norm), **meter.figures(step)}
-            say(progress_line(stage, step, steps, figures))
-            if log:
+            # 7. Log, validate, save.
+            meter.add(mean_loss, targets, settings.batch_size, tokens, slots)
+            if step % config.log_steps == 0 or step in (1, steps):
+                figures = {"lr": lr, "gradient_norm": norm, **meter.figures(step)}
+                say(progress_line(stage, step, steps, figures))
                 log.write(step, **figures)
-        with meter.paused():
-            if step % (config.validation_steps or epoch_steps) == 0 and step < steps:
-                validate()
-                train_mode(model, stage)
-            if config.sample_steps and step % config.sample_steps == 0 and validation and log:
-                page = config.output / "samples" / f"{stage}-{step:07d}.html"
-                with accelerator.autocast():
-                    scores = write_sample_reports(
-                        page, plain_model, validation, config.sample_count, inputs
-                    )
-                log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
-                train_mode(model, stage)
-                say(f"{stage} {step}/{steps}  sample reports {page}")
-            # One after the first step, so that a run does not fail hours later on its first.
-            if step % config.checkpoint_steps == 0 or step in (1, steps):
-                weights = trained_weights(plain_model)
-                state = optimiser_state(plain_model, plain_optimiser)
-                if accelerator.is_main_process:
-                    save_checkpoint(
-                        config.output / "checkpoints",
-                        stage,
-                        step,
-                        weights,
-                        state,
-                        {"config": decides, "manifests": studies.hashes},
-                        keep=config.keep_checkpoints,
-                    )
-                accelerator.wait_for_everyone()
+            with meter.paused():
+                if step % (config.validation_steps or epoch_steps) == 0 and step < steps:
+                    validate()
+                    train_mode(model, stage)
+                if config.sample_steps and step % config.sample_steps == 0 and validation:
+                    page = config.output / "samples" / f"{stage}-{step:07d}.html"
+                    scores: dict[str, float] = {}
+                    if accelerator.is_main_process:
+                        with accelerator.autocast():
+                            scores = write_sample_reports(
+                                page, plain_model, validation, config.sample_count, inputs
+                            )
+                    log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
+                    train_mode(model, stage)
+                    say(f"{stage} {step}/{steps}  sample reports {page}")
+                # One after the first step, so that a run does not fail hours later on its first.
+                if step % config.checkpoint_steps == 0 or step in (1, steps):
+                    save()
+                    saved_at = step
 
     # 8. The model's folder, read back and compared.
     if checkpoint is None or checkpoint.step < steps:
@@ -302,27 +345,20 @@ def train_stage(
         "settings": {**config.facts(), **to_dict(settings)},
         "versions": {name: version(name) for name in ("llava-rad", "torch", "transformers")},
     }
-    weights = trained_weights(plain_model)
-    if accelerator.is_main_process:
-        folder = config.output / stage
+    weights = trained_weights(plain_model, keep=accelerator.is_main_process)
+
+    def write_model() -> None:
+        whole = plain_model
         if sharding != "none":
-            plain_model = build_stage_model(config, stage, encoder, start=start)
-            restore_weights(plain_model, weights)
-        plain_model.save_pretrained(folder, training=facts)
-        check_saved(folder, weights)
-        say(f"{stage} model      {folder}")
-    accelerator.wait_for_everyone()
+            whole = build_stage_model(config, stage, encoder, start=start)
+            restore_weights(whole, weights)
+        whole.save_pretrained(config.output / stage, training=facts)
+        check_saved(config.output / stage, weights)
+
+    on_main(accelerator, write_model)
+    say(f"{stage} model      {config.output / stage}")
     accelerator.free_memory()
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="YAML of configs/report")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
-    arguments = parser.parse_args()
-    try:
-        main(load_config(ReportTrainingConfig, arguments.config, arguments.overrides))
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_program(main, ReportTrainingConfig, __doc__.split("\n")[0])

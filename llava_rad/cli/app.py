@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from llava_rad.cli.cache import cache
 from llava_rad.cli.configs import configs
 from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
@@ -42,6 +43,7 @@ app.command()(encode)
 app.command()(data)
 app.command()(plan)
 app.add_typer(configs, name="configs")
+app.add_typer(cache, name="cache")
 app.command()(convert)
 app.command()(doctor)
 

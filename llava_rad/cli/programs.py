@@ -6,9 +6,10 @@ What follows the command's name is the program's own; ``--help`` prints the prog
 import importlib.util
 import os
 import runpy
+import signal
 import subprocess
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -118,9 +119,25 @@ def _runner(name: str, file: str):
 
 
 def _launch(command: list[str]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    ended = subprocess.run([sys.executable, "-m", *command], env=environment, check=False)
-    raise typer.Exit(ended.returncode)
+    """Start the processes, pass signals on, and end as they end; they end with this process."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "LLAVA_RAD_LAUNCHER": str(os.getpid()),
+    }
+    stopped: list[int] = []
+    started = subprocess.Popen([sys.executable, "-m", *command], env=environment)
+
+    def pass_on(number: int, _frame: Any) -> None:
+        stopped.append(number)
+        started.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = started.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    raise typer.Exit(128 + stopped[0] if stopped else code)
 
 
 def _gpus() -> int:

@@ -6,6 +6,6 @@ the layers of :mod:`llava_rad.kernels`, :mod:`head`, :mod:`pretrained_heads`,
 :mod:`student_teacher`), losses (:mod:`targets`, :mod:`dino_loss`, :mod:`ibot_loss`,
 :mod:`koleo_loss`), what changes over a run (:mod:`schedules`, :mod:`param_groups`), splitting
 (:mod:`sharding`), what shows how it goes (:mod:`watch`,
-:mod:`probe`, :mod:`run_log`), and what is left (:mod:`checkpoints`, :mod:`export`).
+:mod:`probe`, :mod:`curves`), and what is left (:mod:`export`).
 ``training/pretrain_encoder.py`` puts them together.
 """

@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = (
     "probe",
     "stop_when_collapsed",
     "log_steps",
+    "trackers",
     "checkpoint_steps",
     "keep_checkpoints",
     "output_size",
@@ -337,6 +338,7 @@ class PretrainingConfig:
         probe: measures the teacher while it trains; ``null`` does not.
         stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
             the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
+        trackers: of Accelerate, by name; their files lie in ``output/trackers``.
         output_size: image size in pixels of the exported encoder; the last global crop's if null.
         output_dtype: of the exported encoder's weights.
     """
@@ -360,6 +362,7 @@ class PretrainingConfig:
     log_steps: Count = 10
     checkpoint_steps: Count = 1000
     keep_checkpoints: Count = 2
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     output_size: Count | None = None
     output_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, PreTrainedConfig
 
 from llava_rad.encoders.dinov2_repo import transformers_to_repo
 from llava_rad.encoders.hf import save_model
 from llava_rad.encoders.preprocessing import Preprocessing
+from llava_rad.files import write_atomically, write_folder_atomically, write_tensors, write_text
 
 _HEADS = ("dino_head", "ibot_head")
 
@@ -31,23 +31,23 @@ def export_encoder(
         config: of the backbone.
         teacher: its whole tensors by name, backbone and heads. The heads go into files of their
             own, from which a later run can start.
-        folder: made if absent.
+        folder: to write; one that is there is replaced.
         preprocessing: with the training set's own mean and standard deviation.
         facts: lines of the card, such as the numbers of images.
         dtype: of the stored backbone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     own_config: Any = type(config).from_dict({**config.to_dict(), "drop_path_rate": 0.0})
     registers = config.model_type == "dinov2_with_registers"
     with torch.device("meta"):
         backbone: Any = (Dinov2WithRegistersModel if registers else Dinov2Model)(own_config)
     backbone.load_state_dict(_part(teacher, "backbone"), assign=True)
-    save_model(backbone.to(dtype), folder, layer=None)
-    preprocessing.write(folder)
-    for head in _HEADS:
-        if tensors := _part(teacher, head):
-            save_file(tensors, folder / f"{head}.safetensors")
-    (folder / "README.md").write_text(_card(preprocessing, facts), encoding="utf-8")
+    with write_folder_atomically(folder) as temporary:
+        save_model(backbone.to(dtype), temporary, layer=None)
+        preprocessing.write(temporary)
+        for head in _HEADS:
+            if tensors := _part(teacher, head):
+                write_tensors(tensors, temporary / f"{head}.safetensors")
+        write_text(temporary / "README.md", _card(preprocessing, facts))
 
 
 def export_repository_checkpoint(teacher: dict[str, Tensor], path: Path) -> None:
@@ -61,7 +61,8 @@ def export_repository_checkpoint(teacher: dict[str, Tensor], path: Path) -> None
     tensors = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     for head in _HEADS:
         tensors |= {f"{head}.{name}": tensor for name, tensor in _part(teacher, head).items()}
-    torch.save({"teacher": tensors}, path)
+    with write_atomically(path) as temporary:
+        torch.save({"teacher": tensors}, temporary)
 
 
 def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:

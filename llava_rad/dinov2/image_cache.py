@@ -1,13 +1,15 @@
 """Decoded images in one memory-mapped file, so that no image is decoded twice.
 
 Decoding and rendering a radiograph takes far longer than cutting crops from it. The cache holds
-each image as uint8 with its shorter side reduced; all worker processes share its pages.
+each image as uint8 with its shorter side reduced; all worker processes share its pages. Each image
+has a checksum in the index: a damaged one is decoded again and mended in its place.
 """
 
 import contextlib
 import functools
-import json
-import os
+import logging
+import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,46 +19,113 @@ from PIL import Image
 
 from llava_rad.dinov2.image_sources import ImageSource
 from llava_rad.errors import DataError, ImageError
+from llava_rad.files import (
+    clear_leftovers,
+    make_folder,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
+from llava_rad.locks import FileLock
 from llava_rad.names import escape_name, unescape_name
-from llava_rad.readers import read_json
+from llava_rad.runs.stopping import calm_worker
+
+_LOG = logging.getLogger(__name__)
+
+FORMAT = 2
 
 
 class ImageCache(ImageSource):
     """A source whose images were decoded and resized before.
 
+    Args:
+        index_file: of the cache.
+        source: that was decoded; damaged images are read from it again.
+        shorter_side: of the decoded images.
+
     Attributes:
         skipped: names of images that could not be read, with the reason.
+
+    Raises:
+        DataError: index or pixels are damaged (kind ``damaged_file``).
+        OSError: they are not there, or cannot be read.
     """
 
-    def __init__(self, index_file: Path) -> None:
-        index = read_json(index_file, expect=dict, remedy="Delete the cache, and it is made again")
+    def __init__(self, index_file: Path, source: ImageSource, shorter_side: int) -> None:
+        index = read_sealed(index_file)
+        if index.get("format") != FORMAT:
+            raise DataError(
+                "the cache is of another version", where=index_file, kind="damaged_file"
+            )
         self.skipped: dict[str, str] = {
             unescape_name(name): reason for name, reason in index["skipped"].items()
         }
-        self._names: list[str] = [unescape_name(name) for name in index["names"]]
+        self._source = source
+        self._shorter_side = shorter_side
+        self._places: list[int] = index["places"]
         self._shapes = np.array(index["shapes"], dtype=np.int64).reshape(-1, 2)
+        self._checksums = np.array(index["checksums"], dtype=np.uint32)
         self._ends = np.cumsum(self._shapes.prod(axis=1))
-        self._index_file = index_file
+        self._name = index_file.stem
+        self._file = index_file.with_name(index["pixels"])
+        size = self._file.stat().st_size
+        if size != self._ends[-1]:
+            raise DataError(
+                f"the pixels are cut off ({size:,} of {self._ends[-1]:,} bytes)",
+                where=self._file,
+                kind="damaged_file",
+            )
         self._pixels: np.ndarray | None = None
+        self._checked = np.zeros(len(self._places), dtype=bool)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._places)
 
     def read(self, index: int) -> np.ndarray:
-        """Return a view into the mapped file."""
+        """Return a view into the mapped file.
+
+        Raises:
+            DataError: a damaged image cannot be mended.
+        """
         if self._pixels is None:
-            self._pixels = np.memmap(self._index_file.with_suffix(".uint8"), np.uint8, mode="r")
+            self._pixels = np.memmap(self._file, np.uint8, mode="r")
         height, width = self._shapes[index]
         end = self._ends[index]
-        return self._pixels[end - height * width : end].reshape(height, width)
+        pixels = self._pixels[end - height * width : end].reshape(height, width)
+        if not self._checked[index]:
+            if zlib.crc32(pixels.data) != self._checksums[index]:
+                pixels = self._mend(index, int(end - height * width))
+            self._checked[index] = True
+        return pixels
+
+    def _mend(self, index: int, start: int) -> np.ndarray:
+        _LOG.warning("image cache: %s is damaged and decoded again", self.name(index))
+        pixels = _decode(self._source, self._shorter_side, self._places[index])
+        if isinstance(pixels, str) or zlib.crc32(pixels.data) != self._checksums[index]:
+            raise DataError(
+                "the cached image is damaged, and the image it was made from cannot be read or "
+                "has changed",
+                where=self.name(index),
+                remedy=f"Put the image back, or delete {self._file} to make the cache anew",
+                kind="damaged_file",
+            )
+        # Every process that finds the damage writes the same bytes.
+        with contextlib.suppress(OSError), self._file.open("r+b") as file:
+            file.seek(start)
+            file.write(pixels.tobytes())
+        return pixels
 
     def name(self, index: int) -> str:
         """Return the name the image has in the source that was decoded."""
-        return self._names[index]
+        return self._source.name(self._places[index])
+
+    def files(self) -> list[Path]:
+        """Return the files of the source that was decoded."""
+        return self._source.files()
 
     def fingerprint(self) -> str:
         """Return the cache's own name, made from the source's fingerprint and the size."""
-        return self._index_file.stem
+        return self._name
 
     def __getstate__(self) -> dict:
         # Worker processes map the file themselves; a pickled map would copy it.
@@ -64,62 +133,107 @@ class ImageCache(ImageSource):
 
 
 def build_cache(
-    source: ImageSource, folder: Path, shorter_side: int, workers: int = 0
+    source: ImageSource,
+    folder: Path,
+    shorter_side: int,
+    workers: int = 0,
+    *,
+    private: bool = False,
 ) -> ImageCache:
     """Return the cache of a source, making it first if ``folder`` does not hold it yet.
+
+    Runs may share the folder: who finds another run making the same cache waits for it. A damaged
+    cache is made anew.
 
     Args:
         source: the images.
         folder: where caches lie; each has a name made from the source and the size.
         shorter_side: in pixels; smaller images are kept as they are.
         workers: processes that decode; 0 decodes in this one.
+        private: make the folder for the user alone.
 
     Raises:
-        DataError: no image could be read.
+        DataError: no image could be read, or the cache cannot be written.
     """
     index_file = folder / f"{source.fingerprint()[:16]}-{shorter_side}.json"
-    if not index_file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_cache(source, index_file, shorter_side, workers)
-    return ImageCache(index_file)
+    try:
+        return ImageCache(index_file, source, shorter_side)
+    except (FileNotFoundError, DataError):
+        pass
+    try:
+        make_folder(folder, private=private)
+        lock = FileLock(index_file.with_suffix(".lock"), "run")
+        lock.wait(lambda reason: _LOG.warning("waiting for the image cache: %s", reason))
+        try:
+            return _made(source, index_file, shorter_side, workers)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise DataError(
+            f"the image cache cannot be written ({error.strerror or error})",
+            where=folder,
+            remedy="Free space, correct the rights, or set data.cache_folder to another disk",
+            kind="cache_not_written",
+        ) from error
+
+
+def _made(source: ImageSource, index_file: Path, shorter_side: int, workers: int) -> ImageCache:
+    """The cache, made unless another run has finished it; its lock is held."""
+    try:
+        return ImageCache(index_file, source, shorter_side)
+    except FileNotFoundError:
+        pass
+    except DataError as error:
+        _LOG.warning("image cache: made anew: %s", error)
+    clear_leftovers(index_file.parent)
+    _write_cache(source, index_file, shorter_side, workers)
+    made = ImageCache(index_file, source, shorter_side)
+    for old in index_file.parent.glob(f"{index_file.stem}*.uint8"):
+        if old != made._file:
+            with contextlib.suppress(OSError):
+                old.unlink()
+    return made
 
 
 def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, workers: int) -> None:
-    names: list[str] = []
+    places: list[int] = []
     shapes: list[tuple[int, ...]] = []
+    checksums: list[int] = []
     skipped: dict[str, str] = {}
     decode = functools.partial(_decode, source, shorter_side)
-    # Two runs that share a folder may both be first; each writes under a name of its own.
-    partial_pixels = index_file.with_suffix(f".uint8.{os.getpid()}.partial")
+    # Pixels of a name of their own: an index never meets those of another.
+    pixels = index_file.with_name(f"{index_file.stem}-{secrets.token_hex(4)}.uint8")
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(partial_pixels.open("wb"))
+        file = stack.enter_context(stack.enter_context(write_atomically(pixels)).open("wb"))
         run: Callable[..., Iterator[np.ndarray | str]] = map
         if workers:
-            pool = stack.enter_context(ProcessPoolExecutor(workers))
+            pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=calm_worker))
+            stack.callback(pool.shutdown, cancel_futures=True)  # a signal waits for none of them
             run = functools.partial(pool.map, chunksize=16)
         for index, image in enumerate(run(decode, range(len(source)))):
             if isinstance(image, str):
                 skipped[source.name(index)] = image
             else:
-                names.append(source.name(index))
+                places.append(index)
                 shapes.append(image.shape)
+                checksums.append(zlib.crc32(image.data))
                 file.write(image.tobytes())
-    if not names:
-        raise DataError(
-            f"none of {len(source)} images can be read",
-            where=source.name(0),
-            remedy=f"The first one says: {skipped[source.name(0)].rstrip('.')}",
-        )
+        if not places:
+            raise DataError(
+                f"none of {len(source)} images can be read",
+                where=source.name(0),
+                remedy=f"The first one says: {skipped[source.name(0)].rstrip('.')}",
+            )
     # The index is written last: where it exists, the pixels are complete.
-    partial_pixels.replace(index_file.with_suffix(".uint8"))
-    partial_index = index_file.with_suffix(f".json.{os.getpid()}.partial")
     content = {
-        "names": [escape_name(name) for name in names],
+        "format": FORMAT,
+        "pixels": pixels.name,
+        "places": places,
         "shapes": shapes,
+        "checksums": checksums,
         "skipped": {escape_name(name): reason for name, reason in skipped.items()},
     }
-    partial_index.write_text(json.dumps(content), encoding="utf-8")
-    partial_index.replace(index_file)
+    write_sealed(index_file, content)
 
 
 def _decode(source: ImageSource, shorter_side: int, index: int) -> np.ndarray | str:
@@ -131,7 +245,7 @@ def _decode(source: ImageSource, shorter_side: int, index: int) -> np.ndarray | 
     height, width = image.shape
     factor = shorter_side / min(height, width)
     if factor >= 1:
-        return image
+        return np.ascontiguousarray(image)
     size = (max(round(width * factor), shorter_side), max(round(height * factor), shorter_side))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 

@@ -48,6 +48,10 @@ class ImageSource(ABC):
         """Return what the image is called in messages."""
 
     @abstractmethod
+    def files(self) -> list[Path]:
+        """Return the files that the images are read from."""
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash that changes with the images' files or rendering."""
 
@@ -75,6 +79,10 @@ class ImageFiles(ImageSource):
     def name(self, index: int) -> str:
         """Return the path."""
         return str(self.paths[index])
+
+    def files(self) -> list[Path]:
+        """Return the paths."""
+        return self.paths
 
     def fingerprint(self) -> str:
         """Return a hash over the rendering and each file's path, size and time of change."""
@@ -161,6 +169,10 @@ class TarShards(ImageSource):
     def name(self, index: int) -> str:
         """Return ``SHARD:MEMBER``."""
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
+
+    def files(self) -> list[Path]:
+        """Return the shards."""
+        return self.shards
 
     def fingerprint(self) -> str:
         """Return a hash over rendering, members, and each shard's path, size and time."""

@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,8 +11,10 @@ import numpy as np
 from llava_rad.dinov2.config import DataConfig
 from llava_rad.dinov2.image_cache import build_cache
 from llava_rad.dinov2.image_sources import ImageSource
-from llava_rad.errors import ImageError
+from llava_rad.errors import DataError, ImageError
+from llava_rad.files import read_sealed, write_sealed
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.runs.stopping import calm_worker
 
 
 class Readable(ImageSource):
@@ -40,6 +40,10 @@ class Readable(ImageSource):
         """Return the source's name."""
         return self.source.name(self.indices[index])
 
+    def files(self) -> list[Path]:
+        """Return the source's files."""
+        return self.source.files()
+
     def fingerprint(self) -> str:
         """Return a hash over the source and what of it is left."""
         digest = hashlib.sha256(self.source.fingerprint().encode())
@@ -64,7 +68,8 @@ def open_readable(
         DataError: there is a cache, and no image can be read.
     """
     if data.cache_size is not None:
-        cache = build_cache(source, folder, data.cache_size, data.workers)
+        private = data.cache_folder is None
+        cache = build_cache(source, folder, data.cache_size, data.workers, private=private)
         return cache, cache.skipped
     skipped = _unreadable(source, folder, data.workers)
     return (Readable(source, skipped) if skipped else source), skipped
@@ -73,22 +78,19 @@ def open_readable(
 def _unreadable(source: ImageSource, folder: Path, workers: int) -> dict[str, str]:
     file = folder / f"{source.fingerprint()[:16]}-unreadable.json"
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_sealed(file)
         return {unescape_name(name): str(reason) for name, reason in known.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, DataError, AttributeError):
         pass  # not looked at yet
     check = functools.partial(_why_not, source)
     if workers:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=calm_worker) as pool:
             reasons = list(pool.map(check, range(len(source)), chunksize=16))
     else:
         reasons = list(map(check, range(len(source))))
     skipped = {source.name(i): reason for i, reason in enumerate(reasons) if reason is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    content = {escape_name(name): reason for name, reason in skipped.items()}
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(file)
+    write_sealed(file, {escape_name(name): reason for name, reason in skipped.items()})
     return skipped
 
 

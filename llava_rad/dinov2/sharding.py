@@ -1,24 +1,18 @@
-"""Student and teacher split over processes with FSDP2, and whole tensors out of it and back.
+"""Student and teacher split over processes with FSDP2.
 
-Nothing else in the package knows whether a parameter is whole or split.
+:mod:`llava_rad.runs.state` gets whole tensors out of it and back.
 """
 
-import re
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.runs.distributed import world_size
-
-# What data-parallel training puts into names.
-_WRAPPER = re.compile(r"\bmodule\.")
 
 
 def shard(model: StudentTeacher, compute_dtype: torch.dtype | None) -> None:
@@ -50,42 +44,3 @@ def synchronise_gradients(student: nn.Module, when: bool) -> None:
     """Say whether the next backward pass of a sharded student exchanges gradients."""
     if isinstance(student, FSDPModule):
         student.set_requires_gradient_sync(when)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Gather a split tensor. Every process has to call this."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(tensor: Tensor, value: Tensor) -> Tensor:
-    """Split a whole ``value`` as ``tensor`` is. Every process has to call this."""
-    value = value.to(tensor.device, tensor.dtype)
-    if isinstance(tensor, DTensor):
-        return distribute_tensor(value, tensor.device_mesh, tensor.placements)
-    return value
-
-
-def whole_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """Whole copies on the CPU of all tensors of a module, under their plain names.
-
-    Every process has to call this; those that do not ``keep`` the result get an empty dictionary.
-    """
-    state = {}
-    for name, tensor in module.state_dict().items():
-        gathered = whole(tensor)
-        if keep:
-            state[plain_name(name)] = gathered.to("cpu", copy=True).contiguous()
-    return state
-
-
-@torch.no_grad()
-def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Inverse of :func:`whole_state`; the names must be the same."""
-    for name, tensor in module.state_dict().items():
-        tensor.copy_(like(tensor, state[plain_name(name)]))
-
-
-def plain_name(name: str) -> str:
-    """Drop what data-parallel training adds to the name of a parameter."""
-    return _WRAPPER.sub("", name)

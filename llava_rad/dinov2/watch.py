@@ -100,23 +100,6 @@ class EpochWatch:
         }
 
 
-def check_finite(losses: dict[str, float], step: int) -> None:
-    """Stop a run whose losses are not finite.
-
-    Raises:
-        TrainingError: naming the loss.
-    """
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"the {' and the '.join(broken)} loss is not finite",
-            where=f"step {step}",
-            remedy="Lower optimiser.base_lr or optimiser.clip, lengthen schedule.warmup_epochs, "
-            "or set precision=fp32 to see whether bfloat16 is the reason",
-            kind="not_finite",
-        )
-
-
 def check_collapse(summary: dict[str, float], epoch: float) -> None:
     """Stop a run whose teacher no longer tells images apart, or no longer says anything.
 

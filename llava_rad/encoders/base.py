@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.weights import LoadReport
 from llava_rad.errors import ConfigError, ModelError
+from llava_rad.files import give_rights
 
 
 class EncoderOutput(NamedTuple):
@@ -143,7 +144,8 @@ class ImageEncoder(nn.Module, ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_weights(folder)
-        self.preprocessing.write(folder)
+        beside = self.preprocessing.write(folder)
+        give_rights(folder.glob("*.safetensors"), beside.stat().st_mode & 0o777)
 
     def fingerprint(self) -> str:
         """SHA-256 of all that its tokens depend on: weights, their dtype, layer, preprocessing."""

@@ -11,13 +11,12 @@ the same once a LayerScale of ones is put where the trunk has none.
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AddedToken,
     Dinov2Model,
@@ -34,6 +33,7 @@ from llava_rad.encoders.dinov2_repo import load_repo_weights, repo_config
 from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError, WeightsError
+from llava_rad.files import write_folder_atomically
 from llava_rad.interchange.image_boundary import example_request, text_after_image
 from llava_rad.interchange.towers import (
     leading_tokens,
@@ -88,24 +88,20 @@ def write_llava(model: ReportModel, folder: Path, *, dtype: torch.dtype | None =
     )
     llava.generation_config = generation
     llava.to(dtype or next(llm.parameters()).dtype)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        with quiet():
-            llava.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-        model.encoder.preprocessing.write(temporary)
-        (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder_atomically(folder) as temporary:
+            with quiet():
+                llava.save_pretrained(temporary)
+                processor.save_pretrained(temporary)
+            model.encoder.preprocessing.write(temporary)
+            (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
+            if folder.is_dir():
+                folder.rmdir()  # only an empty one
+    except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"cannot save ({error})", where=folder, remedy="Check the disk's space and rights"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return notes
 
 

@@ -45,7 +45,6 @@ from llava_rad.interchange.towers import (
     require_table_size,
 )
 from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
-from llava_rad.model.configuration import LLMWeights
 from llava_rad.model.llm import llm_config
 from llava_rad.model.lora import merge_lora, put_lora, read_lora_config
 from llava_rad.model.tokenizer import read_tokenizer
@@ -169,7 +168,7 @@ class _LanguagePart:
         llm: Any,
         reference: LLMReference,
         tokenizer: Any,
-        weights: LLMWeights,
+        weights: str,
         parts: dict[str, dict[str, Tensor]],
     ) -> None:
         self.llm = llm

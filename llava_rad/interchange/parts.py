@@ -18,7 +18,6 @@ from llava_rad.model import (
     PromptTemplate,
     ReportModel,
 )
-from llava_rad.model.configuration import LLMWeights
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Parts:
     projector: dict[str, Tensor]
     llm: Any
     reference: LLMReference
-    llm_weights: LLMWeights
+    llm_weights: str
     tokenizer: Any
     template: PromptTemplate
     ignored: tuple[str, ...] = ()

@@ -9,7 +9,6 @@ to it. A report that is empty or white space has no entities and never reaches t
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 import tarfile
@@ -20,7 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llava_rad.caches import keep_within_limit, mark_used, open_private_database
 from llava_rad.errors import MetricError, WeightsError
+from llava_rad.files import user_cache
 from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
 from llava_rad.metrics.weights import file_hash, resolve_file
@@ -33,13 +34,11 @@ REPOSITORY = "StanfordAIMI/RRG_scorers"
 MODELS = ("radgraph", "radgraph-xl")
 
 
-def default_cache_folder() -> Path:
-    """Where annotations and unpacked models are kept: ``llava-rad`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava-rad"
-
-
 class RadGraphAnnotator:
     """Annotates reports with a RadGraph model.
+
+    The annotations of a text, which repeat its words, are kept in ``radgraph.sqlite`` of the cache
+    folder, readable by the user alone.
 
     Args:
         model_type: ``"radgraph"`` or ``"radgraph-xl"``.
@@ -74,7 +73,7 @@ class RadGraphAnnotator:
         self.model_type = model_type
         self.device = device
         self.batch_size = batch_size
-        self.cache = cache or default_cache_folder()
+        self.cache = cache or user_cache()
         self.folder = _model_folder(model_type, weights, self.cache)
         self.checkpoint_hash = file_hash(self.folder / WEIGHTS)
         self._archive_hash = archive_hash(self.folder)
@@ -208,6 +207,8 @@ def _model_folder(model_type: str, weights: str | Path | None, cache: Path) -> P
             with contextlib.suppress(OSError):  # another process was first
                 Path(scratch).rename(folder)
             Path(scratch).mkdir(exist_ok=True)
+        keep_within_limit(folder, cache)
+    mark_used(folder)
     return folder
 
 
@@ -222,15 +223,17 @@ def _quiet() -> Iterator[None]:
 
 
 class _Store:
-    """Annotations on disk, by a hash of model and text."""
+    """Annotations on disk, by a hash of model and text.
+
+    They repeat the reports' words, so the file is for the user alone wherever it lies.
+    """
 
     def __init__(self, path: Path, key: Callable[[str], str]) -> None:
         self.path, self.key = path, key
 
     def __enter__(self) -> "_Store":
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(self.path, timeout=60)
+            self.connection = open_private_database(self.path)
             self.connection.execute(
                 "CREATE TABLE IF NOT EXISTS annotations (key TEXT PRIMARY KEY, value TEXT)"
             )

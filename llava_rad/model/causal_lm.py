@@ -113,11 +113,8 @@ def causal_lm(config: Any, *, where: object) -> CausalLM:
     for key in ("quantization_config", "dtype"):
         if getattr(config, key, None) is not None and getattr(text, key, None) is None:
             setattr(text, key, getattr(config, key))
-<<<<<<< HEAD
-=======
     # Of the two, the outer one ties the head to the table.
     text.tie_word_embeddings = getattr(config, "tie_word_embeddings", text.tie_word_embeddings)
->>>>>>> llm
     named = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     return CausalLM(model_class, text, dict(_TEXT_WEIGHTS), wrapper=named)
 

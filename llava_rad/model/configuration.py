@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from llava_rad.config import Count, Range, from_dict
 from llava_rad.errors import ConfigError, WeightsError
@@ -14,9 +14,6 @@ from llava_rad.readers import read_json
 
 FILE = "config.json"
 MODEL_TYPE = "llava_rad"
-
-#: Where the LLM's weights are: the base alone, with a LoRA in the folder, or whole in the folder.
-LLMWeights = Literal["base", "lora", "full"]
 FORMAT = 1
 
 
@@ -62,11 +59,7 @@ class ReportModelConfig:
     encoder: EncoderReference
     adapter: AdapterConfig
     llm: LLMReference
-<<<<<<< HEAD
-    llm_weights: LLMWeights = "base"
-=======
     llm_weights: str = "base"
->>>>>>> llm
     llm_quantize: Quantization | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)

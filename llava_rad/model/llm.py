@@ -9,12 +9,7 @@ A reference is one of
 
 import hashlib
 import importlib.util
-<<<<<<< HEAD
-import json
-=======
->>>>>>> llm
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,18 +19,17 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
+from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.files import user_cache
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
 from llava_rad.model.hub import download
 from llava_rad.model.lora import LoraSettings
 from llava_rad.model.proof import attention_fits, prove, prove_whole
 from llava_rad.model.quiet import quiet
 from llava_rad.model.tokenizer import TOKENIZER_FILES, prove_tokenizer, read_tokenizer
-<<<<<<< HEAD
-=======
 from llava_rad.readers import read_json
->>>>>>> llm
 
 Quantization = Literal["4bit", "8bit"]
 
@@ -94,15 +88,6 @@ class LLMReference:
                 )
 
 
-def cache_folder() -> Path:
-    """The user's cache of converted weights: ``$LLAVA_RAD_CACHE`` or ``~/.cache/llava-rad``."""
-    explicit = os.environ.get("LLAVA_RAD_CACHE")
-    if explicit:
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llava-rad"
-
-
 def package_weights(package: str) -> Path:
     """The GGUF file that an installed weights package carries; the package is not imported.
 
@@ -147,11 +132,12 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
     """The transformers folder made from a GGUF file, and the file's SHA-256.
 
     Dequantising takes many seconds, so it is done once: the result, in half precision (a finer
-    step than the 4-bit weights have), is kept in :func:`cache_folder` under the file's hash.
+    step than the 4-bit weights have), is kept in the user's cache folder under the file's hash.
     """
     digest = _sha256(file)
-    folder = cache_folder() / "llm" / f"{file.stem}-{digest[:16]}"
+    folder = user_cache() / "llm" / f"{file.stem}-{digest[:16]}"
     if (folder / "config.json").is_file():
+        mark_used(folder)
         return folder, digest
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +163,7 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
             if not (folder / "config.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
+    keep_within_limit(folder)
     return folder, digest
 
 
@@ -222,20 +209,12 @@ def find_llm(reference: str, revision: str | None = None, *, weights: bool = Fal
 
 def _listed(index: Path) -> list[str]:
     """The files that an index of weights names."""
-<<<<<<< HEAD
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ValueError("it names files elsewhere")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-=======
     values = read_json(index, error=WeightsError, expect=dict, remedy="Download the LLM again")
     try:
         names = sorted(set(values["weight_map"].values()))
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("it names files elsewhere")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
->>>>>>> llm
         raise WeightsError(
             f"the list of its weights is damaged ({error})",
             where=index,

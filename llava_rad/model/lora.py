@@ -96,13 +96,7 @@ class LoraSettings:
         if self.targets is not None:
             object.__setattr__(self, "targets", tuple(self.targets))
             if not self.targets:
-<<<<<<< HEAD
-                raise ConfigError(
-                    "no layer is named", where="lora.targets", remedy="Name some, or use null"
-                )
-=======
                 raise ConfigError("no layer is named", where="targets", remedy="Name some, or null")
->>>>>>> llm
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -233,74 +227,6 @@ def load_lora(
     put_lora(wrapped, tensors, where=folder / WEIGHTS_FILE)
     require_fingerprint(tensors, expected, where=folder / WEIGHTS_FILE)
     return wrapped
-<<<<<<< HEAD
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """What a saved LoRA is, from its ``adapter_config.json``.
-
-    Raises:
-        WeightsError: the file is missing, damaged, or of another method than LoRA.
-    """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise WeightsError(
-            "the LoRA's configuration is missing",
-            where=file,
-            remedy="Copy the whole model folder again",
-            kind="missing_file",
-        )
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
-        if values.get("peft_type", "LORA") != "LORA":
-            raise ValueError(f"peft_type is {values['peft_type']!r}, not LORA")
-        strange = sorted(k for k, v in values.items() if k not in {*_READ, *_LEFT} and v)
-        # Others of these, such as pissa, have changed the base weights too.
-        if values.get("init_lora_weights", True) not in (True, False, None, "gaussian"):
-            strange.append("init_lora_weights")
-        if strange:
-            raise ValueError(f"unknown settings {', '.join(strange)}")
-        known = {k: v for k, v in values.items() if k in _READ and v is not None}
-        for key, value in known.items():
-            kinds = _READ[key]
-            if not isinstance(value, kinds) or (type(value) is bool) != (kinds is bool):
-                raise ValueError(f"{key} is {value!r}")
-        if known.get("r", 0) < 1 or not known.get("target_modules"):
-            raise ValueError("it names no rank or no layers")
-        return LoraConfig(**known, task_type="CAUSAL_LM")
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"the LoRA's configuration cannot be read ({error})",
-            where=file,
-            remedy="Copy the whole model folder again",
-            kind="damaged_config",
-        ) from error
-
-
-def put_lora(llm: PeftModel, tensors: Mapping[str, Tensor], *, where: Path) -> None:
-    """Set the weights of an attached LoRA.
-
-    Raises:
-        WeightsError: a tensor is missing, too many, or of another shape.
-    """
-    # "auto" would look for the base LLM's configuration on the hub.
-    own = get_peft_model_state_dict(llm, save_embedding_layers=False)
-    report_difference(set(own), set(tensors), where=where)
-    wrong = sorted(name for name in own if own[name].shape != tensors[name].shape)
-    if wrong:
-        name = wrong[0]
-        raise WeightsError(
-            f"{len(wrong)} tensors have another shape than {CONFIG_FILE} says: {name} is "
-            f"{list(tensors[name].shape)}, not {list(own[name].shape)}",
-            where=where,
-            remedy="Use the weights and the configuration of one and the same LoRA",
-            kind="mismatched_keys",
-        )
-    set_peft_model_state_dict(llm, dict(tensors))
-=======
->>>>>>> llm
 
 
 def read_lora_config(folder: Path) -> LoraConfig:

@@ -307,11 +307,7 @@ class ReportProcessor:
             tokens = values["tokens_per_image"]
             if type(tokens) is not int or tokens < 1:
                 raise ValueError(f"tokens_per_image is {tokens!r}")
-<<<<<<< HEAD
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-=======
         except (ValueError, KeyError, TypeError, AttributeError) as error:
->>>>>>> llm
             raise WeightsError(
                 f"the processor cannot be loaded ({error!r})",
                 where=folder / FILE,

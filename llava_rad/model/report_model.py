@@ -3,8 +3,6 @@
 import copy
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from llava_rad.encoders import ImageEncoder, load_encoder
@@ -21,6 +20,7 @@ from llava_rad.files import (
     fingerprint,
     read_tensors,
     require_fingerprint,
+    write_folder_atomically,
     write_tensors,
 )
 from llava_rad.kernels.token_loss import token_loss
@@ -337,28 +337,27 @@ class ReportModel(nn.Module):
             fingerprints={part: fingerprint(tensors) for part, tensors in weights.items()},
             training=dict(training if training is not None else self.config.training),
         )
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.saving")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
-            config.save(temporary)
-            self.processor.save_pretrained(temporary)
-            write_tensors(weights["adapter"], temporary / ADAPTER_FILE)
-            if config.llm_weights == "lora":
-                save_lora(self.llm, temporary / "lora", weights["lora"])
-            elif config.llm_weights == "full":
-                untie_if_different(self.llm)
-                self.llm.save_pretrained(temporary / "llm")
-            if inside:
-                encoder.save_pretrained(temporary / "encoder")
-            (temporary / CARD_FILE).write_text(card or model_card(config))
-            _swap(temporary, folder)
-        except OSError as error:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with write_folder_atomically(folder) as temporary:
+                config.save(temporary)
+                self.processor.save_pretrained(temporary)
+                write_tensors(weights["adapter"], temporary / ADAPTER_FILE)
+                if config.llm_weights == "lora":
+                    save_lora(self.llm, temporary / "lora", weights["lora"])
+                elif config.llm_weights == "full":
+                    untie_if_different(self.llm)
+                    self.llm.save_pretrained(temporary / "llm")
+                if inside:
+                    encoder.save_pretrained(temporary / "encoder")
+                (temporary / CARD_FILE).write_text(card or model_card(config))
+        except (OSError, SafetensorError) as error:
             raise WeightsError(
-                f"cannot save ({error})", where=folder, remedy="Check the disk's space and rights"
+                f"cannot save ({error})",
+                where=folder,
+                remedy="Check the disk's space and rights",
+                kind="not_written",
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return folder
 
     @classmethod
@@ -536,11 +535,3 @@ def _cast_lora(llm: PeftModel, dtype: torch.dtype) -> None:
     for name, parameter in llm.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -11,10 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.model.quiet import quiet
-<<<<<<< HEAD
-=======
 from llava_rad.readers import read_json
->>>>>>> llm
 
 #: Files that describe a tokenizer; the chat format is one of them.
 TOKENIZER_FILES = (
@@ -95,26 +92,15 @@ def read_tokenizer(folder: Path, *, where: object = None) -> Any:
 def _leave_out_code(copied: Path, folder: Path) -> None:
     """Take the names of Python code out, and say what loose vocabulary files leave unsaid."""
     file = copied / "tokenizer_config.json"
-<<<<<<< HEAD
-    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if not isinstance(values, dict):
-        raise ValueError("tokenizer_config.json is not an object")
-=======
     values = read_json(file, error=WeightsError, expect=dict) if file.is_file() else {}
->>>>>>> llm
     values.pop("auto_map", None)
     if not (copied / "tokenizer.json").is_file():
         # Old folders name the class nowhere but in the LLM's configuration.
         kind = values.get("tokenizer_class")
         if kind is None:
             config = folder / "config.json"
-<<<<<<< HEAD
-            found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-            if isinstance(found, dict) and isinstance(found.get("model_type"), str):
-=======
             found = read_json(config, error=WeightsError, expect=dict) if config.is_file() else {}
             if isinstance(found.get("model_type"), str):
->>>>>>> llm
                 kind = found["model_type"]
                 kept = json.dumps({"model_type": kind})
                 (copied / "config.json").write_text(kept, encoding="utf-8")

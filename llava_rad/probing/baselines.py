@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_rad.encoders import EncoderOutput, ImageEncoder, Preprocessing, load_encoder
 from llava_rad.errors import ConfigError
+from llava_rad.files import write_tensors
 
 _SEED = re.compile(r":\d+$")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -87,7 +87,7 @@ class PixelEncoder(ImageEncoder):
         return {"pixels": self.side, "patch_size": self.patch_size}
 
     def _save_weights(self, folder: Path) -> None:
-        save_file(self.state_dict(), folder / "model.safetensors")
+        write_tensors(self.state_dict(), folder / "model.safetensors")
 
 
 def randomised(encoder: ImageEncoder, seed: int = 0) -> ImageEncoder:

@@ -7,23 +7,24 @@ is not. Patch tokens, which take a thousand times the space, are not kept here.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.errors import ConfigError, DataError
-from llava_rad.files import ContentKeys
+from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.files import ContentKeys, clear_leftovers, read_tensors_and_metadata, write_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
 from llava_rad.readers import parse_json
+
+_LOG = logging.getLogger(__name__)
 
 POOLINGS = ("cls", "mean", "cls+mean")
 
@@ -147,27 +148,32 @@ def _read_shards(folder: Path, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, framework="pt") as file:
-                keys = parse_json((file.metadata() or {})["images"], where=path)
-                cls, mean = file.get_tensor("cls"), file.get_tensor("mean")
-        except (SafetensorError, KeyError, ValueError, OSError, DataError):
-            continue  # cut off by a full disk or a killed run: its images are encoded again
+            tensors, about = read_tensors_and_metadata(path)
+            keys = parse_json(about["images"], where=path)
+            cls, mean = tensors["cls"], tensors["mean"]
+        except (WeightsError, DataError, KeyError, ValueError) as error:
+            _LOG.warning("the images of %s are encoded again: %s", path.name, error)
+            continue
         if cls.shape == mean.shape == (len(keys), dim):
             found |= {k: (c, m) for k, c, m in zip(keys, cls, mean, strict=True)}
     return found
 
 
 def _write_shard(folder: Path, vectors: dict[str, tuple[Tensor, Tensor]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a shard named after its images, so that a damaged one is replaced by its repair."""
     keys = sorted(vectors)
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
-    partial = folder / f"{name}.partial"
-    save_file(
-        {
-            "cls": torch.stack([vectors[k][0] for k in keys]),
-            "mean": torch.stack([vectors[k][1] for k in keys]),
-        },
-        partial,
-        metadata={"images": json.dumps(keys)},
-    )
-    partial.replace(folder / f"{name}.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(folder)
+        write_tensors(
+            {
+                "cls": torch.stack([vectors[k][0] for k in keys]),
+                "mean": torch.stack([vectors[k][1] for k in keys]),
+            },
+            folder / f"{name}.safetensors",
+            metadata={"images": json.dumps(keys)},
+        )
+    except (OSError, WeightsError) as error:
+        # What was encoded is at hand: the probe goes on, the next one encodes again.
+        _LOG.warning("the vectors of %d images are not kept: %s", len(keys), error)

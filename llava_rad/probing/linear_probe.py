@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.files import read_tensors_and_metadata, write_tensors
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Kind
 from llava_rad.readers import parse_json
@@ -68,11 +67,10 @@ class LinearProbe:
 
     def save(self, path: Path) -> None:
         """Write ``path``, a safetensors file that :func:`load_probe` reads back."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
         about = {"kind": self.kind, "names": list(self.names), "facts": self.facts}
-        save_file(
-            {name: tensor.float().contiguous() for name, tensor in tensors.items()},
+        write_tensors(
+            {name: tensor.float() for name, tensor in tensors.items()},
             path,
             metadata={"linear_probe": json.dumps(about)},
         )
@@ -82,15 +80,16 @@ def load_probe(path: Path) -> LinearProbe:
     """Read what :meth:`LinearProbe.save` wrote.
 
     Raises:
-        WeightsError: the file is not such a probe.
+        WeightsError: the file is not such a probe, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = parse_json((file.metadata() or {})["linear_probe"], where=path)
-            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-    except (SafetensorError, KeyError, ValueError, OSError, DataError) as error:
+        tensors, metadata = read_tensors_and_metadata(path)
+        about = parse_json(metadata["linear_probe"], where=path)
+        weight, bias = tensors["weight"], tensors["bias"]
+    except (WeightsError, DataError, KeyError, ValueError) as error:
+        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
         raise WeightsError(
-            f"not a saved linear probe ({error})",
+            f"not a saved linear probe ({reason})",
             where=path,
             remedy="Give a file that eval/classification.py or eval/attributes.py saved",
             kind="no_probe",

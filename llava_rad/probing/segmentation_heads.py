@@ -8,17 +8,15 @@ All three give logits at four times the grid's resolution.
 ``upernet``: UPerNet (arXiv:1807.10221, transformers' implementation) on the same four maps.
 """
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.files import read_tensors, write_json, write_tensors
 from llava_rad.readers import read_json
 
 HEADS = ("linear", "pyramid", "upernet")
@@ -91,9 +89,8 @@ class SegmentationHead(nn.Module):
             "width": self.width,
             "facts": self.facts,
         }
-        (folder / "head.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        save_file(state, folder / "head.safetensors")
+        write_json(folder / "head.json", about)
+        write_tensors(self.state_dict(), folder / "head.safetensors")
 
 
 def load_head(folder: Path) -> SegmentationHead:
@@ -107,10 +104,11 @@ def load_head(folder: Path) -> SegmentationHead:
         head = SegmentationHead(
             about["kind"], tuple(about["structures"]), about["dim"], about["width"], about["facts"]
         )
-        head.load_state_dict(load_file(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, DataError) as error:
+        head.load_state_dict(read_tensors(folder / "head.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError, WeightsError, DataError) as error:
+        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
         raise WeightsError(
-            f"not a saved segmentation head ({error})",
+            f"not a saved segmentation head ({reason})",
             where=folder,
             remedy="Give a folder that eval/segmentation.py saved",
             kind="no_head",

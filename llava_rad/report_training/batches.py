@@ -14,6 +14,7 @@ from llava_rad.model import IGNORE
 from llava_rad.report_training.augmentation import augment
 from llava_rad.report_training.samples import ReportSample, ReportSamples
 from llava_rad.runs.order import BatchOrder
+from llava_rad.runs.stopping import calm_worker
 
 
 @dataclass
@@ -167,7 +168,11 @@ def load_batches(
         DataError: as :func:`collate`, when the batch's turn comes.
     """
     loader = DataLoader(
-        _Caught(data), batch_size=None, sampler=range(first, last), num_workers=workers
+        _Caught(data),
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        worker_init_fn=calm_worker if workers else None,
     )
     for item in loader:
         if isinstance(item, LlavaRadError):

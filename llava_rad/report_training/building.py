@@ -200,7 +200,7 @@ def check_saved(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
             raise TrainingError(
                 f"{name} was saved otherwise than it was trained",
                 where=folder,
-                remedy="The last checkpoint holds the trained weights; check the disk and start "
-                "the same command again",
+                remedy="Check the disk and start the same command again: it saves once more what "
+                "the checkpoint at the end of the stage holds",
                 kind="saved_differs",
             )

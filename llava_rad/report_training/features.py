@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
 from llava_rad.report_training.samples import ReportSamples
+from llava_rad.runs.together import in_all
 
 
 def fill_cache(
@@ -15,8 +16,14 @@ def fill_cache(
     """Encode what the cache lacks; each process takes its share, then sees all.
 
     Raises:
-        DataError: an image cannot be read (the message names its study), or the disk is full.
+        DataError: an image cannot be read (the message names its study), or the disk is full; in
+            all processes.
     """
+    in_all(accelerator, lambda: _fill(cache, splits, accelerator))
+    cache.refresh()
+
+
+def _fill(cache: FeatureCache, splits: Sequence[ReportSamples], accelerator: Accelerator) -> None:
     images = {path: study for split in splits for path, study in split.images().items()}
     try:
         missing = len(cache.missing(list(images)))
@@ -37,8 +44,6 @@ def fill_cache(
             remedy="Restore the file, or take the study out of the manifest",
             kind="unreadable_image",
         ) from error
-    accelerator.wait_for_everyone()
-    cache.refresh()
 
 
 def _say(done: int, total: int) -> None:

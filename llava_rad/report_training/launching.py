@@ -13,11 +13,12 @@ from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin
 from transformers.integrations import unset_hf_deepspeed_config
 
 from llava_rad.errors import ConfigError
 from llava_rad.report_training.config import ReportTrainingConfig, Sharding
+from llava_rad.runs.launch import process_group
 
 _FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
@@ -164,7 +165,7 @@ def start_accelerator(config: ReportTrainingConfig) -> Accelerator:
         # Said outright: without it, processes on CPUs do not find each other. With it, Accelerate
         # leaves DeepSpeed out.
         cpu=cpu and not zero,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and zero else [],
+        kwargs_handlers=[process_group("gloo" if cpu and zero else None)],
         deepspeed_plugin=_plugin(sharding) if zero else None,
         # DeepSpeed's engine has an autocast of its own.
         mixed_precision="bf16" if config.precision == "bf16" and not zero else "no",

@@ -1,7 +1,5 @@
 """Every image of a run opened before its first step."""
 
-import json
-import os
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,9 +8,9 @@ from accelerate.utils import gather_object
 from llava_rad.data import Study
 from llava_rad.data.checking import check_images, settle_unreadable
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import ImageError
+from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
-from llava_rad.files import stamp_key
+from llava_rad.files import read_sealed, stamp_key, write_sealed
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies
 from llava_rad.reports.request import without_images
@@ -84,13 +82,11 @@ def _is_kept(path: str, cache: FeatureCache | None) -> bool:
 
 def _remembered(output: Path) -> set[str]:
     try:
-        return set(json.loads((output / _REMEMBERED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return set(read_sealed(output / _REMEMBERED))
+    except (OSError, DataError, TypeError):
         return set()
 
 
 def _remember(output: Path, keys: set[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".{_REMEMBERED}.{os.getpid()}"
-    partial.write_text(json.dumps(sorted(keys)), encoding="utf-8")
-    partial.replace(output / _REMEMBERED)
+    write_sealed(output / _REMEMBERED, sorted(keys))

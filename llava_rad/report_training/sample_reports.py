@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llava_rad.files import write_text
 from llava_rad.images import load_radiograph
 from llava_rad.metrics import headline_values, score
 from llava_rad.model import ReportModel
 from llava_rad.report_training.batches import MicroBatch, collate
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
+
+_LOG = logging.getLogger(__name__)
 
 # CheXbert counts where its weights are installed.
 _METRICS = ("bleu_coco", "rouge", "chexbert")
@@ -62,8 +66,11 @@ def write_sample_reports(
         _row(data.study_id(index), samples[place].paths, reports[place], truths[place])
         for place, index in enumerate(chosen)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(path.stem, rows, values), encoding="utf-8")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, _page(path.stem, rows, values))
+    except OSError as error:  # no run ends for its page
+        _LOG.warning("%s cannot be written (%s)", path, error.strerror or error)
     return values
 
 

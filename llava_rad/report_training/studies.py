@@ -42,6 +42,14 @@ class RunStudies:
     hashes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
+    def image_files(self) -> list[str]:
+        """All image files of the studies, each once, in their order."""
+        files: dict[str, None] = {}
+        for study in (*self.train.studies, *self.validation.studies):
+            prior = study.prior.images if study.prior else ()
+            files.update((str(image.path), None) for image in (*study.images, *prior))
+        return list(files)
+
     def summary(self) -> str:
         """One line for the log."""
         left_out = ", ".join(f"{reason}: {len(ids)}" for reason, ids in self.left_out.items())

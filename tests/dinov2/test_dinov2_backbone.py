@@ -8,11 +8,11 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersModel
 from llava_rad.dinov2.backbone import ARCHITECTURES, build_backbone, tokens
 from llava_rad.dinov2.config import BackboneConfig, HeadConfig
 from llava_rad.dinov2.export import export_encoder, export_repository_checkpoint
-from llava_rad.dinov2.sharding import whole_state
 from llava_rad.dinov2.student_teacher import Network
 from llava_rad.encoders import RAD_DINO, load_encoder
 from llava_rad.encoders.dinov2_repo import load_repo_encoder, transformers_to_repo
 from llava_rad.errors import ConfigError
+from llava_rad.runs.state import whole_tensors
 
 TINY_HEAD = HeadConfig(prototypes=8, hidden_dim=8, bottleneck_dim=4)
 
@@ -179,7 +179,7 @@ class TestRepositoryFiles:
         torch.manual_seed(0)
         network = Network(_tiny(), TINY_HEAD, TINY_HEAD)
         path = tmp_path / "teacher_checkpoint.pth"
-        export_repository_checkpoint(whole_state(network), path)
+        export_repository_checkpoint(whole_tensors(network.state_dict().items(), keep=True), path)
         stored = torch.load(path, weights_only=True)["teacher"]
         assert stored["backbone.blocks.1.attn.qkv.weight"].shape == (192, 64)
         assert "backbone.blocks.0.ls1.gamma" in stored
@@ -270,7 +270,7 @@ class TestOriginalRepository:
         torch.testing.assert_close(output.patches, reference["io.masked.patch"], atol=1e-5, rtol=0)
 
     def test_exports_give_the_original_back(self, network, reference, tmp_path):
-        teacher = whole_state(network)
+        teacher = whole_tensors(network.state_dict().items(), keep=True)
         export_repository_checkpoint(teacher, tmp_path / "teacher_checkpoint.pth")
         stored = torch.load(tmp_path / "teacher_checkpoint.pth", weights_only=True)["teacher"]
         original = {k.removeprefix("model."): v for k, v in reference.items() if k[:5] == "model"}

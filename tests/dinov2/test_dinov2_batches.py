@@ -1,10 +1,13 @@
 import io
 import multiprocessing
+import os
+import signal
 import tarfile
 
 import numpy as np
 import pytest
 import torch
+from helpers.disks import small_disk
 from PIL import Image
 
 from llava_rad.dinov2.augmentation import MultiCrop
@@ -32,6 +35,9 @@ class Phantoms(ImageSource):
 
     def name(self, index):
         return f"phantom {index}"
+
+    def files(self):
+        return []
 
     def fingerprint(self):
         return f"{self.count}{sorted(self.broken)}"
@@ -219,6 +225,9 @@ class TestCache:
         _write_png(path, 1, (70, 50))
         assert ImageFiles([path]).fingerprint() != first
         assert ImageFiles([path], "voi").fingerprint() != ImageFiles([path]).fingerprint()
+        second = ImageFiles([path]).fingerprint()
+        os.utime(path, ns=(0, 5))  # replaced by one of the same size
+        assert ImageFiles([path]).fingerprint() != second
 
     def test_worker_processes_make_the_same_cache(self, tmp_path):
         paths = [tmp_path / f"{number}.png" for number in range(3)]
@@ -228,29 +237,112 @@ class TestCache:
         shared = build_cache(ImageFiles(paths), tmp_path / "shared", 25, workers=2)
         assert all((alone.read(i) == shared.read(i)).all() for i in range(3))
 
-    def test_two_runs_may_make_the_same_cache_at_once(self, tmp_path):
-        # Forked processes: each run has a name of its own for what is not yet whole.
+    def test_two_runs_make_the_same_cache_once(self, tmp_path):
+        """Who comes second waits, and opens what the first has made."""
         context = multiprocessing.get_context("fork")
-        both_read, results = context.Barrier(2, timeout=30), context.Queue()
+        begun, may_go_on, results = context.Event(), context.Event(), context.Queue()
 
-        def make():
+        def make(first):
             source = Phantoms(3)
             read = source.read
 
-            def read_together(index):
-                both_read.wait()
+            def slow_read(index):
+                begun.set()
+                may_go_on.wait(30)
                 return read(index)
 
-            source.read = read_together
+            source.read = slow_read if first else read
             cache = build_cache(source, tmp_path, 20)
-            results.put([np.array(cache.read(index)) for index in range(3)])
+            results.put((first, source.reads, [np.array(cache.read(i)) for i in range(3)]))
 
-        runs = [context.Process(target=make, daemon=True) for _ in range(2)]
-        for run in runs:
-            run.start()
-        first, second = results.get(timeout=30), results.get(timeout=30)
-        assert all((a == b).all() for a, b in zip(first, second, strict=True))
-        assert len(list(tmp_path.iterdir())) == 2
+        runs = [context.Process(target=make, args=(first,), daemon=True) for first in (True, False)]
+        runs[0].start()
+        assert begun.wait(30)
+        runs[1].start()
+        runs[1].join(0.7)
+        assert runs[1].is_alive()
+        may_go_on.set()
+        found = {first: rest for first, *rest in (results.get(timeout=30) for _ in runs)}
+        assert found[True][0] == [0, 1, 2]
+        assert found[False][0] == []
+        assert all((a == b).all() for a, b in zip(found[True][1], found[False][1], strict=True))
+        assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".uint8"]
+
+    def test_what_a_killed_run_left_is_cleared_by_the_next(self, tmp_path):
+        context = multiprocessing.get_context("fork")
+
+        def make():
+            source = Phantoms(3)
+
+            def die(index):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            source.read = die
+            build_cache(source, tmp_path, 20)
+
+        run = context.Process(target=make)
+        run.start()
+        run.join(30)
+        assert [p.suffix for p in tmp_path.glob(".*.partial")] == [".partial"]
+        build_cache(Phantoms(3), tmp_path, 20)
+        assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".uint8"]
+
+    @pytest.mark.parametrize("damage", ["bit", "zeros", "cut", "gone", "index bit", "no index"])
+    def test_damage_is_seen_and_mended_once(self, tmp_path, damage, caplog):
+        build_cache(Phantoms(4), tmp_path, 20)
+        (pixels,), (index,) = tmp_path.glob("*.uint8"), tmp_path.glob("*.json")
+        content = bytearray(pixels.read_bytes())
+        if damage == "bit":
+            content[-1] ^= 1
+        elif damage == "zeros":
+            content[500:1500] = bytes(1000)
+        elif damage == "cut":
+            del content[-1:]
+        pixels.write_bytes(content)
+        if damage == "gone":
+            pixels.unlink()
+        elif damage == "index bit":
+            text = bytearray(index.read_bytes())
+            text[-9] ^= 1
+            index.write_bytes(text)
+        elif damage == "no index":
+            index.unlink()
+
+        def values(source):
+            cache = build_cache(source, tmp_path, 20)
+            return [np.unique(cache.read(number)).tolist() for number in range(4)]
+
+        first, second = Phantoms(4), Phantoms(4)
+        assert values(first) == [[0], [10], [20], [30]]
+        assert first.reads
+        told = "made anew" in caplog.text or "decoded again" in caplog.text
+        assert told == (damage not in ("gone", "no index"))
+        assert values(second) == [[0], [10], [20], [30]]
+        assert second.reads == []
+        assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".uint8"]
+
+    def test_damage_that_cannot_be_mended_is_one_message(self, tmp_path):
+        build_cache(Phantoms(2), tmp_path, 20)
+        (pixels,) = tmp_path.glob("*.uint8")
+        pixels.write_bytes(bytes(len(pixels.read_bytes())))
+        source = Phantoms(2)
+        source.fingerprint = Phantoms(2).fingerprint
+        source.broken = {1}
+        with pytest.raises(DataError, match=r"phantom 1: the cached image is damaged"):
+            build_cache(source, tmp_path, 20).read(1)
+
+    def test_a_full_disk_is_one_message(self, tmp_path):
+        with (
+            small_disk(tmp_path / "disk", 8192) as disk,
+            pytest.raises(DataError, match=r"the image cache cannot be written \(No space left"),
+        ):
+            build_cache(Phantoms(40), disk, 20)
+
+    def test_a_folder_of_the_users_own_is_private(self, tmp_path):
+        build_cache(Phantoms(2), tmp_path / "own", 20, private=True)
+        build_cache(Phantoms(2), tmp_path / "placed", 20)
+        assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "placed").stat().st_mode & 0o077
 
     def test_interrupted_making_leaves_no_cache(self, tmp_path):
         source = Phantoms(3)

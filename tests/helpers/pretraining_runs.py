@@ -88,10 +88,12 @@ def tiny_config(start, output, **changes):
 
 
 def metrics(output):
-    """Rows of a run without their times."""
+    """Rows of a run without their times and the one stage."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [{key: value for key, value in row.items() if key != "time"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("time", "stage")} for row in rows
+    ]
 
 
 def losses(output):
@@ -106,7 +108,8 @@ def encoder_weights(output):
 
 
 def checkpoint(output, step):
-    return load_file(output / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    """Weights after a step."""
+    return load_file(output / "checkpoints" / f"pretrain-{step:07d}" / "weights.safetensors")
 
 
 def assert_equal(first, second, tolerance=0.0):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llava_rad.report_training.run_log import read_metrics
+from llava_rad.runs.log import read_metrics
 
 PROGRAM = Path(__file__).parents[2] / "training" / "train_report.py"
 

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from helpers.disks import small_disk
 from helpers.tiny_models import tiny_encoder
 
 from llava_rad.encoders import ImageEncoder
@@ -57,6 +58,29 @@ def test_a_damaged_shard_is_made_again(encoder, paths, tmp_path):
     shard.write_bytes(shard.read_bytes()[:100])
     again = extract_features(encoder, paths, cache=tmp_path)
     assert torch.equal(first.mean, again.mean)
+
+
+@pytest.mark.parametrize("place", [-1, 700, 20])
+def test_a_flipped_bit_is_seen_and_mended_once(encoder, paths, tmp_path, place, caplog):
+    first = extract_features(encoder, paths, cache=tmp_path)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 16
+    shard.write_bytes(content)
+    again = extract_features(encoder, paths, cache=tmp_path)
+    assert torch.equal(first.cls, again.cls)
+    assert torch.equal(first.mean, again.mean)
+    assert caplog.text.count("are encoded again") == 1
+    extract_features(encoder, paths, cache=tmp_path)
+    assert caplog.text.count("are encoded again") == 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_probe(encoder, paths, tmp_path, caplog):
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        found = extract_features(encoder, paths, cache=disk)
+    assert torch.equal(found.cls, extract_features(encoder, paths).cls)
+    assert "the vectors of 20 images are not kept" in caplog.text
 
 
 def test_a_missing_image_is_named(encoder, paths, tmp_path):

@@ -135,6 +135,11 @@ def test_a_saved_probe_predicts_the_same(split, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="not a saved linear probe"):
         load_probe(tmp_path / "other.safetensors")
+    content = bytearray((tmp_path / "probe.safetensors").read_bytes())
+    content[-2] ^= 1
+    (tmp_path / "probe.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"damaged \(the checksum of 'weight' differs"):
+        load_probe(tmp_path / "probe.safetensors")
 
 
 def test_errors(split):

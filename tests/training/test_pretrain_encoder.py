@@ -110,7 +110,7 @@ def test_killed_run_goes_on_to_the_same_result(finished, start, tmp_path):
     arguments = ["--config", str(tmp_path / "config.yaml")]
     (process,) = start_program(PROGRAM, arguments, tmp_path / "log")
     deadline = time.monotonic() + 200
-    while not (tmp_path / "killed" / "checkpoints" / "step_00000005").exists():
+    while not (tmp_path / "killed" / "checkpoints" / "pretrain-0000005").exists():
         assert process.is_alive(), (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -128,7 +128,7 @@ def test_resuming_with_other_settings_is_refused(finished, program, start, tmp_p
     shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
     program.main(tiny_config(start, tmp_path / "run", log_steps=5))  # decides nothing
     assert_equal(encoder_weights(tmp_path / "run"), encoder_weights(finished))
-    with pytest.raises(TrainingError, match=r"optimiser\.base_lr 0\.004 against 0\.001"):
+    with pytest.raises(TrainingError, match=r"optimiser\.base_lr: 0\.004 in the run, 0\.001 now"):
         program.main(tiny_config(start, tmp_path / "run", optimiser__base_lr=1e-3))
 
 
@@ -177,7 +177,7 @@ def test_run_resumed_at_the_high_resolution_phase_is_exact(program, start, run, 
     whole = run("whole", **settings)
     for step in (2, 3, 5):
         folder = tmp_path / f"from{step}"
-        name = f"step_{step:08d}"
+        name = f"pretrain-{step:07d}"
         shutil.copytree(whole / "checkpoints" / name, folder / "checkpoints" / name)
         program.main(tiny_config(start, folder, **settings))
         assert_equal(encoder_weights(folder), encoder_weights(whole))
@@ -398,7 +398,7 @@ class TestCollapse:
 
 
 def test_run_that_is_not_finite_stops_and_says_so(run):
-    with pytest.raises(TrainingError, match="loss is not finite") as caught:
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf)") as caught:
         run(
             optimiser__base_lr=1e20,
             optimiser__clip=None,

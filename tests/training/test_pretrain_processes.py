@@ -134,7 +134,7 @@ def test_two_processes_go_on_from_what_one_saved_and_one_from_what_two_saved(sta
 
 def _copy_until(run, copy, step):
     """What a run leaves that was stopped right after it saved ``step``."""
-    name = f"step_{step:08d}"
+    name = f"pretrain-{step:07d}"
     shutil.copytree(run / "checkpoints" / name, copy / "checkpoints" / name)
     shutil.copy(run / "metrics.jsonl", copy)
 

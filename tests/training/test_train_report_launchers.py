@@ -95,7 +95,8 @@ def test_two_processes_with_deepspeed_learn_what_one_does(one, train_zero, shard
     for found, expected in zip(
         find_checkpoints(folder / "checkpoints"), find_checkpoints(one / "checkpoints"), strict=True
     ):
-        for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
+        for group in ("weights", "optimiser"):
+            ours, theirs = found.tensors(group), expected.tensors(group)
             assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 

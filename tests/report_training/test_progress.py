@@ -1,0 +1,37 @@
+"""Progress of a run."""
+
+import pytest
+from helpers.one_process import OneProcess
+from PIL import Image
+
+from llava_rad.report_training.config import STAGES
+from llava_rad.report_training.progress import Meter, draw_curve, progress_line
+from llava_rad.runs.log import RunLog
+
+
+def test_means_count_each_token_once(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("llava_rad.report_training.progress.time.perf_counter", lambda: clock[0])
+    meter = Meter(steps=10, step=0)
+    clock[0] += 2
+    meter.add(loss=1.0, targets=30, studies=4, tokens=90, slots=100)
+    with meter.paused():
+        clock[0] += 50
+    clock[0] += 2
+    meter.add(loss=2.0, targets=10, studies=4, tokens=90, slots=100)
+    found = meter.figures(2)
+    assert found["loss"] == pytest.approx((30 * 1.0 + 10 * 2.0) / 40)
+    assert found["padding"] == pytest.approx(0.1)
+    assert found["studies_per_second"] == pytest.approx(8 / 4)
+    assert found["tokens_per_second"] == pytest.approx(180 / 4)
+    assert found["seconds_left"] == pytest.approx(8 * 2)
+    assert "0:00:16 left" in progress_line("align", 2, 10, {"lr": 1e-3, **found})
+
+
+def test_the_curve_is_a_picture(tmp_path):
+    log = RunLog(tmp_path, "align", 0, STAGES, OneProcess())
+    for step in (1, 2):
+        log.write(step, loss=1.0 / step)
+    log.write(2, validation_loss=0.7)
+    with Image.open(draw_curve(tmp_path)) as picture:
+        assert min(picture.size) > 200

@@ -1,0 +1,204 @@
+"""Checkpoints: complete or not there, damaged ones known, refused where they belong to others."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers.disks import full_at, small_disk
+from torch import nn
+
+from llava_rad.errors import TrainingError
+from llava_rad.report_training.state import (
+    optimiser_state,
+    restore_optimiser,
+    restore_weights,
+    trained_weights,
+)
+from llava_rad.runs import find_checkpoints, save_checkpoint
+from llava_rad.runs.checkpoints import find_resumable, resume_hint
+from llava_rad.runs.checks import check_changed, sums_of
+
+FACTS = {"settings": {"seed": 0, "data": {"max_length": 9}}, "manifests": {"a.jsonl": "1"}}
+
+
+def save(folder, step, stage="align", keep=2, **tensors):
+    weights = {"w": torch.full((2,), float(step))} | tensors
+    groups = {"weights": weights, "optimiser": {"w|step": torch.ones(())}}
+    return save_checkpoint(folder, stage, step, groups, FACTS, keep=keep)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def resumable(folder, settings=FACTS["settings"], manifests=FACTS["manifests"], **options):
+    return find_resumable(folder, settings, manifests, **options)
+
+
+def test_the_last_ones_are_kept_in_the_order_of_the_run(tmp_path):
+    for step in (1, 20, 100):
+        save(tmp_path, step)
+    save(tmp_path, 1, "finetune")
+    assert [(c.stage, c.step) for c in find_checkpoints(tmp_path)] == [
+        ("align", 100),
+        ("finetune", 1),
+    ]
+    assert names(tmp_path) == ["align-0000100", "finetune-0000001"]
+    assert resumable(tmp_path).stage == "finetune"
+    assert resume_hint(tmp_path) == "the same command resumes at finetune step 1"
+    assert "starts from the beginning" in resume_hint(tmp_path / "none")
+
+
+def test_a_full_disk_at_any_write_leaves_the_checkpoint_before(tmp_path):
+    save(tmp_path, 1)
+    for number in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            calls = full_at(patch, number)
+            try:
+                save(tmp_path, 2)
+            except TrainingError as error:
+                assert "the checkpoint of step 2 cannot be written" in str(error)
+                assert "No space left on device" in str(error)
+                there = find_checkpoints(tmp_path)[-1]  # after the last one the new one is there
+                there.check()
+                assert str(error).endswith(f"the same command resumes at align step {there.step}.")
+            else:
+                break
+        assert {name[:6] for name in names(tmp_path)} == {"align-"}
+    assert len(calls) < number  # it was never reached: every write was tried
+    assert number > 6
+    assert names(tmp_path) == ["align-0000001", "align-0000002"]
+
+
+def test_a_really_full_disk(tmp_path):
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        save(disk / "checkpoints", 1)
+        with pytest.raises(TrainingError, match=r"No space left.*resumes at align step 1"):
+            save(disk / "checkpoints", 2, large=torch.zeros(100_000))
+        assert names(disk / "checkpoints") == ["align-0000001"]
+        resumable(disk / "checkpoints").check()
+
+
+def test_a_run_folder_that_has_gone_is_not_made_anew(tmp_path):
+    with pytest.raises(TrainingError, match="No such file"):
+        save(tmp_path / "gone" / "checkpoints", 1)
+
+
+def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
+    save(tmp_path, 1)
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(TrainingError, match="step 2: bad is not finite"):
+            save(tmp_path, 2, bad=torch.tensor([0.0, value]))
+    assert names(tmp_path) == ["align-0000001"]
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a bit of the weights": lambda c: flip(c / "weights.safetensors", -1),
+    "a bit of the optimiser": lambda c: flip(c / "optimiser.safetensors", -2),
+    "a bit of a header": lambda c: flip(c / "weights.safetensors", 40),
+    "a bit of the state": lambda c: flip(c / "state.json", -9),
+    "cut": lambda c: (c / "weights.safetensors").write_bytes(b"{}"),
+    "empty": lambda c: (c / "state.json").write_text(""),
+    "weights gone": lambda c: (c / "weights.safetensors").unlink(),
+    "state gone": lambda c: (c / "state.json").unlink(),
+    "another's weights": lambda c: shutil.copy(
+        c.parent / "align-0000001/weights.safetensors", c / "weights.safetensors"
+    ),
+    "another's state": lambda c: shutil.copy(
+        c.parent / "align-0000001/state.json", c / "state.json"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_one_is_told_of_and_the_one_before_is_taken(tmp_path, damage):
+    save(tmp_path, 1)
+    DAMAGES[damage](save(tmp_path, 2).path)
+    told = []
+    found = resumable(tmp_path, say=told.append)
+    assert found.step == 1
+    assert found.tensors("weights")["w"].tolist() == [1.0, 1.0]
+    assert len(told) == 1
+    assert told[0].startswith("WARNING: align-0000002 is damaged (")
+    assert told[0].endswith("; it is kept as align-0000002.damaged")
+    assert names(tmp_path) == ["align-0000001", "align-0000002.damaged"]
+    assert resumable(tmp_path, say=told.append).step == 1
+    assert len(told) == 1
+
+
+def test_where_all_are_damaged_nothing_is_begun_or_lost(tmp_path):
+    for step in (1, 2):
+        flip(save(tmp_path, step).path / "weights.safetensors", -1)
+    with pytest.raises(TrainingError, match=r"no checkpoint of the run can be read: align-0000002"):
+        resumable(tmp_path)
+    assert names(tmp_path) == ["align-0000001", "align-0000002"]
+
+
+def test_other_settings_or_studies_are_refused_by_name_and_value(tmp_path):
+    assert resumable(tmp_path) is None
+    save(tmp_path, 1)
+    assert resumable(tmp_path).step == 1
+    changed = {"seed": 1, "data": {"max_length": 8}}
+    with pytest.raises(TrainingError) as caught:
+        resumable(tmp_path, changed, {"a.jsonl": "2", "b.jsonl": "3"})
+    for part in (
+        "seed: 0 in the run, 1 now",
+        "data.max_length: 9 in the run, 8 now",
+        "a.jsonl: another content than in the run",
+        "b.jsonl: not in the run",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(TrainingError, match="checkpoints of an earlier run"):
+        resumable(tmp_path, allowed=False)
+
+
+def test_optimiser_and_weights_go_on_exactly(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+        model[0].bias.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return model, torch.optim.AdamW(trained, lr=0.1)
+
+    def steps(model, optimiser, numbers):
+        for number in numbers:
+            optimiser.zero_grad()
+            model(torch.full((2, 3), float(number))).square().sum().backward()
+            optimiser.step()
+
+    whole, optimiser = network()
+    steps(whole, optimiser, range(6))
+    half, optimiser = network()
+    steps(half, optimiser, range(3))
+    groups = {"weights": trained_weights(half), "optimiser": optimiser_state(half, optimiser)}
+    saved = save_checkpoint(tmp_path, "align", 3, groups, {}, keep=1)
+    resumed, optimiser = network()
+    restore_weights(resumed, saved.tensors("weights"))
+    restore_optimiser(resumed, optimiser, saved.tensors("optimiser"))
+    steps(resumed, optimiser, range(3, 6))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+    other = nn.Linear(3, 2)
+    with pytest.raises(TrainingError, match="another model"):
+        restore_weights(other, saved.tensors("weights"))
+
+
+def test_facts_are_given_back(tmp_path):
+    assert save(tmp_path, 1).facts() == json.loads(json.dumps(FACTS))
+
+
+def test_a_model_that_did_not_change_is_refused():
+    parameter = nn.Parameter(torch.tensor([1.0, -1.0]))
+    before = sums_of([parameter])
+    with pytest.raises(TrainingError, match="changed no weight"):
+        check_changed(before, sums_of([parameter]))
+    parameter.data[1] = -2.0
+    check_changed(before, sums_of([parameter]))
