@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_rad.errors import ImageError, WeightsError
+from llava_rad.errors import DataError, ImageError, WeightsError
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.readers import read_json
 
 if TYPE_CHECKING:  # only weights need it, and it takes a second to import
     import torch
@@ -66,12 +67,12 @@ class ContentKeys:
         if self._memory is None:
             return {}
         try:
-            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            known = read_json(self._memory, expect=dict)
             return {
                 unescape_name(path): ([int(size), int(time)], str(digest))
                 for path, ((size, time), digest) in known.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, DataError):
             # Only a short cut: without it the files are read again.
             return {}
 

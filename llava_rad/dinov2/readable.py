@@ -13,8 +13,9 @@ import numpy as np
 from llava_rad.dinov2.config import DataConfig
 from llava_rad.dinov2.image_cache import build_cache
 from llava_rad.dinov2.image_sources import ImageSource
-from llava_rad.errors import ImageError
+from llava_rad.errors import DataError, ImageError
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.readers import read_json
 
 
 class Readable(ImageSource):
@@ -73,9 +74,9 @@ def open_readable(
 def _unreadable(source: ImageSource, folder: Path, workers: int) -> dict[str, str]:
     file = folder / f"{source.fingerprint()[:16]}-unreadable.json"
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_json(file, expect=dict)
         return {unescape_name(name): str(reason) for name, reason in known.items()}
-    except (OSError, ValueError, AttributeError):
+    except DataError:
         pass  # not looked at yet
     check = functools.partial(_why_not, source)
     if workers:

@@ -10,9 +10,10 @@ from accelerate.utils import gather_object
 from llava_rad.data import Study
 from llava_rad.data.checking import check_images, settle_unreadable
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import ImageError
+from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
 from llava_rad.files import stamp_key
+from llava_rad.readers import read_json
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies
 from llava_rad.reports.request import without_images
@@ -84,8 +85,8 @@ def _is_kept(path: str, cache: FeatureCache | None) -> bool:
 
 def _remembered(output: Path) -> set[str]:
     try:
-        return set(json.loads((output / _REMEMBERED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return set(map(str, read_json(output / _REMEMBERED, expect=list)))
+    except DataError:
         return set()
 
 
