@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, LlavaRadError, described, shown
-from llava_rad.readers.text import decode, printable, read_text, why
+from llava_rad.names import one_line
+from llava_rad.readers.text import decode, read_text, why
 
 #: Numbers that JSON does not have and Python's writers write all the same.
 CONSTANTS = ("NaN", "Infinity", "-Infinity")
@@ -48,7 +49,7 @@ def read_json(
         wanted = "an object" if expect is dict else "a list"
         raise error(
             f"expected {wanted}, got {described(value)}",
-            where=printable(path),
+            where=one_line(str(path)),
             remedy=remedy,
             kind=kind,
         )
@@ -83,7 +84,7 @@ def read_json_lines(
     except (OSError, ValueError) as problem:
         raise error(
             f"{failure} ({why(problem)})",
-            where=printable(path),
+            where=one_line(str(path)),
             remedy=remedy,
             kind="unreadable",
         ) from problem
@@ -95,13 +96,13 @@ def read_json_lines(
                 content = file.readline(_LONGEST_LINE)
             except OSError as problem:
                 raise error(
-                    f"{failure} ({why(problem)})", where=printable(path), kind="unreadable"
+                    f"{failure} ({why(problem)})", where=one_line(str(path)), kind="unreadable"
                 ) from problem
             if not content:
                 return
             if not content.strip():
                 continue
-            where = f"{printable(path)}:{line}"
+            where = f"{one_line(str(path))}:{line}"
             try:
                 # A NUL is named by the JSON parser, with its column.
                 text = content.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -116,7 +117,7 @@ def read_json_lines(
                 constants=constants,
                 unique_keys=True,
                 replace_surrogates=replace_surrogates,
-                one_line=True,
+                line_named=True,
             )
             if not isinstance(row, dict):
                 raise error(
@@ -138,7 +139,7 @@ def parse_json(
     constants: Collection[str] = (),
     unique_keys: bool = False,
     replace_surrogates: Callable[[], None] | None = None,
-    one_line: bool = False,
+    line_named: bool = False,
 ) -> Any:
     """The value of a JSON text.
 
@@ -152,7 +153,7 @@ def parse_json(
         unique_keys: refuse an object with a key twice; otherwise the last one counts.
         replace_surrogates: halves of surrogate pairs, which no file can hold, become question
             marks, and this is called once for each text; None refuses them.
-        one_line: ``where`` names the line already.
+        line_named: ``where`` names the line already.
 
     Raises:
         LlavaRadError: of the class ``error``: the text is not JSON, nested too deep, or holds a
@@ -162,9 +163,9 @@ def parse_json(
         text = decode(text, where, error)
 
     def refuse(what: str, place: int | None, problem: BaseException | None = None) -> LlavaRadError:
-        line = "" if one_line or place is None else f":{1 + text.count(chr(10), 0, place)}"
+        line = "" if line_named or place is None else f":{1 + text.count(chr(10), 0, place)}"
         made = error(
-            f"not JSON: {what}", where=f"{printable(where)}{line}", remedy=remedy, kind=kind
+            f"not JSON: {what}", where=f"{one_line(str(where))}{line}", remedy=remedy, kind=kind
         )
         made.__cause__ = problem
         return made
@@ -196,7 +197,7 @@ def parse_json(
             object_pairs_hook=unique if unique_keys else None,
         )
     except json.JSONDecodeError as problem:
-        column = f" (column {problem.colno})" if one_line else ""
+        column = f" (column {problem.colno})" if line_named else ""
         raise refuse(f"{problem.msg}{column}", problem.pos, problem) from problem
     except RecursionError as problem:
         raise refuse("it is nested too deep", None, problem) from None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from llava_rad.errors import DataError, LlavaRadError, cut
+from llava_rad.names import one_line
 from llava_rad.readers.missing import is_missing
-from llava_rad.readers.text import decode, printable, why
+from llava_rad.readers.text import decode, why
 
 #: The endings of the tables that are read.
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -59,7 +60,7 @@ def read_table(
     if path.suffix.lower() == ".parquet":
         for number, values in read_parquet(path, columns, error=error):
             row = Row((name, _as_text(value)) for name, value in values.items())
-            row.where = f"{printable(path)}:{number}"
+            row.where = f"{one_line(str(path))}:{number}"
             yield row
         return
     yield from _delimited_rows(path, columns, error)
@@ -95,7 +96,7 @@ def read_parquet(
         LlavaRadError: of the class ``error``: the file cannot be read, or lacks a column.
     """
     with _opened_parquet(path, error) as file:
-        _check_columns(list(file.schema_arrow.names), columns, printable(path), error)
+        _check_columns(list(file.schema_arrow.names), columns, one_line(str(path)), error)
         batches = file.iter_batches(batch_size=1024)
         number = 0
         while True:
@@ -127,7 +128,7 @@ def _opened_parquet(path: str | Path, error: type[LlavaRadError]) -> Any:
 def _bad_parquet(path: str | Path, problem: Exception, error: type[LlavaRadError]) -> LlavaRadError:
     return error(
         f"not a Parquet file, or damaged ({why(problem)})",
-        where=printable(path),
+        where=one_line(str(path)),
         remedy="Write or copy it again",
         kind="bad_file",
     )
@@ -136,7 +137,7 @@ def _bad_parquet(path: str | Path, problem: Exception, error: type[LlavaRadError
 def _absent(path: Path, remedy: str, error: type[LlavaRadError]) -> LlavaRadError:
     return error(
         "this table is missing",
-        where=printable(path),
+        where=one_line(str(path)),
         remedy=remedy or "Check the path",
         kind="missing_table",
     )
@@ -148,7 +149,7 @@ def _delimited_rows(
     records = _records(path, error)
     _, names = next(records, ("", []))
     header = [name.strip() for name in names]
-    _check_columns(header, columns, printable(path), error)
+    _check_columns(header, columns, one_line(str(path)), error)
     for where, cells in records:
         yield _row(header, cells, where, error)
 
@@ -161,7 +162,7 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
     ends = _LastCells()
     with lines:
         while True:
-            where = f"{printable(path)}:{reader.line_num + 1}"
+            where = f"{one_line(str(path))}:{reader.line_num + 1}"
             try:
                 cells = next(reader, None)
             except csv.Error as problem:
@@ -373,7 +374,7 @@ class _Lines:
         if len(content) >= _LONGEST_LINE:
             raise self.error(
                 f"a line is longer than {_LONGEST_LINE:,} bytes",
-                where=f"{printable(self.path)}:{self._number}",
+                where=f"{one_line(str(self.path))}:{self._number}",
                 remedy="Check that this is a text table",
                 kind="bad_table",
             )
@@ -384,7 +385,7 @@ class _Lines:
     def _damaged(self, problem: Exception) -> LlavaRadError:
         return self.error(
             f"the table cannot be read ({why(problem)})",
-            where=f"{printable(self.path)}:{self._number + 1}",
+            where=f"{one_line(str(self.path))}:{self._number + 1}",
             remedy="It is damaged or cut off: copy it again",
             kind="bad_table",
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llava_rad.errors import DataError, LlavaRadError, cut
+from llava_rad.names import one_line
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -46,7 +47,7 @@ def read_bytes(
         return Path(path).read_bytes()
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         raise error(
-            f"{failure} ({why(problem)})", where=printable(path), remedy=remedy, kind=kind
+            f"{failure} ({why(problem)})", where=one_line(str(path)), remedy=remedy, kind=kind
         ) from problem
 
 
@@ -71,7 +72,7 @@ def decode(
     if (line is None or line == 1) and content.startswith(_UTF16):
         raise error(
             "the file is UTF-16",
-            where=printable(where),
+            where=one_line(str(where)),
             remedy="Save it as UTF-8",
             kind="not_utf8",
         )
@@ -81,7 +82,7 @@ def decode(
         place = line or 1 + content.count(b"\n", 0, problem.start)
         raise error(
             f"not UTF-8 (byte {content[problem.start]:#04x})",
-            where=f"{printable(where)}:{place}",
+            where=f"{one_line(str(where))}:{place}",
             remedy="Save it as UTF-8",
             kind="not_utf8",
         ) from problem
@@ -89,7 +90,7 @@ def decode(
         place = line or 1 + text.count("\n", 0, text.index("\0"))
         raise error(
             "the file holds NUL bytes: it is no text in UTF-8, or damaged",
-            where=f"{printable(where)}:{place}",
+            where=f"{one_line(str(where))}:{place}",
             remedy="Save it as UTF-8, or copy it again",
             kind="not_utf8",
         )
@@ -99,10 +100,4 @@ def decode(
 def why(problem: BaseException) -> str:
     """What a library's exception says, in one line of at most 200 characters."""
     said = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-    return cut(printable(said[:1000]), 200)
-
-
-def printable(value: object) -> str:
-    """A path or message without characters that cannot be written to a terminal or file."""
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() or c in "\n\t " else "�" for c in text)
+    return cut(one_line(said[:1000]), 200)

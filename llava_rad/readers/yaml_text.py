@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from llava_rad.errors import DataError, LlavaRadError, shown
-from llava_rad.readers.text import printable, why
+from llava_rad.names import one_line
+from llava_rad.readers.text import why
 
 # Far above any configuration; PyYAML reads about a megabyte in ten seconds.
 _LONGEST = 1 << 20
@@ -63,7 +64,7 @@ def parse_yaml(text: str, *, where: object, error: type[LlavaRadError] = DataErr
         LlavaRadError: of the class ``error``: the text is not YAML, too long or nested too deep, a
             key comes twice, or a value has a tag that is not allowed or that it does not fit.
     """
-    reader = _Reader(printable(where), error)
+    reader = _Reader(one_line(str(where)), error)
     if len(text) > _LONGEST:
         raise reader.refuse(f"it is longer than {_LONGEST:,} characters", None, "Split the file")
     try:
