@@ -366,9 +366,13 @@ def _seeds() -> dict[str, Files]:
         palette[f"{color}PaletteColorLookupTableData"] = np.arange(256, dtype="<u2").tobytes()
     explicit = uid.ExplicitVRLittleEndian
     shutter = {
-        "ShutterShape": ["CIRCULAR", "RECTANGULAR"], "CenterOfCircularShutter": [20, 20],
-        "RadiusOfCircularShutter": 18, "ShutterLeftVerticalEdge": 4, "PixelAspectRatio": [2, 1],
-        "ShutterRightVerticalEdge": 50, "ShutterUpperHorizontalEdge": 3,
+        "ShutterShape": ["CIRCULAR", "RECTANGULAR"],
+        "CenterOfCircularShutter": [20, 20],
+        "RadiusOfCircularShutter": 18,
+        "ShutterLeftVerticalEdge": 4,
+        "PixelAspectRatio": [2, 1],
+        "ShutterRightVerticalEdge": 50,
+        "ShutterUpperHorizontalEdge": 3,
         "ShutterLowerHorizontalEdge": 44,
     }
     made = {

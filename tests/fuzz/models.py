@@ -130,9 +130,14 @@ def _read_model(folder: Path, rng: Random) -> None:
     model = llava_rad.load(str(folder / "model"), base_llm=str(folder / "base"))
     picture = Radiograph(
         pixels=np.tile(np.arange(64, dtype=np.uint8), (64, 1)),
-        rendering=model.processor.preprocessing.rendering, view="frontal",
-        view_position=None, laterality=None, pixel_spacing=None, photometric={},
-        warnings=(), source="made",
+        rendering=model.processor.preprocessing.rendering,
+        view="frontal",
+        view_position=None,
+        laterality=None,
+        pixel_spacing=None,
+        photometric={},
+        warnings=(),
+        source="made",
     )
     request = ReportRequest((RequestImage("current_frontal", picture),), indication="cough")
     batch = model.processor.pad([model.processor.encode(request)], "left")
@@ -162,7 +167,6 @@ def _ready() -> None:
         PreTrainedTokenizerFast,
         SiglipVisionModel,
     )
-
 
     assert peft and timm and transformers
 
@@ -194,17 +198,28 @@ def _seed_encoders() -> dict[str, Files]:
     from transformers import SiglipVisionModel as Siglip
 
     sizes: dict[str, Any] = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
     }
     preprocessing = {
-        "crop_size": {"height": 28, "width": 28}, "do_center_crop": True, "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2],
-        "size": {"shortest_edge": 28}, "image_processor_type": "CLIPImageProcessor",
+        "crop_size": {"height": 28, "width": 28},
+        "do_center_crop": True,
+        "resample": 3,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.2, 0.2, 0.2],
+        "size": {"shortest_edge": 28},
+        "image_processor_type": "CLIPImageProcessor",
     }
     square = {
-        "size": {"height": 28, "width": 28}, "resample": 2, "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5], "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 28, "width": 28},
+        "resample": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
     }
 
     def clip(folder: Path, pickled: bool = False) -> None:
