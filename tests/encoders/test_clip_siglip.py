@@ -204,6 +204,6 @@ def test_sizes_that_no_tower_has_are_refused_before_anything_is_made(tmp_path, k
     CLIPVisionModel(CLIPVisionConfig(**SQUARE)).save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
-    with pytest.raises(WeightsError, match=key) as caught:
+    with pytest.raises(WeightsError, match=f"{key}|attention heads") as caught:
         load_encoder(tmp_path)
     assert caught.value.kind == "bad_config"
