@@ -35,6 +35,11 @@ def cut(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
+# The most characters of a message's parts: what, where, remedy. Together they stay one readable
+# line, whatever a file or a library put into them.
+_WHAT, _WHERE, _REMEDY = 1200, 300, 450
+
+
 class LlavaRadError(Exception):
     """Base of all errors raised on purpose.
 
@@ -69,8 +74,20 @@ class LlavaRadError(Exception):
         return rebuild, ()
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        return one_line(f"{head}. {self.remedy}." if self.remedy else f"{head}.")
+        what = _shortened(one_line(self.what), _WHAT)
+        head = f"{_without_middle(one_line(self.where), _WHERE)}: {what}" if self.where else what
+        remedy = _shortened(one_line(self.remedy), _REMEDY)
+        return f"{head}. {remedy}." if remedy else f"{head}."
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _without_middle(text: str, length: int) -> str:
+    """A path keeps its beginning and, with the file's name, its end."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"
 
 
 class ImageError(LlavaRadError):

@@ -10,7 +10,7 @@ import torch
 from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, WeightsError, shown
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
@@ -287,12 +287,13 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
             kind="no_config",
         )
     config = read_json(path, error=WeightsError, expect=dict, remedy="Restore the file")
-    family = _FAMILIES.get(config.get("model_type"))
+    named = config.get("model_type")
+    family = _FAMILIES.get(named) if isinstance(named, str) else None
     if family is None and "architecture" in config:
         family = "timm_vit"
     if family is None:
         raise WeightsError(
-            f"model_type {config.get('model_type')!r} is not a supported image encoder",
+            f"model_type {shown(named)} is not a supported image encoder",
             where=path,
             remedy=f"Use one of {', '.join(_FAMILIES)}, a timm ViT or an open_clip model",
             kind="unsupported_family",

@@ -207,11 +207,15 @@ def parse_json(
     match = _SURROGATE.search(text)
     if match is None:  # only an escape brings in half a pair
         return value
-    if replace_surrogates is None:
-        if _has_surrogate(value):
-            raise refuse("a text holds half a character (a lone surrogate)", match.start())
-        return value
-    return _without_surrogates(value, replace_surrogates)
+    try:
+        if replace_surrogates is not None:
+            return _without_surrogates(value, replace_surrogates)
+        halved = _has_surrogate(value)
+    except RecursionError as problem:  # Python's reader goes deeper than its functions
+        raise refuse("it is nested too deep", None, problem) from None
+    if halved:
+        raise refuse("a text holds half a character (a lone surrogate)", match.start())
+    return value
 
 
 def _place(text: str, piece: str) -> int | None:

@@ -18,6 +18,7 @@ TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_LINE = 16 << 20
+_MOST_BLANK = 100_000
 _LONE_RETURN = re.compile(r"(?<=\r)(?!\n)")
 
 
@@ -160,9 +161,11 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
     delimiter = _delimiter(path, lines.head())
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     ends = _LastCells()
+    name = one_line(str(path))
+    blank = 0
     with lines:
         while True:
-            where = f"{one_line(str(path))}:{reader.line_num + 1}"
+            where = f"{name}:{reader.line_num + 1}"
             try:
                 cells = next(reader, None)
             except csv.Error as problem:
@@ -170,7 +173,16 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
             if cells is None:
                 return
             if not any(cell.strip() for cell in cells):
+                blank += 1
+                if blank > _MOST_BLANK:  # a few kilobytes of gzip can hold billions
+                    raise error(
+                        f"more than {_MOST_BLANK:,} blank lines follow one another",
+                        where=where,
+                        remedy="Check that this is a text table",
+                        kind="bad_table",
+                    )
                 continue
+            blank = 0
             if lines.open_end and not (lines.last.rstrip().endswith('"') or ends.whole(cells[-1])):
                 raise error(
                     f"the file ends in the middle of a line, with {cut(cells[-1], 40)!r}: it may "

@@ -29,6 +29,8 @@ def write(tmp_path):
         ("[Infinity]", "Infinity is no number"),
         ('["a",\n"\\ud800"]', r"f\.json:2: .*half a character"),
         ('{"\\udfff": 1}', "half a character"),
+        # Depth that Python's reader takes and a search for half characters does not.
+        (f'{"[" * 990}"\\ud800"{"]" * 990}', "half a character|nested too deep"),
         ('"\x01"', "not JSON"),
         (b'{"a": "\xff"}', r"f\.json:1: not UTF-8"),
         ("{}".encode("utf-16"), "UTF-16"),

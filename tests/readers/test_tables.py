@@ -91,6 +91,7 @@ POURED = 'id,text\ns1,"The lungs are clear.\ns2,Large effusion on the left."\ns3
         ("id,text\n1,x\0y\n", "not_utf8", ":2: the file holds NUL bytes"),
         ("id,text\n1,é\n".encode("latin-1"), "not_utf8", ":2: not UTF-8 .byte 0xe9"),
         ("id,text\n1,2\n".encode("utf-16"), "not_utf8", "UTF-16"),
+        ("id,text\n1,x\n" + "\n" * 100_001, "bad_table", ":100003: more than 100,000 blank lines"),
         ("id,text\n1," + "x" * 200_000 + "\n", "bad_table", "more than 131,072 characters"),
     ],
 )
