@@ -1,10 +1,10 @@
-# make demo | test | test-fast | check | lint | format | mini | clean. Each makes .venv and installs what it needs.
+# make demo | test | test-fast | check | reliability | lint | format | mini | clean. Each makes .venv and installs what it needs.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast check lint format mini clean help
+.PHONY: demo test test-fast check reliability lint format mini clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -33,6 +33,10 @@ test-fast: $(BIN)/.installed
 # Slower proofs: the wheel in an empty folder, and what tests marked "check" run.
 check: $(BIN)/.installed
 	$(BIN)/python -m pytest -m check
+
+# Kills, signals, full disks, two at once, damaged files: a table from real processes (an hour).
+reliability: $(BIN)/.installed
+	$(BIN)/python benchmarks/reliability.py
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -39,7 +39,8 @@ from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
 from llava_rad.dinov2.image_sources import ImageFiles
 from llava_rad.dinov2.variants import Variant, make_variant, open_pool
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import ConfigError, LlavaRadError, TrainingError
+from llava_rad.ending import program_ending
+from llava_rad.errors import ConfigError, TrainingError
 from llava_rad.probing import load_judged
 from llava_rad.probing.comparison import save_comparison, to_markdown
 from llava_rad.probing.curves import Curves, draw_curves, save_curves
@@ -148,7 +149,7 @@ def main(
     ] = None,
 ) -> None:
     """Plan, pretrain, judge, write, print."""
-    try:
+    with program_ending("the same command goes on from there"):
         settings = load_config(AblationConfig, config, overrides or [])
         # 1. Everything that can be wrong is found before the first pretraining.
         begin = launch(settings.launcher)
@@ -201,12 +202,6 @@ def main(
         save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
         print(to_markdown(comparison), end="")
         say(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")
-    except LlavaRadError as error:
-        say(f"error: {error}")
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from there")
-        raise typer.Exit(130) from None
     if failed:
         say(f"{failed} of {len(variants)} pretrainings failed; the same command tries them again")
         raise typer.Exit(1)

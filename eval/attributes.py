@@ -21,8 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.errors import LlavaRadError
+from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
+from llava_rad.outputs import claim_json, write_result
 from llava_rad.probing import (
     MEASURES,
     column_target,
@@ -54,13 +55,17 @@ def main(
     cache: Annotated[Path, typer.Option(help="Folder for vectors.")] = Path("runs/features"),
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Folder for the fitted layers.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers here.")
     ] = None,
 ) -> None:
     """Read, encode, fit, test, print."""
     state = process_state()
-    try:
+    with program_ending("vectors in the cache stay, nothing else was written"):
+        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
         # 1. The encoder, the images, and what is recorded of them.
         loaded = load_judged(encoder, image_size=image_size, device=state.device)
         examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
@@ -107,12 +112,8 @@ def main(
                     "images": str(examples),
                 }
                 content = {"encoder": facts, "settings": settings, "results": records}
-                json_file.parent.mkdir(parents=True, exist_ok=True)
-                json_file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+                write_result(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
             print(_table(facts, records))
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:

@@ -21,8 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.errors import LlavaRadError
+from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
+from llava_rad.outputs import claim_json, write_result
 from llava_rad.probing import (
     encoder_facts,
     extract_features,
@@ -72,6 +73,9 @@ def main(
     save: Annotated[
         Path | None, typer.Option(help="Folder for the fitted layer (and tuned encoder).")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers here.")
     ] = None,
@@ -79,7 +83,8 @@ def main(
     """Read, encode, fit, test, print."""
     state = process_state()
     results: list[tuple[str, ProbeResult]] = []
-    try:
+    with program_ending("vectors in the cache stay, nothing else was written"):
+        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
         # 1. The encoder and the images.
         loaded = load_judged(encoder, image_size=image_size, device=state.device)
         examples = read_examples(manifest, _split(views))
@@ -136,12 +141,8 @@ def main(
                     "images": str(examples),
                 }
                 content = {"encoder": facts, "settings": settings, "results": rows}
-                json_file.parent.mkdir(parents=True, exist_ok=True)
-                json_file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+                write_result(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
             print(_table(facts, rows))
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 def _record(method: str, result: ProbeResult) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.ending import program_ending
+from llava_rad.errors import DataError
 from llava_rad.evaluation import Predictions, read_predictions
 from llava_rad.evaluation.page import key_label, value_label
 from llava_rad.evaluation.primary import (
@@ -38,6 +39,7 @@ from llava_rad.evaluation.primary import (
 )
 from llava_rad.evaluation.table import text_table
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer, Scores
+from llava_rad.outputs import claim_json, write_result
 from llava_rad.statistics import Units
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -70,6 +72,9 @@ def main(
         str | None, typer.Option(help="Model folder, archive or a hub repository.")
     ] = None,
     radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
 ) -> None:
     """Parse, score, compare, print."""
@@ -82,7 +87,8 @@ def main(
         radgraph_model=radgraph_model,
         device=device,
     )
-    try:
+    with program_ending():
+        claim_json(json_file, ("first", "pairs", "files"), files, overwrite=overwrite)
         names = [name.strip() for name in metrics.split(",") if name.strip()]
         asked = Scorer(names, settings, require=require)
         scorer = with_primary(asked, primary)
@@ -101,9 +107,6 @@ def main(
         if json_file:
             facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
             _write(json_file, {**facts, "units": units.count, **how}, results)
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     print(f"{len(ids)} pairs of {units}; differences against {files[0]}")
     if metric_of(primary) in shown:
         print(f"primary metric, declared before: {key_label(primary)}")
@@ -224,14 +227,7 @@ def _write(
             for file, tests in results
         },
     }
-    try:
-        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"the file cannot be written: {error.strerror}",
-            where=path,
-            remedy="Give another file with --json",
-        ) from error
+    write_result(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from typing import Annotated
 import typer
 
 from llava_rad.config import Count, Seed, check_ranges, load_config, to_dict
-from llava_rad.errors import ConfigError, LlavaRadError, WeightsError
+from llava_rad.ending import program_ending
+from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.probing.comparison import save_comparison, to_markdown
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig
@@ -74,7 +75,7 @@ def main(
     ] = False,
 ) -> None:
     """Load, run the tasks, compare, write, print."""
-    try:
+    with program_ending("predictions that are finished stay, the same command goes on from there"):
         settings = load_config(CompareConfig, config, overrides or [])
 
         # 1. Every task with every encoder.
@@ -102,9 +103,6 @@ def main(
             )
             print(to_markdown(comparison), end="")
             say(f"written to {settings.output}: comparison.md, .csv, .html, .json")
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
 
 
 def say(line: str) -> None:

@@ -22,7 +22,8 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from llava_rad.errors import LlavaRadError, MetricError
+from llava_rad.ending import program_ending
+from llava_rad.errors import MetricError
 from llava_rad.evaluation import (
     evaluate_predictions,
     evaluation_table,
@@ -31,6 +32,7 @@ from llava_rad.evaluation import (
     write_evaluation,
 )
 from llava_rad.evaluation.primary import PRIMARY
+from llava_rad.evaluation.results import SCORES, own_results
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 from llava_rad.metrics.radgraph import CASINGS
 
@@ -104,6 +106,9 @@ def main(
         Path | None, typer.Option(help="bert_score's table of baselines for the model.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for RadGraph annotations.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
 ) -> None:
     """Parse, score, write, print."""
@@ -124,7 +129,11 @@ def main(
         cache=cache,
         device=device,
     )
-    try:
+    read = [path for path in (predictions, training_reports, features) if path is not None]
+    with (
+        program_ending("nothing was written"),
+        own_results(out, SCORES, read, what="scoring", overwrite=overwrite),
+    ):
         names = [name.strip() for name in metrics.split(",") if name.strip()]
         scorer = Scorer(names, settings, require=require)
         evaluation = evaluate_predictions(
@@ -139,9 +148,6 @@ def main(
             progress=lambda step: print(f"computing {step}", file=sys.stderr),
         )
         write_evaluation(evaluation, out, cases=cases)
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     print(evaluation_table(evaluation))
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -25,10 +25,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_rad.errors import ConfigError, DataError, LlavaRadError
+from llava_rad.ending import GOES_ON, program_ending
 from llava_rad.evaluation import control_table
 from llava_rad.evaluation.primary import PRIMARY, metric_of
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
+from llava_rad.outputs import write_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -71,6 +72,9 @@ def main(
         str | None, typer.Option(help="Model folder, archive or a hub repository.")
     ] = None,
     radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     card: Annotated[
         bool, typer.Option("--card", help="Put the result into the card in the model's folder.")
     ] = False,
@@ -80,13 +84,18 @@ def main(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Heavy imports wait until the options are read.
     from llava_rad.evaluation.controls import judge_controls, write_controls
+    from llava_rad.evaluation.results import CONTROL, own_shared_results
     from llava_rad.evaluation.split_reports import open_split
     from llava_rad.processes import process_state
     from llava_rad.reports.generate import GenerationSettings
 
     state = process_state()
     main_process = state.is_main_process
-    try:
+    names = ("reports.jsonl", *CONTROL)
+    with (
+        program_ending(GOES_ON),
+        own_shared_results(output, names, [manifest], what="image control", overwrite=overwrite),
+    ):
         metric_of(primary)  # a wrong one is refused before hours of writing
         scorer = Scorer(
             [name.strip() for name in metrics.split(",") if name.strip()],
@@ -127,14 +136,6 @@ def main(
         )
         if card:
             write_card(model, output / "image_control.md")
-    except LlavaRadError as error:
-        if main_process:
-            _say(f"error: {error}")
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
-    except KeyboardInterrupt:
-        if main_process:
-            _say("stopped; what was written stays, the same command goes on from there")
-        raise typer.Exit(130) from None
     print(control_table(result))
     for name, reason in result.left_out.items():
         _say(f"not computed: {name}: {reason}")
@@ -156,14 +157,7 @@ def write_card(model: str, section: Path) -> None:
     from llava_rad.model.loading import model_folder
 
     file = model_folder(model) / "README.md"
-    try:
-        file.write_text(put_section(file.read_text(), section.read_text()))
-    except OSError as error:
-        raise DataError(
-            f"the card cannot be written ({error.strerror})",
-            where=file,
-            remedy="Give a model folder of your own",
-        ) from error
+    write_result(file, put_section(file.read_text("utf-8"), section.read_text("utf-8")))
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,6 @@ away in the text ("right chest XXXX") but coded.
 The table goes to standard output. Exit codes: 0 done, 1 an error in data, 2 wrong usage.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,8 @@ import typer
 
 from llava_rad.data import ConversionLog
 from llava_rad.data.openi import read
-from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.ending import program_ending
+from llava_rad.errors import DataError
 from llava_rad.evaluation.table import text_table
 from llava_rad.metrics import label_f1, label_reports
 from llava_rad.observations import OBSERVATIONS, Mention
@@ -84,11 +84,8 @@ def main(
     reports: Annotated[Path, typer.Argument(help="NLMCXR_reports.tgz, or its unpacked folder.")],
 ) -> None:
     """Read, label, compare, print."""
-    try:
+    with program_ending():
         texts, coded, counts = _read(reports)
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     result = label_f1("chexpert_rules", label_reports(texts), coded, facts={})
     values = result.values
     rows = []

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llava_rad.errors import ConfigError, LlavaRadError
+from llava_rad.ending import GOES_ON, program_ending
 from llava_rad.evaluation import (
     control_table,
     evaluate_predictions,
@@ -83,19 +83,28 @@ def main(
         str | None, typer.Option(help="Model folder, archive or a hub repository.")
     ] = None,
     radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
 ) -> None:
     """Parse, generate, score, write, print."""
     # bitsandbytes mentions optional kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Heavy imports wait until the options are read.
     from llava_rad.evaluation.controls import judge_controls, write_controls
+    from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, own_shared_results
     from llava_rad.evaluation.split_reports import open_split
     from llava_rad.processes import process_state
     from llava_rad.reports.generate import GenerationSettings
 
     state = process_state()
     main_process = state.is_main_process
-    try:
+    names = (*GENERATED, *SCORES, *(CONTROL if image_control else ()))
+    inputs = [manifest]
+    with (
+        program_ending(GOES_ON),
+        own_shared_results(output, names, inputs, what="evaluation", overwrite=overwrite),
+    ):
         metric_of(primary)  # a wrong one is refused before hours of writing
         scorer = Scorer(
             [name.strip() for name in metrics.split(",") if name.strip()],
@@ -152,14 +161,6 @@ def main(
             )
             print(f"\n{control_table(control)}")
             failures |= {f.study_id: f for written in wrong.values() for f in written.failures}
-    except LlavaRadError as error:
-        if main_process:
-            _say(f"error: {error}")
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
-    except KeyboardInterrupt:
-        if main_process:
-            _say("stopped; what was written stays, the same command goes on from there")
-        raise typer.Exit(130) from None
     for warning in evaluation.warnings:
         _say(f"warning: {warning}")
     for name, reason in evaluation.scores.left_out.items():

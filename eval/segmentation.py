@@ -26,10 +26,11 @@ import numpy as np
 import typer
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import LlavaRadError
+from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
 from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
+from llava_rad.outputs import claim_json, write_result
 from llava_rad.probing import (
     MEASURES,
     encoder_facts,
@@ -69,13 +70,17 @@ def main(
     save: Annotated[Path | None, typer.Option(help="Folder for the head.")] = None,
     load: Annotated[Path | None, typer.Option(help="Test this head; train none.")] = None,
     overlays: Annotated[Path | None, typer.Option(help="PNG of nine test images.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers here.")
     ] = None,
 ) -> None:
     """Read, encode, train, test, print."""
     state = process_state()
-    try:
+    with program_ending("vectors in the cache stay, nothing else was written"):
+        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
         # 1. The encoder, which shall see whole images; the images and their masks.
         judged = load_judged(encoder, image_size=image_size, device=state.device)
         whole = seeing_whole_images(judged)
@@ -119,12 +124,8 @@ def main(
             if json_file:
                 settings = {"manifests": [str(path) for path in manifest], "images": str(examples)}
                 content = {"encoder": facts, "settings": settings, "results": [record]}
-                json_file.parent.mkdir(parents=True, exist_ok=True)
-                json_file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+                write_result(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
             print(_table(facts, record))
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 def draw(encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult):

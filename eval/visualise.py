@@ -11,6 +11,7 @@ The images are test images of the manifest, drawn by --seed. More tokens an imag
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +22,10 @@ import typer
 from PIL import Image
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import LlavaRadError, ModelError
+from llava_rad.ending import program_ending
+from llava_rad.errors import ModelError
 from llava_rad.images import load_radiograph
+from llava_rad.outputs import write_bytes_result
 from llava_rad.probing import (
     Example,
     Examples,
@@ -54,7 +57,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
 ) -> None:
     """Read, encode, draw."""
-    try:
+    with program_ending():
         # 1. The encoder and some test images.
         loaded = load_judged(encoder, image_size=image_size, device=process_state().device)
         examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
@@ -79,9 +82,6 @@ def main(
         _write(
             _neighbour_sheet(loaded, examples, chosen, neighbours, cache), out / "neighbours.png"
         )
-    except LlavaRadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 def _input(encoder: ImageEncoder, example: Example) -> torch.Tensor:
@@ -161,7 +161,9 @@ def _about(example: Example) -> str:
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    picture.save(path)
+    content = io.BytesIO()
+    picture.save(content, format="png")
+    write_bytes_result(path, content.getvalue())
     print(path)
 
 

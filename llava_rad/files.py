@@ -407,7 +407,7 @@ def write_tensors(
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     sums = {name: tensor_checksum(tensor) for name, tensor in plain.items()}
     about = {"format": "pt", **(metadata or {})}
-    seal = _seal(sums, about)
+    seal = seal_of(sums, about)
     about[CHECKSUMS] = json.dumps({"tensors": sums, "all": seal})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -473,7 +473,7 @@ def read_tensors_and_metadata(
     if sealed:
         found = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
         wrong = sorted(name for name in found if found[name] != of_tensors.get(name))
-        if wrong or of_all != _seal(found, about):
+        if wrong or of_all != seal_of(found, about):
             what = f"of '{wrong[0]}'" if wrong else "of its header"
             raise _damaged(file, f"the checksum {what} differs")
     if seal is not None and of_all != seal:
@@ -489,7 +489,8 @@ def read_tensors_and_metadata(
     return tensors, about
 
 
-def _seal(sums: Mapping[str, str], about: Mapping[str, str]) -> str:
+def seal_of(sums: Mapping[str, str], about: Mapping[str, str]) -> str:
+    """Checksum of the tensors' checksums and of the other texts of a file's header."""
     return checksum(json.dumps([sorted(sums.items()), sorted(about.items())]).encode())
 
 

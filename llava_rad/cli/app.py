@@ -11,6 +11,7 @@ from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
 from llava_rad.cli.doctor import doctor
 from llava_rad.cli.encode import encode
+from llava_rad.cli.merge import merge
 from llava_rad.cli.plan import plan
 from llava_rad.cli.programs import add_programs, train
 from llava_rad.cli.report import report
@@ -37,6 +38,7 @@ def _options(
 
 
 app.command()(report)
+app.command()(merge)
 app.command()(train)
 add_programs(app)
 app.command()(encode)
@@ -52,4 +54,7 @@ def main() -> None:
     """Entry point of the command."""
     # bitsandbytes mentions optional kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    app()
+    from llava_rad.ending import terminable
+
+    with terminable():
+        app()

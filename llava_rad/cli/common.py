@@ -3,13 +3,9 @@
 import contextlib
 import enum
 import json
-import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     import torch
@@ -42,22 +38,16 @@ class Precision(str, enum.Enum):
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Print errors meant for the user in one line; wrong usage exits with 2, the rest with 1."""
-    from llava_rad.errors import ConfigError, LlavaRadError
+def user_errors(stopped: str | Callable[[], str] = "") -> Iterator[None]:
+    """Print errors meant for the user in one line; wrong usage exits with 2, the rest with 1.
 
-    try:
+    Args:
+        stopped: what has become of the work when a signal stops it; see ``plain_ending``.
+    """
+    from llava_rad.ending import plain_ending
+
+    with plain_ending(say, stopped):
         yield
-    except LlavaRadError as error:
-        say(f"error: {error}")
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
-    except KeyboardInterrupt:
-        say("stopped; what was written stays, the same command goes on from there")
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # The reader of stdout has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
 
 
 def pick_device(name: str) -> str:
@@ -119,19 +109,6 @@ def write_json(values: Any) -> None:
     """Print JSON on one line to stdout, in ASCII where stdout is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
     write_out(json.dumps(values, ensure_ascii=encoding != "utf8"))
-
-
-def open_text(path: Path) -> Any:
-    """Open a text file to write, its folder made. Raises ConfigError."""
-    from llava_rad.errors import ConfigError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write ({error.strerror})", where=path, remedy="Choose another --output"
-        ) from error
 
 
 class _Lines:

@@ -43,7 +43,7 @@ def convert(
     format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
 ) -> None:
     """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 checkpoints; write this format or Llava."""
-    with user_errors():
+    with user_errors("nothing was written"):
         from llava_rad.interchange import convert as convert_checkpoint
         from llava_rad.model import read_prompt
 

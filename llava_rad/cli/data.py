@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from llava_rad.cli.common import (
-    open_text,
     progress,
     say,
     say_left_out,
@@ -41,6 +40,9 @@ def data(
     test: Annotated[
         float, typer.Option(min=0, max=1, help="Training patients to move to test.")
     ] = 0.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --output, whatever it holds.")
+    ] = False,
     keep_identifiers: Annotated[
         bool,
         typer.Option(
@@ -58,7 +60,7 @@ def data(
     list_: Annotated[bool, typer.Option("--list", help="List data sets and options.")] = False,
 ) -> None:
     """Turn a data set into a manifest, or check that a manifest's images can be read."""
-    with user_errors():
+    with user_errors("nothing was written"):
         from llava_rad.data import ADAPTERS, ConversionLog, adapter_options, convert
         from llava_rad.errors import ConfigError
 
@@ -68,7 +70,7 @@ def data(
                 write_out(f"{known:<16} {options}".rstrip())
             return
         if name == "check" and root is not None:
-            _check(root, output, workers)
+            _check(root, output, workers, overwrite=overwrite)
             return
         if not name or root is None or output is None:
             raise ConfigError(
@@ -88,6 +90,7 @@ def data(
             output,
             validation=validation,
             test=test,
+            overwrite=overwrite,
             keep_identifiers=keep_identifiers,
             key=id_key,
             tell=lambda text: say(f"warning: {text}"),
@@ -107,21 +110,27 @@ def data(
         write_out(result.sha256)
 
 
-def _check(manifest: Path, output: Path | None, workers: int | None) -> None:
+def _check(manifest: Path, output: Path | None, workers: int | None, *, overwrite: bool) -> None:
     """Open every image of a manifest; exits with 1 if one cannot be read."""
     from llava_rad.data import load_manifest
     from llava_rad.data.checking import by_reason, check_images, images_of
     from llava_rad.names import escape_name, one_line
+    from llava_rad.outputs import refuse_foreign, refuse_inputs, write_result
 
     images = images_of(load_manifest(manifest))
+    if output is not None:
+        refuse_inputs(output, [manifest, *images])
+        refuse_foreign(output, _is_list, "list of failures", overwrite=overwrite)
     with progress("Images", len(images)) as advance:
         failures = check_images(images, workers=workers, progress=advance)
-    file = open_text(output) if output is not None else None
+    lines = []
     for path, error in failures.items():
-        line = f"{error.kind}\t{images[path]}\t{escape_name(path)}\t{error.what}"
-        write_out("\t".join(one_line(part) for part in line.split("\t")), file)
-    if file is not None:
-        file.close()
+        parts = (error.kind, images[path], escape_name(path), error.what)
+        lines.append("\t".join(one_line(part) for part in parts))
+    if output is not None:
+        write_result(output, (line + "\n" for line in lines))
+    elif lines:
+        write_out("\n".join(lines))
     for kind, count, example in by_reason(failures):
         say(f"{count:>8}  {kind:<22} first: {example}")
     place = output if output is not None else "stdout"
@@ -129,3 +138,9 @@ def _check(manifest: Path, output: Path | None, workers: int | None) -> None:
     say(f"{len(images)} images opened{listed}")
     if failures:
         raise typer.Exit(1)
+
+
+def _is_list(path: Path) -> bool:
+    """Whether every line has the four columns of a list of failures."""
+    with path.open("rb") as file:
+        return all(line.count(b"\t") == 3 for line in file)

@@ -1,7 +1,7 @@
 """``llava-rad encode``: the tokens of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from llava_rad.cli.common import (
     status,
     user_errors,
 )
+
+if TYPE_CHECKING:
+    from llava_rad.errors import LlavaRadError
 
 
 def encode(
@@ -30,36 +33,55 @@ def encode(
     frame: Annotated[
         int | None, typer.Option(min=1, help="Which picture of files that hold several.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Write CLS and patch tokens of images to a safetensors file."""
-    with user_errors():
+    with user_errors("what was encoded stays, the same command goes on from there"):
         from llava_rad.data import ConversionLog, expand_images
         from llava_rad.encoders import load_encoder
-        from llava_rad.encoding import encode_images, write_tokens
-        from llava_rad.errors import LlavaRadError
+        from llava_rad.encoding import encode_to_file, is_token_file
+        from llava_rad.errors import ConfigError
         from llava_rad.model.loading import BUNDLED
+        from llava_rad.outputs import refuse_foreign, refuse_inputs
 
+        if output.suffix != ".safetensors":
+            raise ConfigError(
+                "tokens are written as safetensors alone",
+                where=output,
+                remedy=f"Name it {output.stem or output.name}.safetensors",
+                kind="unknown_format",
+            )
         log = ConversionLog()
         paths = expand_images(images, log=log)
+        refuse_inputs(output, [*images, *paths])
+        refuse_foreign(output, is_token_file, "file of tokens", overwrite=overwrite)
         say_left_out(log)
         place = pick_device(device)
         with status(f"Loading {encoder}"):
             source = str(BUNDLED[encoder] / "encoder") if encoder in BUNDLED else encoder
             loaded = load_encoder(source, dtype=pick_dtype(dtype, place), device=place)
-        tokens = {}
-        failed = 0
         with progress("Images", len(paths)) as advance:
-            for path, result in encode_images(loaded, paths, batch_size=batch_size, frame=frame):
-                if isinstance(result, LlavaRadError):
-                    failed += 1
-                    say(f"error: {result}")
-                else:
-                    tokens[path] = result
+
+            def told(_: str, error: "LlavaRadError | None") -> None:
+                if error is not None:
+                    say(f"error: {error}")
                 advance()
-        if tokens:
-            write_tokens(output, loaded, tokens)
-        ending = f", {failed} of {len(paths)} failed" if failed else ""
-        say(f"{len(tokens)} images -> {output if tokens else 'nothing written'}{ending}")
-        if failed:
+
+            result = encode_to_file(
+                output,
+                loaded,
+                paths,
+                batch_size=batch_size,
+                frame=frame,
+                begin_anew=overwrite,
+                told=told,
+                resumed=lambda count: say(f"{count} of {len(paths)} are encoded already"),
+            )
+        ending = f", {len(result.failed)} of {len(paths)} failed" if result.failed else ""
+        target = output if result.count else "nothing written"
+        say(f"{result.count} image{'s' * (result.count != 1)} -> {target}{ending}")
+        if result.failed:
             raise typer.Exit(1)

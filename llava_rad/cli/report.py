@@ -11,7 +11,6 @@ from llava_rad.cli.common import (
     Format,
     Precision,
     Quantize,
-    open_text,
     pick_device,
     pick_dtype,
     progress,
@@ -40,6 +39,13 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only this part, into OUTPUT.I-of-N; see: merge."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
     quantize: Annotated[
         Quantize | None,
@@ -60,13 +66,31 @@ def report(
     llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
     """Write the findings of chest X-rays."""
-    with user_errors():
+    state = {"written": 0}
+
+    def kept() -> str:
+        if output is None:
+            return f"{state['written']} reports were printed, the same command begins anew"
+        return f"{state['written']} reports were added to {output}; the same command goes on there"
+
+    with user_errors(kept):
         from llava_rad.data import ConversionLog, expand_inputs
+        from llava_rad.data.inputs import files_of
+        from llava_rad.errors import ConfigError
         from llava_rad.model import load
-        from llava_rad.reports.file import ReportFile, run_id
+        from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.reports.file import (
+            Remembering,
+            ReportFile,
+            Shard,
+            is_report_file,
+            run_facts,
+            run_id,
+        )
         from llava_rad.reports.generate import GenerationSettings
         from llava_rad.reports.study import (
             Failure,
+            StudyReader,
             empty_report,
             read_study,
             report_studies,
@@ -74,9 +98,21 @@ def report(
         )
 
         style = format or (Format.json if output else Format.text)
+        part = Shard.parse(shard) if shard is not None else None
+        if part is not None and output is None:
+            raise ConfigError(
+                "a shard needs a file", where="--shard", remedy="Name it with --output"
+            )
         log = ConversionLog()
-        studies = with_indication(expand_inputs(images, log=log), indication)
+        everything = studies = with_indication(expand_inputs(images, log=log), indication)
         say_left_out(log)
+        if part is not None and output is not None:
+            studies, output = part.share(everything), part.file(output)
+        if output is not None:
+            given = [output.with_name(output.name.rpartition(".")[0])] if part else []
+            for target in (output, *given):
+                refuse_inputs(target, files_of(everything, images))
+            refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -96,53 +132,62 @@ def report(
             )
         precision = f"{number}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
-        read = functools.partial(read_study, frame=frame)
+        read: StudyReader = functools.partial(read_study, frame=frame)
+        as_text = functools.partial(_as_text, many=True)
 
-        failed, incomplete, written, total = 0, 0, 0, len(studies)
+        failed, incomplete, total = [], 0, len(studies)
+        file, remember = None, Remembering(read)
         with contextlib.ExitStack() as stack:
-            file = None
-            if output is not None and style is Format.json:
-                file = stack.enter_context(ReportFile(output, run))
+            if output is not None:
+                file = stack.enter_context(
+                    ReportFile(
+                        output,
+                        run,
+                        made_with=run_facts(loaded, settings, precision=precision, frame=frame),
+                        studies=studies,
+                        as_text=None if style is Format.json else as_text,
+                        overwrite=overwrite,
+                    )
+                )
+                read = remember
                 for study in studies:
                     if study.study_id in file.empty:
-                        failed += 1
+                        failed.append(study.study_id)
                         say(f"error: {empty_report(study.study_id)}")
-                studies = [s for s in studies if s.study_id not in file.done]
-                if total > len(studies):
-                    say(f"{total - len(studies)} of {total} are in {output} already")
-            text = None
-            if output is not None and style is Format.text:
-                text = stack.enter_context(open_text(output))
-            advance = stack.enter_context(progress("Reports", len(studies)))
-            for result in report_studies(
-                loaded, studies, settings, batch_size=batch_size, read=read
-            ):
+            todo = [s for s in studies if file is None or s.study_id not in file.done]
+            if total > len(todo):
+                say(f"{total - len(todo)} of {total} are in {output} already")
+            advance = stack.enter_context(progress("Reports", len(todo)))
+            for result in report_studies(loaded, todo, settings, batch_size=batch_size, read=read):
                 if isinstance(result, Failure):
-                    failed += 1
+                    failed.append(result.study_id)
                     say(f"error: {result.error}")
                     advance()
                     continue
-                written += 1
                 lost = [w for w in result.warnings if w.startswith("unreadable: ")]
                 incomplete += bool(lost)
                 for warning in lost:
                     say(f"error: {result.study_id}: {warning}")
                 if result.empty:
                     # Written nevertheless: the same command gives the same again.
-                    failed += 1
+                    failed.append(result.study_id or "")
                     say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
-                    file.write(result)
+                    file.write(result, remember.take(result.study_id))
                 elif style is Format.json:
                     write_json({**result.to_dict(), "run": run})
                 else:
-                    write_out(_as_text(result, many=total > 1), text)
+                    write_out(_as_text(result, many=total > 1))
+                state["written"] += 1
                 advance()
-        target = output if output is not None else "stdout"
-        ending = f", {failed} of {total} failed" if failed else ""
+            if file is not None and part is not None:
+                file.finish_shard(part, everything, failed)
+        written = state["written"]
+        ending = f", {len(failed)} of {total} failed" if failed else ""
         if incomplete:
             ending += f", {incomplete} without an image that cannot be read"
-        say(f"{written} report{'s' * (written != 1)} -> {target}{ending}")
+        if output is not None or total > 1:
+            say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)
 

@@ -30,11 +30,19 @@ from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.folder import NO_PATIENT
 from llava_rad.data.identifiers import Identifiers, key_file, read_key, write_key
 from llava_rad.data.label_names import join_labels
-from llava_rad.data.manifest import save_manifest
+from llava_rad.data.manifest import is_manifest, save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 from llava_rad.names import escape_name
+from llava_rad.outputs import (
+    cannot_write,
+    has_keys,
+    own_file,
+    refuse_foreign,
+    refuse_inputs,
+    write_result,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,6 +101,7 @@ def convert(
     *,
     validation: float = 0.0,
     test: float = 0.0,
+    overwrite: bool = False,
     keep_identifiers: bool = False,
     key: str | Path | None = None,
     tell: Callable[[str], None] = _LOG.warning,
@@ -112,6 +121,7 @@ def convert(
         validation: share of the training patients to move to validation, where the data set has
             no official validation split (:func:`llava_rad.data.hold_out`).
         test: the same for the test split.
+        overwrite: replace files of these names that are no manifest and no report of one.
         keep_identifiers: write the patients' ids, study ids and dates of DICOM headers as they are.
         key: the key file of another manifest, so that patients of both have the same ids.
         tell: is given what must be known before a split by patient.
@@ -122,11 +132,62 @@ def convert(
         DataError: the name or an option is unknown, the folder does not hold the data set, or no
             study is left.
     """
-    reader = _adapter(name)
     checked: dict[str, Any] = _check_options(name, options)
     root = Path(root)
     if not os.path.exists(root):  # noqa: PTH110 (pathlib's raises for a path that is too long)
         raise DataError("there is no such folder", where=root, kind="no_root")
+    output = Path(output)
+    _refuse_outputs(output, root, checked.values(), overwrite=overwrite)
+    with own_file(output, "run of data"):
+        return _convert(
+            name,
+            root,
+            output,
+            validation=validation,
+            test=test,
+            keep_identifiers=keep_identifiers,
+            key=key,
+            tell=tell,
+            options=checked,
+        )
+
+
+def _listing(output: Path) -> Path:
+    return output.with_name(f"{output.name}.report.json")
+
+
+def _refuse_outputs(
+    output: Path, root: Path, options: Iterable[object], *, overwrite: bool
+) -> None:
+    named: list[str | Path] = [root, *(value for value in options if isinstance(value, str))]
+    for place, known, what in (
+        (output, is_manifest, "manifest"),
+        (
+            _listing(output),
+            lambda path: has_keys(path, "sha256", "studies", "left_out"),
+            "report of one",
+        ),
+    ):
+        refuse_inputs(place, named)
+        refuse_foreign(place, known, what, overwrite=overwrite)
+        if overwrite and place.is_file() and not known(place) and root.is_dir():
+            refuse_inputs(place, (path for path in root.rglob("*") if path.is_file()))
+
+
+def _convert(
+    name: str,
+    root: Path,
+    output: Path,
+    *,
+    validation: float,
+    test: float,
+    keep_identifiers: bool,
+    key: str | Path | None,
+    tell: Callable[[str], None],
+    options: dict[str, Any],
+) -> ConversionReport:
+    reader = _adapter(name)
+    checked = dict(options)
     log = ConversionLog()
     identifiers = None
     if "identifiers" in inspect.signature(reader).parameters:
@@ -160,9 +221,13 @@ def convert(
         for split, share in (("validation", validation), ("test", test)):
             if share and not any(study.split == split for study in studies):
                 tell(f"no patient fell into {split}: the patients are too few for that share")
+    refuse_inputs(output, (image.path for study in studies for image in study.images))
     key_path = key_file(output) if identifiers is not None and identifiers.used else None
     if identifiers is not None and key_path is not None:
-        write_key(key_path, identifiers.key)
+        try:
+            write_key(key_path, identifiers.key)
+        except OSError as error:
+            raise cannot_write(key_path, error) from error
     digest = save_manifest(studies, output)
     report = ConversionReport(
         name=name,
@@ -177,11 +242,11 @@ def convert(
         key=None if key_path is None else str(key_path),
     )
     # Names only: the folder may be handed on.
-    named = {"output": escape_name(Path(output).name)}
+    named = {"output": escape_name(output.name)}
     if report.key is not None:
         named["key"] = escape_name(Path(report.key).name)
     text = json.dumps(asdict(report) | named, indent=1, ensure_ascii=False)
-    Path(f"{output}.report.json").write_text(text + "\n", encoding="utf-8")
+    write_result(_listing(output), text + "\n")
     return report
 
 

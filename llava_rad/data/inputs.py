@@ -65,6 +65,17 @@ def expand_inputs(
     return list(studies.values())
 
 
+def files_of(studies: Iterable[Study], given: Iterable[str | Path] = ()) -> Iterator[str]:
+    """All files that are read: what was named, and images, priors' images and masks."""
+    for path in given:
+        yield str(path)
+    for study in studies:
+        for image in (*study.images, *(study.prior.images if study.prior else ())):
+            yield image.path
+            if image.lung_mask:
+                yield image.lung_mask
+
+
 def expand_images(paths: Iterable[str | Path], *, log: ConversionLog | None = None) -> list[str]:
     """The image files of inputs, one by one and each once, as :func:`expand_inputs` takes them."""
     log = log if log is not None else ConversionLog()

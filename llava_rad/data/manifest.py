@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 from llava_rad.data.label_names import join_labels
 from llava_rad.data.study import PriorStudy, Split, Study, StudyImage
 from llava_rad.errors import DataError, shown
+from llava_rad.files import write_atomically
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.outputs import cannot_write, has_keys, make_parent
 from llava_rad.readers import is_missing, read_json_lines, read_parquet
 
 if TYPE_CHECKING:
@@ -119,18 +121,33 @@ def save_manifest(
     check_studies(studies, where=path)
     base = path.parent if root is None else Path(root)
     rows = [_row(study, base) for study in studies]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    make_parent(path)
     try:
-        if path.suffix == ".jsonl":
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(_canonical(row) + "\n" for row in rows)
-        else:
-            _write_parquet(rows, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with write_atomically(path) as temporary:
+            if path.suffix == ".jsonl":
+                with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                    file.writelines(_canonical(row) + "\n" for row in rows)
+            else:
+                _write_parquet(rows, temporary)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return _hash(rows)
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest, as far as its first row or its columns tell."""
+    if path.suffix != ".parquet":
+        if not has_keys(path, "study_id", "patient_id", lines=True):
+            return False
+        with path.open("rb") as file:
+            return set(json.loads(file.readline())) <= set(_STUDY_KEYS)
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return set(pyarrow.parquet.read_schema(path).names) == set(_STUDY_KEYS)
+    except (pyarrow.ArrowInvalid, OSError):
+        return False
 
 
 def hash_manifest(path: str | Path) -> str:

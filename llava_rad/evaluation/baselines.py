@@ -12,6 +12,7 @@ from llava_rad.metrics.result import MetricResult, is_empty
 from llava_rad.metrics.score import LOWER_IS_BETTER, Scorer, headline_values
 
 CANDIDATES = 10
+_COUNTING = {"bleu_coco", "bleu_sacrebleu", "rouge", "meteor", "meteor_wordnet", "cider"}
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,30 @@ def fixed_report_candidates(reports: Sequence[str], count: int = CANDIDATES) -> 
 def score_each(
     scorer: Scorer, texts: Sequence[Sequence[str]], references: Sequence[str]
 ) -> list[dict[str, MetricResult]]:
-    """Score several lists of texts against the same references; distinct texts cost once.
+    """Score several lists of texts against the same references.
 
-    CIDEr's weights, which come from the references, are the same for one list and for several.
+    Metrics that read each text with a model or rules get all lists at once, so that distinct texts
+    cost once. Those that count words get one list after the other: their counts of all of them
+    together would be most of a run's memory. CIDEr's weights, which come from the references, are
+    the same for one list and for several.
     """
     if not texts:
         return []
     count = len(references)
-    together = scorer([text for one in texts for text in one], [*references] * len(texts))
-    return [
-        {
-            name: result.on(np.arange(i * count, (i + 1) * count))
-            for name, result in together.results.items()
-        }
-        for i in range(len(texts))
-    ]
+    counting = [name for name in scorer.metrics if name in _COUNTING]
+    reading = [name for name in scorer.metrics if name not in _COUNTING]
+    scored: list[dict[str, MetricResult]] = [{} for _ in texts]
+    if reading:
+        whole = scorer.only(tuple(reading))
+        together = whole([text for one in texts for text in one], [*references] * len(texts))
+        for i, found in enumerate(scored):
+            own = np.arange(i * count, (i + 1) * count)
+            found.update({name: result.on(own) for name, result in together.results.items()})
+    if counting:
+        single = scorer.only(tuple(counting))
+        for one, found in zip(texts, scored, strict=True):
+            found.update(single(one, references).results)
+    return [{name: found[name] for name in scorer.metrics if name in found} for found in scored]
 
 
 def best_fixed_report(

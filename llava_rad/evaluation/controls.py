@@ -30,11 +30,11 @@ from llava_rad.evaluation.split_reports import (
     SplitReports,
     WrittenReports,
     ignore_progress,
-    write_text,
 )
 from llava_rad.images import Radiograph
 from llava_rad.metrics import Scorer
 from llava_rad.model import PromptTemplate, ReportModel, RequestImage
+from llava_rad.outputs import write_result
 from llava_rad.reports.request import StudyRequest, study_request
 from llava_rad.reports.study import Failure, StudyReader, read_study
 
@@ -210,12 +210,12 @@ def judge_controls(
         )
         for i, (study, _) in enumerate(pairs)
     ]
-    write_text(
+    write_result(
         split.folder / "image_control.json",
         json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     )
-    write_text(split.folder / "image_control.jsonl", "\n".join(lines) + "\n")
-    write_text(split.folder / "image_control.md", control_markdown(result, facts))
+    write_result(split.folder / "image_control.jsonl", "\n".join(lines) + "\n")
+    write_result(split.folder / "image_control.md", control_markdown(result, facts))
     return result
 
 

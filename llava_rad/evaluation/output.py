@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_rad.errors import DataError
 from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
 from llava_rad.evaluation.page import BASELINE_NAMES, key_label, render_page, value_label
 from llava_rad.evaluation.table import text_table
+from llava_rad.outputs import write_result
 
 
 def write_evaluation(
@@ -31,22 +31,16 @@ def write_evaluation(
     """
     content = {**to_json(evaluation), **(facts or {})}
     summary = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    lines = [
-        json.dumps(pair_to_json(evaluation, i), ensure_ascii=False, allow_nan=False) + "\n"
-        for i in range(evaluation.count)
-    ]
     page = render_page(evaluation, cases=cases)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(summary + "\n", encoding="utf-8")
-        (folder / "per_sample.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "report.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"the results cannot be written: {error.strerror}",
-            where=folder,
-            remedy="Give another folder with -o",
-        ) from error
+    write_result(folder / "metrics.json", summary + "\n")
+    write_result(
+        folder / "per_sample.jsonl",
+        (
+            json.dumps(pair_to_json(evaluation, i), ensure_ascii=False, allow_nan=False) + "\n"
+            for i in range(evaluation.count)
+        ),
+    )
+    write_result(folder / "report.html", page)
 
 
 def evaluation_table(evaluation: Evaluation) -> str:

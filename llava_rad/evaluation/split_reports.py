@@ -24,15 +24,19 @@ from llava_rad.data.study import Split
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.model import ReportModel, load
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
 from llava_rad.readers import read_json_lines
-from llava_rad.reports.file import ReportFile, run_id
+from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings, Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _PROGRESS_SECONDS = 10.0
+
+#: What became of a study, and what it showed.
+_Result = tuple[Report | Failure, Mapping[str, Any] | None]
 
 
 def ignore_progress(_: str) -> None:
@@ -121,6 +125,7 @@ class SplitReports:
         """
         state = process_state()
         file, done = self._open(self.folder / name, variant)
+        shown = Remembering(read)
         batches = [
             self.studies[i : i + self.batch_size]
             for i in range(0, len(self.studies), self.batch_size)
@@ -128,12 +133,12 @@ class SplitReports:
         # A batch that was cut off is decoded whole again, in the company it always has.
         todo = [b for b in batches if not done.issuperset(study.study_id for study in b)]
 
-        def decode(batch: Sequence[Study]) -> list[Report | Failure] | LlavaRadError:
+        def decode(batch: Sequence[Study]) -> list[_Result] | LlavaRadError:
             try:
                 reports = report_studies(
-                    self.model, batch, self.settings, batch_size=self.batch_size, read=read
+                    self.model, batch, self.settings, batch_size=self.batch_size, read=shown
                 )
-                return list(reports)
+                return [(result, shown.take(result.study_id)) for result in reports]
             except LlavaRadError as error:
                 return error
 
@@ -144,12 +149,12 @@ class SplitReports:
                 for results in share_jobs(decode, todo[start : start + state.num_processes]):
                     if isinstance(results, LlavaRadError):
                         raise results
-                    failed = [r for r in results if isinstance(r, Failure)]
-                    fresh = [r for r in results if isinstance(r, Report) and r.study_id not in done]
-                    failures += failed
-                    count += len(fresh)
-                    if file is not None:
-                        _append(file, fresh)
+                    failures += [r for r, _ in results if isinstance(r, Failure)]
+                    for report, of_study in results:
+                        if isinstance(report, Report) and report.study_id not in done:
+                            count += 1
+                            if file is not None:
+                                file.write(report, of_study)
                 if file is not None and time.monotonic() - said > _PROGRESS_SECONDS:
                     said = time.monotonic()
                     progress(f"{name}: {count} of {len(self.studies)} reports")
@@ -184,7 +189,10 @@ class SplitReports:
         answer: list[Any] = [set(), None]
         if process_state().is_main_process:
             try:
-                file = ReportFile(path, run)
+                made_with = run_facts(self.model, self.settings, precision=self.precision)
+                made_with |= {"manifest": self.manifest_hash[:12], "split": self.split}
+                made_with |= {"pictures": variant} if variant else {}
+                file = ReportFile(path, run, made_with=made_with, studies=self.studies)
                 answer[0] = set(file.done)
             except LlavaRadError as error:
                 answer[1] = error
@@ -258,7 +266,7 @@ class SplitReports:
             for study, text in zip(self.studies, self.selection.texts, strict=True)
             if study.study_id in written.texts
         ]
-        write_text(path, "\n".join(lines) + "\n")
+        write_result(path, "\n".join(lines) + "\n")
 
 
 def open_split(
@@ -336,37 +344,6 @@ def _target_settings(model: ReportModel) -> Mapping[str, Any]:
 
 def _spoken(section: str) -> str:
     return section.replace("_", " ")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _append(file: ReportFile, reports: Sequence[Report]) -> None:
-    try:
-        for report in reports:
-            file.write(report)
-    except OSError as error:
-        raise _unwritable(file.path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write ({error.strerror})",
-        where=path,
-        remedy="Check the disk's space and rights, or choose another --output",
-    )
 
 
 def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from llava_rad.interchange.source import source_folder
 from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
+from llava_rad.outputs import own_file
 from llava_rad.readers import read_json
 
 Target = Literal["llava-rad", "llava"]
@@ -135,11 +136,14 @@ def convert(
         model = parts.assemble(name=own_name, layers=layers, source=folder)
 
     tensors = _count(model)
-    if to == "llava":
-        notes += write_llava(model, output, dtype=dtype)
-    else:
-        origin = {"converted_from": {"source": str(source), "layout": layout}}
-        model.save_pretrained(output, name=name, training=origin, encoder_inside=True, dtype=dtype)
+    with own_file(output, "conversion"):
+        if to == "llava":
+            notes += write_llava(model, output, dtype=dtype)
+        else:
+            origin = {"converted_from": {"source": str(source), "layout": layout}}
+            model.save_pretrained(
+                output, name=name, training=origin, encoder_inside=True, dtype=dtype
+            )
     return Conversion(
         source=str(source),
         output=str(output),

@@ -10,6 +10,7 @@ as ``evaluate``'s module of that name does. Neither equals METEOR 1.5, the Java 
 and tuned parameters: compare with those only by running that program.
 """
 
+import functools
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -56,13 +57,15 @@ def _meteor(
     from nltk.translate.meteor_score import single_meteor_score
 
     check_pairs(predictions, references)
-    tokenizer, stemmer = NLTKWordTokenizer(), CachedStemmer()
+    stemmer = CachedStemmer()
+    # Baselines put one text beside all references, so texts come again.
+    tokenize = functools.lru_cache(maxsize=4096)(NLTKWordTokenizer().tokenize)
     values = [
         0.0
         if is_empty(prediction) or is_empty(reference)
         else single_meteor_score(
-            tokenizer.tokenize(reference),
-            tokenizer.tokenize(prediction),
+            tokenize(reference),
+            tokenize(prediction),
             stemmer=stemmer,
             wordnet=wordnet,
         )

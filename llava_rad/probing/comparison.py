@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_rad.outputs import write_result
 from llava_rad.probing.outcome import Estimate
 from llava_rad.probing.record import MEASURES, difference_to_plain, interval, number, to_plain
 from llava_rad.statistics import SIGNIFICANT, Difference
@@ -209,14 +210,13 @@ def save_comparison(
         ],
         "left_out": comparison.left_out,
     }
-    stem.parent.mkdir(parents=True, exist_ok=True)
     for ending, text in (
         ("json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
         ("md", to_markdown(comparison)),
         ("csv", to_csv(comparison)),
         ("html", to_html(comparison, title, figure)),
     ):
-        stem.with_name(f"{stem.name}.{ending}").write_text(text, encoding="utf-8")
+        write_result(stem.with_name(f"{stem.name}.{ending}"), text)
 
 
 def _chart(c: Comparison, task: str) -> dict[str, Any]:

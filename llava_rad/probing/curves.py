@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llava_rad.outputs import write_bytes_result, write_result
 from llava_rad.probing.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -78,13 +79,14 @@ def save_curves(figure: "Figure", stem: Path) -> str:
     """
     from matplotlib import rc_context
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    write_bytes_result(stem.with_name(f"{stem.name}.png"), picture.getvalue())
     text = io.StringIO()
     with rc_context({"svg.hashsalt": stem.name}):  # the same picture is the same file
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
-    stem.with_name(f"{stem.name}.svg").write_text(svg, encoding="utf-8")
+    write_result(stem.with_name(f"{stem.name}.svg"), svg)
     return svg
 
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llava_rad.errors import DataError, MetricError
+from llava_rad.outputs import write_bytes_result
 from llava_rad.probing.scores import (
     Floats,
     auroc,
@@ -185,10 +186,9 @@ class Outcome(ABC):
             value = getattr(self, each.name)
             if each.init:
                 (arrays if isinstance(value, np.ndarray) else content)[each.name] = value
-        path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, content=np.array(json.dumps(content)), **arrays)
-        path.write_bytes(buffer.getvalue())
+        write_bytes_result(path, buffer.getvalue())
 
 
 @dataclass(frozen=True)

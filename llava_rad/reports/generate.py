@@ -16,6 +16,7 @@ from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.model.tokenizer import decode
 from llava_rad.names import escape_name, plain_text
+from llava_rad.reports.draws import StudyDraws, draw_seed
 
 #: Said once with every report, in text, JSON and on the page.
 DISCLAIMER = "Demonstration for research; not for clinical use."
@@ -31,7 +32,7 @@ class GenerationSettings:
         temperature: 0 is deterministic; above, tokens are drawn.
         top_p: with sampling, the smallest set of tokens with this probability.
         repetition_penalty: 1 is none.
-        seed: of the draws.
+        seed: of the draws; each study has its own, made from this and its id.
     """
 
     max_new_tokens: Count = 256
@@ -98,6 +99,7 @@ def generate_reports(
     settings: GenerationSettings | None = None,
     *,
     patches: Tensor | None = None,
+    keys: Sequence[str] | None = None,
 ) -> list[Report]:
     """Write one report per request, all in one batch.
 
@@ -109,6 +111,8 @@ def generate_reports(
         requests: what is known of each study.
         settings: default: greedy, 256 tokens.
         patches: patch tokens of all images in order, if they were encoded before.
+        keys: of the requests, such as study ids: with a temperature the draws of each come from
+            the seed and its key alone. None gives all of them the same.
 
     Raises:
         ModelError: a request cannot be put to this model, or its logits are not finite.
@@ -117,6 +121,7 @@ def generate_reports(
         return []
     settings = settings or GenerationSettings()
     processor = model.processor
+    keys = [""] * len(requests) if keys is None else list(keys)
     batch = processor.pad([processor.encode(r) for r in requests], side="left")
     if patches is None:
         patches = model.encode_images(processor.pixel_values(requests))
@@ -127,27 +132,32 @@ def generate_reports(
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,
         "num_beams": settings.num_beams,
-        "do_sample": settings.temperature > 0,
+        "do_sample": False,
         "repetition_penalty": settings.repetition_penalty,
         "eos_token_id": ends,
         "pad_token_id": processor.tokenizer.pad_token_id,
         "bos_token_id": processor.tokenizer.bos_token_id,
         "use_cache": True,
     }
-    if settings.temperature > 0:
-        options |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
     stops = list(processor.template.stop_texts)
     texts = {"stop_strings": stops} if stops else {}
 
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(settings.seed)
+    prompt: dict[str, Any] = {
+        "inputs_embeds": embeds,
+        "attention_mask": batch["attention_mask"].to(model.device),
+    }
+    if stops:
+        prompt["tokenizer"] = processor.tokenizer
+    if settings.temperature > 0 and settings.num_beams > 1:
+        rows = _sampled_beams(llm, prompt, options | texts, settings, keys)
+    else:
+        steps: list[LogitsProcessor] = [_RequireFinite()]
+        if settings.temperature > 0:
+            steps.append(StudyDraws(keys, settings.seed, settings.temperature, settings.top_p))
         rows = llm.generate(
-            inputs_embeds=embeds,
-            attention_mask=batch["attention_mask"].to(model.device),
+            **prompt,
             generation_config=GenerationConfig(**options, **texts),
-            tokenizer=processor.tokenizer if stops else None,
-            logits_processor=LogitsProcessorList([_RequireFinite()]),
+            logits_processor=LogitsProcessorList(steps),
         )
     return [_report(model, row.tolist(), ends, settings) for row in rows]
 
@@ -168,6 +178,32 @@ class _RequireFinite(LogitsProcessor):
                 kind="not_finite",
             )
         return scores
+
+
+def _sampled_beams(
+    llm: Any,
+    prompt: dict[str, Any],
+    options: dict[str, Any],
+    settings: GenerationSettings,
+    keys: Sequence[str],
+) -> list[Tensor]:
+    """Beams that are drawn share the library's generator, so each study goes alone with its own."""
+    drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    tensors = {name: value for name, value in prompt.items() if isinstance(value, Tensor)}
+    device = tensors["inputs_embeds"].device
+    rows: list[Tensor] = []
+    for row, key in enumerate(keys):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(draw_seed(settings.seed, key))
+            # Without the padding, which other rows made necessary.
+            first = int(tensors["attention_mask"][row].argmax())
+            own = {name: value[row : row + 1, first:] for name, value in tensors.items()}
+            rows += llm.generate(
+                **prompt | own,
+                generation_config=GenerationConfig(**options | drawn | {"do_sample": True}),
+                logits_processor=LogitsProcessorList([_RequireFinite()]),
+            )
+    return rows
 
 
 def _report(

@@ -85,7 +85,12 @@ def report_studies(
     while batch := list(islice(remaining, batch_size)):
         results: list[StudyRequest | Failure] = [read(model, study) for study in batch]
         ready = [r for r in results if isinstance(r, StudyRequest)]
-        reports = iter(_generate(model, ready, settings))
+        keys = [
+            study.study_id
+            for study, result in zip(batch, results, strict=True)
+            if isinstance(result, StudyRequest)
+        ]
+        reports = iter(_generate(model, ready, settings, keys))
         for study, result in zip(batch, results, strict=True):
             if isinstance(result, Failure):
                 yield result
@@ -104,15 +109,19 @@ def report_studies(
 
 
 def _generate(
-    model: ReportModel, ready: Sequence[StudyRequest], settings: GenerationSettings | None
+    model: ReportModel,
+    ready: Sequence[StudyRequest],
+    settings: GenerationSettings | None,
+    keys: Sequence[str],
 ) -> list[Report | ModelError]:
     """A report each; what goes wrong with one of several is not the others' fault."""
     try:
-        return [*generate_reports(model, [r.request for r in ready], settings)]
+        return [*generate_reports(model, [r.request for r in ready], settings, keys=keys)]
     except ModelError as error:
         if len(ready) == 1:
             return [error]
-        return [result for one in ready for result in _generate(model, [one], settings)]
+        pairs = zip(ready, keys, strict=True)
+        return [found for one, key in pairs for found in _generate(model, [one], settings, [key])]
 
 
 def empty_report(study_id: str | None) -> ModelError:

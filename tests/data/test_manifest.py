@@ -258,7 +258,7 @@ def test_a_failed_save_leaves_the_old_manifest(
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="disk full"):
         save_manifest(studies[:1], path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]

@@ -123,7 +123,7 @@ def test_wrong_usage(predictions, tmp_path, run):
 def test_results_that_cannot_be_written(predictions, tmp_path, run):
     (tmp_path / "out").write_text("a file")
     done = run(predictions, "-o", tmp_path / "out", "--metrics", "rouge", "--resamples", "10")
-    assert done.exit_code == 1 and "cannot be written" in done.stderr
+    assert done.exit_code == 1 and "cannot be written to" in done.stderr
 
 
 def test_baselines_from_training_reports_and_features(predictions, tmp_path, run):

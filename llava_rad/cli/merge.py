@@ -1,0 +1,30 @@
+"""``llava-rad merge``: the shards of a file of reports."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_rad.cli.common import say, user_errors
+
+
+def merge(
+    output: Annotated[
+        Path, typer.Argument(help="As given to report --shard I/N -o OUTPUT.", metavar="OUTPUT")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT, whatever it holds.")
+    ] = False,
+) -> None:
+    """Join the shards OUTPUT.I-of-N of report into OUTPUT; incomplete or mixed ones are refused."""
+    with user_errors("nothing was written"):
+        from llava_rad.outputs import own_file, refuse_foreign
+        from llava_rad.reports.file import is_report_file, merge_shards
+
+        refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
+        with own_file(output, "report run"):
+            merged = merge_shards(output)
+        failed = f", {len(merged.failed)} studies failed in them" if merged.failed else ""
+        say(f"{merged.reports} reports of {merged.shards} shards -> {output}{failed}")
+        if merged.failed:
+            raise typer.Exit(1)

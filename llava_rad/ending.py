@@ -1,0 +1,106 @@
+"""How programs end: one line for people and the right exit code, never a traceback.
+
+Exit codes: 0 all done, 1 an input or the system failed, 2 wrong usage, 130 stopped by SIGINT, 143
+stopped by SIGTERM.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+from llava_rad.errors import LlavaRadError
+
+#: Said of programs that keep what they have done; others must say less.
+GOES_ON = "what was written stays, the same command goes on from there"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: as KeyboardInterrupt, with another exit code."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end a block as SIGINT does; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL:
+        yield  # somebody above has a better plan
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def plain_ending(
+    say: Callable[[str], None],
+    stopped: str | Callable[[], str] = "",
+    *,
+    quiet: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """End the process as people expect, whatever went wrong in the block.
+
+    Args:
+        say: prints a line to standard error.
+        stopped: what has become of the work when a signal stops it, such as :data:`GOES_ON`.
+        quiet: whether another process says it all.
+
+    Raises:
+        SystemExit: with the code, where the block does not end well.
+    """
+    try:
+        with terminable():
+            yield
+    except LlavaRadError as error:
+        if not (error.told or quiet()):
+            say(f"error: {error}")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt as error:
+        text = stopped if isinstance(stopped, str) else stopped()
+        if not quiet():
+            say("stopped" + (f"; {text}" if text else ""))
+        raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
+    except BrokenPipeError:
+        # The reader of stdout has gone; nothing more can be said to it.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if not quiet():
+            say(
+                f"error: {where}{error.strerror or error}. Check the disk's free space and the "
+                "rights of files and folders."
+            )
+        raise SystemExit(1) from None
+
+
+def program_ending(stopped: str = "") -> contextlib.AbstractContextManager[None]:
+    """:func:`plain_ending` of a program that a launcher may start several times.
+
+    Args:
+        stopped: what has become of the work when a signal stops it.
+    """
+    return plain_ending(_print, stopped, quiet=_is_no_main_process)
+
+
+def _print(text: str) -> None:
+    print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
+
+
+def _is_no_main_process() -> bool:
+    """Whether a launcher started this process beside a first one, which does the talking."""
+    return os.environ.get("RANK", "0") not in ("", "0")
