@@ -2,12 +2,16 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 # No test may reach a model hub; set before any Hugging Face library is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell that starts the tests in the background has them, and what they start, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from helpers.words import WORDS

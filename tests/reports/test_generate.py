@@ -201,10 +201,10 @@ def test_one_study_with_such_logits_does_not_stop_the_others(tokenizer, monkeypa
         asked = bad if study.study_id == "2" else request(int(study.study_id))
         return studies.StudyRequest(asked, study.images, ())
 
-    def generate(model, requests, settings):
+    def generate(model, requests, settings, *, keys):
         if bad in requests:
             raise ModelError("not finite", kind="not_finite")
-        return generate_reports(model, requests, settings)
+        return generate_reports(model, requests, settings, keys=keys)
 
     monkeypatch.setattr(studies, "generate_reports", generate)
     found = list(studies.report_studies(model, given, SHORT, batch_size=4, read=read))
