@@ -10,13 +10,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A shell that starts the tests in the background has them, and what they start, ignore SIGINT.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 from helpers.words import WORDS
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT, which a shell that starts the tests in the background has them ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _shared(name: str) -> Path:
