@@ -201,8 +201,10 @@ def _marks(hint: Any) -> tuple[list[Any], Any]:
 def _check_marks(marks: list[Any], hint: Any, value: Any, source: str, name: str) -> None:
     ranges = [mark for mark in marks if isinstance(mark, Range)]
     if hint in (int, float) and not (-_LARGEST < value < _LARGEST and math.isfinite(value)):
-        said = f"{ranges[0]} and" if ranges else "a number"
-        raise _outside(value, f"{said} of a size below 2**63", source, name)
+        said = str(ranges[0] if ranges else Range())
+        if math.isfinite(value) and (not ranges or value in ranges[0]):
+            said += " and of a size below 2**63"
+        raise _outside(value, said, source, name)
     for mark in ranges:
         if value not in mark:
             raise _outside(value, mark, source, name)

@@ -139,7 +139,7 @@ def test_nothing_can_be_read(run, studies, manifest, tmp_path):
         (["--split", "tests"], 2, "--split"),
         (["--metrics", "blue"], 1, "bleu_coco"),
         (["--batch-size", "0"], 2, "--batch-size"),
-        (["-o", "FILE"], 1, "cannot write"),
+        (["-o", "FILE"], 1, "cannot be written to"),
     ],
 )
 def test_wrong_use_ends_in_one_clear_line(run, tmp_path, change, code, says):
