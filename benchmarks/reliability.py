@@ -12,7 +12,7 @@ have the same tests in tests/training. Exit codes: 0 all was well, 1 something w
 import argparse
 import contextlib
 import csv
-import io
+import importlib
 import json
 import os
 import random
@@ -459,6 +459,24 @@ def slopes(bench: Bench) -> Iterator[Row]:
         yield row
 
 
+def warm_up() -> None:
+    """Import what the commands need, but compute nothing: threads do not survive a fork."""
+    for name in (
+        "llava_rad.cli.app",
+        "llava_rad.encoding",
+        "llava_rad.evaluation.controls",
+        "llava_rad.reports.study",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.dinov2.modeling_dinov2",
+        "accelerate",
+        "peft",
+        "nltk",
+        "sklearn.feature_extraction.text",
+        "pydicom",
+    ):
+        importlib.import_module(name)
+
+
 CASES = (kills, signals, disks, twice, bad_files, marks, slopes)
 
 
@@ -473,11 +491,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), short=chosen.short)
-        # Once here, so that every fork has it imported.
-        for name in ("report", "encode", "score", "evaluate"):
-            silent = io.StringIO()
-            with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-                _run([str(a) for a in bench.commands()[name](bench.new())])
+        warm_up()
         bench.until = time.monotonic() + 60 * (chosen.minutes or (3 if chosen.short else 55))
         print(f"{'what':<22} {'of':<26} {'tried':>5} {'well':>5}  notes", flush=True)
         # The quick ones first, so that a short time leaves none of them out.

@@ -18,7 +18,7 @@ Intervals are over the test patients alone. How far equal pretrainings lie apart
 a value is then the mean, with a point for each pretraining.
 
 The table goes to standard output, progress to standard error. Exit codes: 0 done, 1 an error in
-configuration or data, or a pretraining failed, 2 wrong usage, 130 stopped.
+data, or a pretraining failed, 2 wrong usage or a wrong setting, 130 stopped.
 """
 
 import json
@@ -34,7 +34,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.config import load_config, save_config, to_dict
+from llava_rad.config import Count, Range, Seed, check_ranges, load_config, save_config, to_dict
 from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
 from llava_rad.dinov2.image_sources import ImageFiles
 from llava_rad.dinov2.variants import Variant, make_variant, open_pool
@@ -70,10 +70,13 @@ class CellConfig:
     """
 
     name: str
-    x: float | None = None
+    x: Annotated[float, Range()] | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
-    patients: float = 1.0
+    patients: Annotated[float, Range(above=0, high=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -103,27 +106,26 @@ class AblationConfig:
 
     output: Path
     recipe: Path
-    steps: int
+    steps: Count
     axis: str
     cells: list[CellConfig]
     tasks: list[TaskConfig]
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
     log: bool = False
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     encoders: list[EncoderConfig] = field(default_factory=list)
     reference: str = RANDOM
     launcher: str | None = None
     cache: Path = Path("runs/features")
     title: str = "Ablation"
-    resamples: int = 1000
+    resamples: Count = 1000
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         require_own_names("cells and encoders", [c.name for c in (*self.cells, *self.encoders)])
         require_own_names("tasks", [task.name for task in self.tasks])
         require_own_names("seeds", [str(seed) for seed in self.seeds])
-        if self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}", remedy="Give at least 1")
         if len({cell.x is None for cell in self.cells}) > 1:
             raise ConfigError("only some cells have an x", remedy="Give one to all or to none")
         unknown = {name for cell in self.cells for name in cell.sources} - self.sources.keys()

@@ -10,7 +10,7 @@ was stopped goes on, and a further encoder is added without repeating the others
 The table goes to standard output, progress to standard error. An encoder that is not on this
 machine and cannot be fetched is named and left out; --require makes that an error.
 Several processes: accelerate launch eval/compare_encoders.py ... (or torchrun on CPUs).
-Exit codes: 0 done, 1 an error in configuration, data or weights, 2 wrong usage.
+Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage or a wrong setting.
 """
 
 import sys
@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from llava_rad.config import load_config, to_dict
+from llava_rad.config import Count, Seed, check_ranges, load_config, to_dict
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.probing.comparison import save_comparison, to_markdown
@@ -52,10 +52,11 @@ class CompareConfig:
     reference: str | None = None
     cache: Path = Path("runs/features")
     title: str = "Comparison of encoders"
-    resamples: int = 1000
-    seed: int = 0
+    resamples: Count = 1000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         require_own_names("encoders", [e.name for e in self.encoders])
         require_own_names("tasks", [t.name for t in self.tasks])
         if self.reference not in (None, *(e.name for e in self.encoders)):

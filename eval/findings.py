@@ -17,7 +17,7 @@ are not on this machine is named with the command that fetches them, and the oth
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -52,7 +52,10 @@ def main(
     require: Annotated[
         bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
     ] = False,
-    section: Annotated[str, typer.Option(help="What was generated, for the record.")] = "findings",
+    section: Annotated[
+        Literal["findings", "impression", "findings_and_impression"] | None,
+        typer.Option(help="What was generated; default: what the file says, or findings."),
+    ] = None,
     training_reports: Annotated[
         Path | None,
         typer.Option(help="JSON lines (id, reference) to choose the single report from."),

@@ -2,11 +2,12 @@
 
     python eval/run.py --model MODEL --manifest MANIFEST --split test -o OUT
 
-Reports are written for the split's studies that have findings; the others are left out and
-counted. OUT gets ``reports.jsonl`` (the reports as they are written), ``predictions.jsonl`` (beside
-the findings, as ``eval/findings.py`` reads them), ``metrics.json``, ``per_sample.jsonl`` and
-``report.html``. ``--image-control`` adds what ``eval/image_control.py`` finds. If the manifest has
-training studies, the best single report is chosen among theirs.
+Reports are written for the split's studies that have findings, or the section that --section names
+or the model was trained to write; the others are left out and counted. OUT gets ``reports.jsonl``
+(the reports as they are written), ``predictions.jsonl`` (beside the true texts, as
+``eval/findings.py`` reads them), ``metrics.json``, ``per_sample.jsonl`` and ``report.html``.
+``--image-control`` adds what ``eval/image_control.py`` finds. If the manifest has training studies,
+the best single report is chosen among theirs.
 
 A run that was cut off goes on where it stopped. ``torchrun --nproc_per_node N eval/run.py ...``
 shares the studies among processes; the files are those of a single process.
@@ -46,6 +47,10 @@ def main(
         Literal["train", "validation", "test", "all"],
         typer.Option(help="Whose studies; all for a manifest without splits."),
     ] = "test",
+    section: Annotated[
+        Literal["findings", "impression", "findings_and_impression"] | None,
+        typer.Option(help="To compare with; default: what the model was trained to write."),
+    ] = None,
     image_control: Annotated[
         bool, typer.Option("--image-control", help="Also write reports on wrong images.")
     ] = False,
@@ -116,6 +121,7 @@ def main(
             manifest,
             output,
             split=split,
+            section=section,
             settings=GenerationSettings(max_new_tokens=max_new_tokens, num_beams=num_beams),
             batch_size=batch_size,
             precision=dtype,
@@ -133,6 +139,7 @@ def main(
         evaluation = evaluate_predictions(
             replace(predictions, notes=(*predictions.notes, *studies.notes(reports))),
             scorer,
+            section=studies.section,
             primary=primary,
             training=studies.training or None,
             resamples=resamples,

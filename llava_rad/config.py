@@ -4,22 +4,88 @@ A program states its settings once, as a dataclass with defaults. A YAML file se
 the command line sets a few more, and every value is checked against the field's type before any
 work starts. An unknown key is an error that names the nearest known key, so that a misspelt
 setting is never silently ignored.
+
+A number states its range in its type, ``Annotated[float, Range(0, 1)]`` or one of the names below,
+and is refused outside it. A number without a finite value is refused everywhere.
 """
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 
-from llava_rad.errors import ConfigError
+from llava_rad.errors import ConfigError, shown
 from llava_rad.files import write_text
+from llava_rad.readers import parse_yaml, read_text
 
 ConfigClass = TypeVar("ConfigClass")
+
+# Numbers that fit no 64-bit integer fit nothing that a setting counts.
+_LARGEST = 2**63
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Marks the range of a number in its type; None is no bound.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        above: bound that the value lies above.
+        below: bound that the value lies below.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"from {self.low} to {self.high}"
+        bounds = (
+            ("at least", self.low),
+            ("above", self.above),
+            ("at most", self.high),
+            ("below", self.below),
+        )
+        said = " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+        return said or "a number with a finite value"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ascending:
+    """Marks a pair whose second value may not be below its first."""
+
+
+#: A number above 0.
+Positive = Annotated[float, Range(above=0)]
+#: A number of at least 0.
+NonNegative = Annotated[float, Range(0)]
+#: A probability, or a share of a whole.
+Share = Annotated[float, Range(0, 1)]
+#: A whole number of at least 1.
+Count = Annotated[int, Range(1)]
+#: What NumPy, torch and Python all take.
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+#: How many processes read or cut; 0 leaves it to the one that trains.
+Workers = Annotated[int, Range(0, 1024)]
+#: A momentum: below 1, or nothing would ever change.
+Momentum = Annotated[float, Range(0, below=1)]
 
 
 def load_config(
@@ -33,8 +99,8 @@ def load_config(
     what differs. Mappings are merged key by key; other values, lists too, are replaced.
 
     Field types may be ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Literal``, ``Any``,
-    dataclasses, ``list[T]``, ``tuple[T, ...]``, ``tuple[T, U]``, ``dict[str, T]`` and unions of
-    these with ``None``.
+    dataclasses, ``list[T]``, ``tuple[T, ...]``, ``tuple[T, U]``, ``dict[str, T]``, unions of these
+    with ``None``, and any of them ``Annotated`` with :class:`Range` or :class:`Ascending`.
 
     Args:
         config_class: a dataclass.
@@ -46,8 +112,8 @@ def load_config(
 
     Raises:
         ConfigError: a file cannot be read or is its own base, or a key is unknown or missing, or
-            a value has the wrong type. A ``ConfigError`` raised by a ``__post_init__`` is passed on
-            with its place.
+            a value has the wrong type or lies outside its range. A ``ConfigError`` raised by a
+            ``__post_init__`` is passed on with its place.
     """
     source = "overrides" if path is None else str(path)
     values = {} if path is None else _read_with_base(Path(path))
@@ -77,6 +143,89 @@ def from_dict(config_class: type[ConfigClass], values: Mapping[str, Any]) -> Con
     return _build(config_class, dict(values), config_class.__name__, "")
 
 
+def check_ranges(config: Any) -> None:
+    """Check the numbers of a dataclass against their types, however it was made.
+
+    :func:`load_config` and :func:`from_dict` do so on their own; a dataclass that Python code makes
+    too calls this in its ``__post_init__``.
+
+    Raises:
+        ConfigError: a number is of another type or lies outside its range.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        if field.init:
+            try:
+                _check(hints[field.name], getattr(config, field.name), field.name)
+            except ConfigError as error:
+                error.where = type(config).__name__
+                raise
+
+
+def _check(hint: Any, value: Any, name: str) -> None:
+    """Check the numbers in ``value``; other values are the business of their own types."""
+    marks, hint = _marks(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        # None, words and lists beside a number: the option of the value's own kind counts.
+        for option in options:
+            base = _marks(option)[1]
+            number = isinstance(value, int | float) and base in (int, float)
+            several = isinstance(value, list | tuple | dict)
+            if number or (several and typing.get_origin(base) is type(value)):
+                _check(option, value, name)
+        return
+    if hint in (int, float):
+        whole = hint is float or isinstance(value, int)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not whole:
+            raise _wrong(value, _describe(hint), "", name)
+    elif origin in (list, tuple) and isinstance(value, list | tuple):
+        items = options if len(options) == len(value) and Ellipsis not in options else ()
+        for index, item in enumerate(value):
+            _check(items[index] if items else options[0], item, f"{name}.{index}")
+    elif origin is dict and isinstance(value, Mapping):
+        for key, item in value.items():
+            _check(options[1], item, _join(name, key))
+    _check_marks(marks, hint, value, "", name)
+
+
+def _marks(hint: Any) -> tuple[list[Any], Any]:
+    """The marks of an annotated type, and the type without them."""
+    marks: list[Any] = []
+    while typing.get_origin(hint) is Annotated:
+        marks += hint.__metadata__
+        hint = hint.__origin__
+    return marks, hint
+
+
+def _check_marks(marks: list[Any], hint: Any, value: Any, source: str, name: str) -> None:
+    ranges = [mark for mark in marks if isinstance(mark, Range)]
+    if hint in (int, float) and not (-_LARGEST < value < _LARGEST and math.isfinite(value)):
+        said = str(ranges[0] if ranges else Range())
+        if math.isfinite(value) and (not ranges or value in ranges[0]):
+            said += " and of a size below 2**63"
+        raise _outside(value, said, source, name)
+    for mark in ranges:
+        if value not in mark:
+            raise _outside(value, mark, source, name)
+    if any(isinstance(mark, Ascending) for mark in marks) and value[1] < value[0]:
+        raise ConfigError(
+            f"{name!r} must go from the smaller to the larger value, got {shown(list(value))}",
+            where=source or None,
+            remedy="Swap them",
+            kind="out_of_range",
+        )
+
+
+def _outside(value: Any, said: object, source: str, name: str) -> ConfigError:
+    return ConfigError(
+        f"{name!r} must be {said}, got {shown(value)}",
+        where=source or None,
+        remedy="Give a value inside this range",
+        kind="out_of_range",
+    )
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
@@ -87,48 +236,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; a configuration with two is a mistake."""
-
-
-def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    repeated = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
-    if repeated is not None:
-        raise ConfigError(
-            f"key {repeated!r} is given twice",
-            where=f"line {node.start_mark.line + 1}",
-            remedy="Keep one of them",
-        )
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping
-)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the configuration ({error})",
-            where=path,
-            remedy="Give the path of a YAML file, such as those under configs/",
-        ) from error
-    try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(
-            f"not valid YAML ({problem})", where=path, remedy="Correct the line it names"
-        ) from error
-    except ConfigError as error:
-        raise ConfigError(
-            error.what, where=f"{path}, {error.where}", remedy=error.remedy
-        ) from error
+    text = read_text(
+        path,
+        error=ConfigError,
+        failure="cannot read the configuration",
+        remedy="Give the path of a YAML file, such as those under configs/",
+    )
+    values = parse_yaml(text, where=path, error=ConfigError)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -140,7 +255,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Values of a file on top of those of the files that it is based on."""
-    if path.resolve() in above:
+    try:
+        place = path.resolve()
+    except (OSError, ValueError, RuntimeError):  # of a name that no file can have
+        place = path
+    if place in above:
         raise ConfigError(
             "the file is its own base, directly or through others",
             where=path,
@@ -152,8 +271,10 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ConfigError(f"'base' must be a file's name, got {base!r}", where=path)
-    return _merged(_read_with_base(path.parent / base, (*above, path.resolve())), values)
+        raise ConfigError(
+            f"'base' must be a file's name, got {shown(base)}", where=path, remedy="Give its path"
+        )
+    return _merged(_read_with_base(path.parent / base, (*above, place)), values)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -167,17 +288,20 @@ def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 def _apply_override(values: dict[str, Any], override: str, config_class: type) -> None:
     key, separator, text = override.partition("=")
     key = key.strip().removeprefix("--")
-    if not separator or not key:
+    if not separator or not key or key.count(".") > 20:
         raise ConfigError(
             "an override must look like key=value",
-            where=override,
+            where=shown(override),
             remedy="Write for example training.steps=100",
         )
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text, where=shown(override), error=ConfigError)
+    except ConfigError as error:
         raise ConfigError(
-            "the value is not valid YAML", where=override, remedy="Quote text that holds : or ["
+            error.what,
+            where=shown(override),
+            remedy="Quote text that holds : or [",
+            kind=error.kind,
         ) from error
     target: Any = values
     *parents, last = key.split(".")
@@ -191,7 +315,7 @@ def _apply_override(values: dict[str, Any], override: str, config_class: type) -
         if not isinstance(target, (dict, list)):
             raise ConfigError(
                 f"{part!r} is a single value and has no keys below it",
-                where=override,
+                where=shown(override),
                 remedy=f"Known keys: {', '.join(_field_names(config_class))}",
             )
     if isinstance(target, list):
@@ -201,10 +325,10 @@ def _apply_override(values: dict[str, Any], override: str, config_class: type) -
 
 
 def _list_index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(items):
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(items):
         raise ConfigError(
-            f"{part!r} is not an index into a list of {len(items)}",
-            where=override,
+            f"{shown(part)} is not an index into a list of {len(items)}",
+            where=shown(override),
             remedy="Count from 0, or give the whole list in brackets",
         )
     return int(part)
@@ -218,22 +342,22 @@ def _build(config_class: type[ConfigClass], values: Any, source: str, prefix: st
     where = f"{source}, {prefix}" if prefix else source
     if not isinstance(values, Mapping):
         raise ConfigError(
-            f"expected keys of {config_class.__name__}, got {values!r}",
+            f"expected keys of {config_class.__name__}, got {shown(values)}",
             where=where,
             remedy=f"Known keys: {', '.join(_field_names(config_class))}",
         )
     known = _field_names(config_class)
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(key)[:100], known, n=1, cutoff=0.5)
             remedy = f"Did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"unknown key {_join(prefix, key)!r}",
+                f"unknown key {shown(_join(prefix, key))}",
                 where=source,
                 remedy=f"{remedy}Known keys: {', '.join(known)}",
                 kind="unknown_key",
             )
-    hints = typing.get_type_hints(config_class)
+    hints = typing.get_type_hints(config_class, include_extras=True)
     arguments: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         if not field.init:
@@ -263,16 +387,24 @@ def _join(prefix: str, key: object) -> str:
 
 def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
     """Return ``value`` as the type ``hint``, or raise a ConfigError that names the key."""
+    marks, plain = _marks(hint)
+    if marks or plain in (int, float):
+        converted = _converted(plain, value, source, name)
+        _check_marks(marks, plain, converted, source, name)
+        return converted
+    return _converted(hint, value, source, name)
+
+
+def _converted(hint: Any, value: Any, source: str, name: str) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
         return _convert_union(options, value, source, name)
     if origin is Literal:
-        if value in options and type(value) in {type(option) for option in options}:
+        if any(value == option and type(value) is type(option) for option in options):
             return value
-        allowed = ", ".join(str(option) for option in options)
-        raise _wrong(value, f"one of {allowed}", source, name)
+        raise _wrong(value, _describe(hint), source, name)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, source, name)
     if origin is list and isinstance(value, (list, tuple)):
@@ -291,7 +423,7 @@ def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
             _convert(item_hint, item, source, f"{name}.{index}")
             for index, (item_hint, item) in enumerate(zip(item_hints, value, strict=True))
         )
-    if origin is dict and isinstance(value, Mapping):
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {
             _convert(options[0], key, source, name): _convert(
                 options[1], item, source, _join(name, key)
@@ -299,12 +431,14 @@ def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
             for key, item in value.items()
         }
     if hint is float and not isinstance(value, bool):
-        # YAML 1.1 reads 1e-4 (no dot) as text.
+        # A number in quotes counts, as "1e-4" does.
         try:
             return float(value)
+        except OverflowError:
+            return math.inf
         except (TypeError, ValueError):
             raise _wrong(value, "a number", source, name) from None
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str) and value and "\0" not in value:
         return Path(value)
     if hint in (bool, int, str, type(None)) and type(value) is hint:
         return value
@@ -318,17 +452,21 @@ def _convert_union(options: tuple[Any, ...], value: Any, source: str, name: str)
     if len(options) == 1:
         return _convert(options[0], value, source, name)
     # An exact type wins over one that merely converts, so that `int | float` keeps 3 an int.
-    for option in sorted(options, key=lambda option: type(value) is not option):
+    for option in sorted(options, key=lambda option: type(value) is not _marks(option)[1]):
         try:
             return _convert(option, value, source, name)
-        except ConfigError:
-            continue
+        except ConfigError as error:
+            if error.kind == "out_of_range":  # of the right type: the others are no better
+                raise
     raise _wrong(value, " or ".join(_describe(option) for option in options), source, name)
 
 
 def _wrong(value: Any, expected: str, source: str, name: str) -> ConfigError:
     return ConfigError(
-        f"{name!r} must be {expected}, got {value!r}", where=source, kind="wrong_type"
+        f"{name!r} must be {expected}, got {shown(value)}",
+        where=source or None,
+        remedy="Correct the value",
+        kind="wrong_type",
     )
 
 
@@ -346,5 +484,8 @@ _DESCRIPTIONS: dict[Any, str] = {
 
 
 def _describe(hint: Any) -> str:
+    hint = _marks(hint)[1]
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     origin = typing.get_origin(hint) or hint
     return _DESCRIPTIONS.get(origin, getattr(origin, "__name__", str(origin)))

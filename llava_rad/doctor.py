@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from llava_rad.files import user_cache
-from llava_rad.model.llm import WEIGHT_PACKAGES
+from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
 from llava_rad.model.loading import BUNDLED
 
 PACKAGES = (
@@ -122,12 +122,23 @@ def _dtype(device: torch.device, dtype: torch.dtype) -> Check:
 def _four_bit(device: torch.device) -> Check:
     name = f"{device} 4bit"
     try:
-        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+        from bitsandbytes.functional import dequantize_4bit
+        from bitsandbytes.nn import Linear4bit
 
-        values = torch.linspace(-1, 1, 64, device=device).reshape(1, 64)
-        packed, state = quantize_4bit(values, quant_type="nf4")
-        error = (dequantize_4bit(packed, state) - values).abs().max().item()
-        return Check("devices", name, error < 0.2, f"works (largest error {error:.2f} of 1)")
+        values = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
+        layer: Any = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        layer.load_state_dict({"weight": values}, strict=False)
+        allow_packing(layer.to(device), False)
+        plain = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        error = (plain.cpu() - values).abs().max().item()
+        # A step of training after an evaluation pass, as a run makes it.
+        layer.eval()(torch.ones(1, 64, device=device))
+        x = torch.ones(1, 64, device=device, requires_grad=True)
+        layer.train()(x).sum().backward()
+        assert x.grad is not None
+        trains = torch.allclose(x.grad, plain.sum(0, keepdim=True), rtol=1e-2, atol=1e-2)
+        use = "inference and training" if trains else "inference only, gradients are wrong"
+        return Check("devices", name, error < 0.2, f"{use} (largest error {error:.2f} of 1)")
     except Exception as error:  # the library raises what its backend raises
         return Check("devices", name, False, str(error).split("\n")[0])
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from llava_rad.errors import ConfigError, LlavaRadError
+from llava_rad.errors import LlavaRadError
 
 #: Said of programs that keep what they have done; others must say less.
 GOES_ON = "what was written stays, the same command goes on from there"
@@ -67,7 +67,7 @@ def plain_ending(
     except LlavaRadError as error:
         if not (error.told or quiet()):
             say(f"error: {error}")
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt as error:
         text = stopped if isinstance(stopped, str) else stopped()
         if not quiet():

@@ -31,6 +31,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError
 from llava_rad.files import ContentKeys, clear_leftovers, size_text, write_atomically
 from llava_rad.images import load_radiograph
+from llava_rad.readers import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,9 +170,9 @@ class FeatureCache:
                 facts = opened.metadata() or {}
                 shape = opened.get_slice("patches").get_shape()
                 dtype = opened.get_slice("patches").get_dtype()
-            keys = json.loads(facts.get("images", "[]"))
-            checksums = json.loads(facts.get("checksums", "[]"))
-        except (OSError, ValueError, SafetensorError) as error:
+            keys = parse_json(facts.get("images", "[]"), where=shard)
+            checksums = parse_json(facts.get("checksums", "[]"), where=shard)
+        except (OSError, ValueError, SafetensorError, DataError) as error:
             if not shard.exists():
                 return
             if not os.access(shard, os.R_OK):

@@ -435,7 +435,8 @@ def read_tensors(file: Path, *, seal: str | None = None) -> dict[str, "torch.Ten
         seal: what :func:`write_tensors` returned; a file of other content is refused.
 
     Raises:
-        WeightsError: it is missing, cannot be read, or is damaged.
+        WeightsError: it is missing, cannot be read, is damaged, or holds a number that is not
+            finite.
     """
     return read_tensors_and_metadata(file, seal=seal)[0]
 
@@ -477,6 +478,14 @@ def read_tensors_and_metadata(
             raise _damaged(file, f"the checksum {what} differs")
     if seal is not None and of_all != seal:
         raise _damaged(file, "it is not the file that was written")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(
+                f"tensor '{name}' holds numbers that are not finite",
+                where=file,
+                remedy="Train again from the last good checkpoint, or copy the file again",
+                kind="not_finite",
+            )
     return tensors, about
 
 
@@ -492,6 +501,35 @@ def _damaged(file: Path, reason: str) -> WeightsError:
         remedy="Copy the whole model folder again",
         kind="damaged_file",
     )
+
+
+def fingerprint(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """SHA-256 of names, dtypes, shapes and values."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_fingerprint(
+    tensors: "Mapping[str, torch.Tensor]", expected: str | None, *, where: Path
+) -> None:
+    """Check weights against the fingerprint that was saved with them; None checks nothing.
+
+    Raises:
+        WeightsError: they are others.
+    """
+    if expected is not None and fingerprint(tensors) != expected:
+        raise WeightsError(
+            "the weights are not those that the model was saved with",
+            where=where,
+            remedy="Copy the whole model folder again",
+            kind="wrong_weights",
+        )
 
 
 def cast(

@@ -3,7 +3,6 @@
 The one reader of pickled files in the package: everything else that holds tensors is safetensors.
 """
 
-import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llava_rad.errors import WeightsError
+from llava_rad.readers import read_json
 
 
 def read_state_dict(path: str | Path) -> dict[str, Any]:
@@ -76,7 +76,11 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
 
 def _read_shards(index: Path) -> dict[str, Any]:
     """All shards that an index names; they lie beside it and are no index themselves."""
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    remedy = "Download the index and its shards again"
+    content = read_json(
+        index, error=WeightsError, expect=dict, remedy=remedy, kind="damaged_weights"
+    )
+    names = sorted(set(content["weight_map"].values()))
     for name in names:
         if Path(name).name != name or name.endswith(".json"):
             raise WeightsError(

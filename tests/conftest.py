@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 # No test may reach a model hub; set before any Hugging Face library is imported.
@@ -13,6 +14,11 @@ import pytest
 from helpers.words import WORDS
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT, which a shell that starts the tests in the background has them ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _shared(name: str) -> Path:

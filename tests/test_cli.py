@@ -104,6 +104,53 @@ def test_an_unreadable_file_is_reported_and_the_others_are_written(model, images
     assert "3 of 8 failed" in result.stderr
 
 
+@pytest.fixture(scope="module")
+def biased_model(tmp_path_factory):
+    """Saves a model whose LLM adds a number to the logit of its end token."""
+
+    def save(number):
+        folder = tmp_path_factory.mktemp("biased")
+        tokenizer = byte_level_tokenizer()
+        llm = tiny_llm("phi2", len(tokenizer))
+        llm.lm_head.bias.data[tokenizer.eos_token_id] = number
+        llm.save_pretrained(folder / "llm")
+        made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
+        return str(made.save_pretrained(folder / "model"))
+
+    return save
+
+
+def test_an_empty_report_is_a_failure_that_is_kept_and_not_tried_again(
+    biased_model, images, tmp_path
+):
+    output = tmp_path / "out.jsonl"
+    command = ["report", images, "--model", biased_model(1e4), "-o", output]
+    result = run(*command)
+    assert result.exit_code == 1
+    assert result.stderr.count("the model wrote an empty report") == 5
+    assert "5 of 5 failed" in result.stderr
+    whole = output.read_bytes()
+    assert [row["findings"] for row in lines(output)] == [""] * 5
+    again = run(*command)
+    assert again.exit_code == 1 and "5 of 5 are in" in again.stderr
+    assert again.stderr.count("the model wrote an empty report") == 5
+    assert output.read_bytes() == whole
+    assert run(*command[:-2], "--format", "text").exit_code == 1
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("way", [[], ["--num-beams", 2], ["--temperature", 1]])
+def test_numbers_that_are_not_finite_never_become_a_report(
+    biased_model, images, tmp_path, size, way
+):
+    output = tmp_path / "out.jsonl"
+    command = ["report", images, "--model", biased_model(float("nan")), "-o", output]
+    result = run(*command, "--batch-size", size, *way)
+    assert result.exit_code == 1
+    assert result.stderr.count("logits are not finite") == 5
+    assert "Traceback" not in result.stderr and output.read_bytes() == b""
+
+
 def test_a_run_that_was_cut_off_goes_on(model, images, tmp_path):
     output = tmp_path / "out.jsonl"
     command = ["report", images, "--model", model, "-o", output, "--max-new-tokens", 8]

@@ -19,7 +19,6 @@ import pytest
 import torch
 from helpers.tiny_checkpoints import LLAMA, LLAVA_SETTINGS, PREPROCESSING, write_json
 from helpers.tiny_models import byte_level_tokenizer, tiny_llm
-from llava_rad.dinov2.checkpoints import load_checkpoint, save_checkpoint
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, LlamaConfig
 from typer.testing import CliRunner
@@ -35,6 +34,7 @@ from llava_rad.errors import LlavaRadError
 from llava_rad.interchange import convert
 from llava_rad.probing.outcome import load_outcome
 from llava_rad.report_training import ReportTrainingConfig
+from llava_rad.runs.checkpoints import save_checkpoint
 from llava_rad.weight_files import read_state_dict
 
 PREPARED = Preprocessing(image_size=28, mean=0.5, std=0.5)
@@ -218,11 +218,14 @@ def heads(place):
 
 
 def optimiser_state(place):
-    model = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.AdamW(model.parameters())
-    folder = save_checkpoint(place.folder / "run", 1, model, optimiser, {}, {}, keep=1, writes=True)
-    torch.save({"state": {}, "param_groups": Touch(place.mark)}, folder / "optimiser.pt")
-    load_checkpoint(folder, model, optimiser, {})
+    run = place.folder / "run"
+    run.mkdir()
+    tensors = {"optimiser": {"momentum": torch.zeros(2)}}
+    saved = save_checkpoint(run / "checkpoints", "finetune", 1, tensors, {}, keep=1)
+    torch.save(
+        {"state": {}, "param_groups": Touch(place.mark)}, saved.path / "optimiser.safetensors"
+    )
+    saved.tensors("optimiser")
 
 
 def llava_part(name):
@@ -389,8 +392,9 @@ KINDS = {
     "an index of itself": "damaged_weights",
     "safetensors, huge header": "damaged_weights",
     "safetensors, huge header, alone": "damaged_weights",
-    "YAML file": "",
-    "YAML override": "",
+    "YAML file": "bad_yaml",
+    "YAML override": "bad_yaml",
+    "optimiser state": "damaged_checkpoint",
     "npz of predictions": "bad_predictions",
     "npz of features": "no_features",
     "npy in place of an image": "unknown_format",

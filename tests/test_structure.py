@@ -21,8 +21,10 @@ GROUND = {
     "outputs",
     "processes",
     "programs",
+    "readers",
     "statistics",
     "tensor_stream",
+    "views",
     "weight_files",
 }
 # Every other part, and what it may import beside the ground floor.

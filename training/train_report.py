@@ -19,6 +19,7 @@ result as if it had never stopped. Ctrl-C or SIGTERM finish the step and write a
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +35,12 @@ from llava_rad.report_training.batches import (
     count_tokens,
     load_batches,
 )
-from llava_rad.report_training.building import build_stage_model, check_saved, train_mode
+from llava_rad.report_training.building import (
+    build_stage_model,
+    check_saved,
+    stage_prompt,
+    train_mode,
+)
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
 from llava_rad.report_training.features import fill_cache
 from llava_rad.report_training.launching import agree, start_accelerator
@@ -84,7 +90,9 @@ def main(config: ReportTrainingConfig) -> None:
     with owned_folder(config.output, accelerator):
         studies = in_all(accelerator, lambda: load_studies(config.data))
         say(f"studies           {studies.summary()}")
-        checkpoint = on_main(accelerator, lambda: open_run(config, studies))
+        prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
+        decides = {**config.decides_weights(), "rendered prompt": prompts}
+        checkpoint = on_main(accelerator, lambda: open_run(config, decides, studies))
         encoder = load_encoder(
             config.encoder, revision=config.encoder_revision, device=accelerator.device
         )
@@ -102,17 +110,21 @@ def main(config: ReportTrainingConfig) -> None:
             if checkpoint and STAGES.index(checkpoint.stage) > STAGES.index(stage):
                 say(f"{stage} was done before: {folder}")
             else:
-                train_stage(config, stage, accelerator, border, studies, encoder, start, checkpoint)
+                train_stage(
+                    config, stage, accelerator, border, studies, encoder, start, checkpoint, decides
+                )
                 checkpoint = None  # belongs to this stage only
             start = folder
         accelerator.end_training()
 
 
-def open_run(config: ReportTrainingConfig, studies: RunStudies) -> Checkpoint | None:
+def open_run(
+    config: ReportTrainingConfig, decides: dict[str, Any], studies: RunStudies
+) -> Checkpoint | None:
     """The checkpoint to resume from, if any; the run's folder then says what it is run with."""
     checkpoint = find_resumable(
         config.output / FOLDER,
-        config.decides_weights(),
+        decides,
         studies.hashes,
         allowed=config.resume == "auto",
     )
@@ -134,6 +146,7 @@ def train_stage(
     encoder: ImageEncoder,
     start: Path | None,
     checkpoint: Checkpoint | None,
+    decides: dict[str, Any],
 ) -> None:
     """Train one stage and write its model to ``output/STAGE``."""
     settings, seed = config.of(stage), (config.seed, STAGES.index(stage))
@@ -219,7 +232,7 @@ def train_stage(
             "weights": trained_weights(plain_model, keep=main),
             "optimiser": optimiser_state(plain_model, plain_optimiser, keep=main),
         }
-        facts = {"settings": config.decides_weights(), "manifests": studies.hashes}
+        facts = {"settings": decides, "manifests": studies.hashes}
 
         def write() -> None:
             saved = save_checkpoint(

@@ -25,6 +25,7 @@ class Quantize(str, enum.Enum):
 
     four = "4bit"
     eight = "8bit"
+    none = "none"
 
 
 class Precision(str, enum.Enum):

@@ -81,9 +81,11 @@ def _find(name: str) -> Path:
 
 
 def _base(path: Path) -> Path | None:
-    import yaml
+    from llava_rad.errors import ConfigError
+    from llava_rad.readers import parse_yaml, read_text
 
-    base = yaml.safe_load(path.read_text(encoding="utf-8")).get("base")
+    values = parse_yaml(read_text(path, error=ConfigError), where=path, error=ConfigError)
+    base = values.get("base") if isinstance(values, dict) else None
     return None if base is None else path.parent / base
 
 

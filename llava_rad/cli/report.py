@@ -48,7 +48,8 @@ def report(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
     quantize: Annotated[
-        Quantize | None, typer.Option(help="Quantise the LLM's weights (bitsandbytes).")
+        Quantize | None,
+        typer.Option(help="Quantise the LLM's weights (bitsandbytes); default: as in training."),
     ] = None,
     dtype: Annotated[
         Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
@@ -90,6 +91,7 @@ def report(
         from llava_rad.reports.study import (
             Failure,
             StudyReader,
+            empty_report,
             read_study,
             report_studies,
             with_indication,
@@ -128,7 +130,7 @@ def report(
                 quantize=quantize.value if quantize else None,
                 base_llm=llm,
             )
-        precision = f"{number}, {quantize.value if quantize else 'not quantised'}"
+        precision = f"{number}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read: StudyReader = functools.partial(read_study, frame=frame)
         as_text = functools.partial(_as_text, many=True)
@@ -148,6 +150,10 @@ def report(
                     )
                 )
                 read = remember
+                for study in studies:
+                    if study.study_id in file.empty:
+                        failed.append(study.study_id)
+                        say(f"error: {empty_report(study.study_id)}")
             todo = [s for s in studies if file is None or s.study_id not in file.done]
             if total > len(todo):
                 say(f"{total - len(todo)} of {total} are in {output} already")
@@ -162,6 +168,10 @@ def report(
                 incomplete += bool(lost)
                 for warning in lost:
                     say(f"error: {result.study_id}: {warning}")
+                if result.empty:
+                    # Written nevertheless: the same command gives the same again.
+                    failed.append(result.study_id or "")
+                    say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
                     file.write(result, remember.take(result.study_id))
                 elif style is Format.json:
@@ -176,7 +186,8 @@ def report(
         ending = f", {len(failed)} of {total} failed" if failed else ""
         if incomplete:
             ending += f", {incomplete} without an image that cannot be read"
-        say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
+        if output is not None or total > 1:
+            say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)
 

@@ -19,15 +19,17 @@ from llava_rad.data.manifest import (
 from llava_rad.data.sections import ReportSections, parse_report
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import PriorStudy, Study, StudyImage
-from llava_rad.data.targets import TargetSelection, select_targets
+from llava_rad.data.targets import SECTIONS, Section, TargetSelection, select_targets
 
 __all__ = [
     "ADAPTERS",
+    "SECTIONS",
     "ConversionLog",
     "ConversionReport",
     "Identifiers",
     "PriorStudy",
     "ReportSections",
+    "Section",
     "Study",
     "StudyImage",
     "TargetSelection",

@@ -29,6 +29,7 @@ from llava_rad.data import (
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.folder import NO_PATIENT
 from llava_rad.data.identifiers import Identifiers, key_file, read_key, write_key
+from llava_rad.data.label_names import join_labels
 from llava_rad.data.manifest import is_manifest, save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
@@ -208,6 +209,12 @@ def _convert(
             remedy=f"Check that this is the folder of the data set {name!r}",
             kind="no_study",
         )
+    joined = join_labels(studies)
+    studies = joined.studies
+    for old, new in joined.spellings.items():
+        log.note(f"label {old!r} taken as {new!r}", name)
+    for study_id in joined.contradicting:
+        log.note("label_spellings_contradict", study_id)
     if validation or test:
         _tell_of_patients(studies, log, tell)
         studies = hold_out(studies, validation=validation, test=test)

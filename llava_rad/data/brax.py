@@ -16,11 +16,12 @@ from llava_rad.data.fields import (
     frontal_first,
     parse_age,
     parse_sex,
-    parse_view,
 )
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.readers import Row
+from llava_rad.views import view_of
 
 _TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
 
@@ -34,9 +35,9 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
     """
     path = first_existing(*(root / name for name in _TABLES)) or root / _TABLES[0]
     columns = ("PngPath", "PatientID", "AccessionNumber", "ViewPosition", *OBSERVATIONS)
-    rows_of: dict[tuple[str, str], list[dict]] = {}
+    rows_of: dict[tuple[str, str], list[Row]] = {}
     filled = ("PatientID", "AccessionNumber")
-    for row in read_table(path, columns, filled=filled, log=log):
+    for row in read_table(path, columns, filled=filled, once="PngPath", log=log):
         # Accession numbers are drawn at random and may repeat between patients.
         rows_of.setdefault((row["PatientID"], row["AccessionNumber"]), []).append(row)
     for (patient, accession), rows in rows_of.items():
@@ -49,7 +50,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                 log.leave_out("image_missing", row["PngPath"])
                 continue
             position = row["ViewPosition"]
-            images.append(StudyImage(str(image), parse_view(position), position))
+            images.append(StudyImage(str(image), view_of(position), position))
         if not images:
             log.leave_out("no_image", study_id)
             continue

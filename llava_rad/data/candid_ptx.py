@@ -53,6 +53,8 @@ def read(root: Path, log: ConversionLog, *, keep_marks: bool = False) -> Iterato
         if path is None:
             log.leave_out("image_missing", uid)
             continue
+        if any(row["Report"] != rows[0]["Report"] for row in rows[1:]):
+            log.note("report_versions_differ", uid)
         masks = [row["EncodedPixels"] for row in rows if row["EncodedPixels"]]
         labels: dict[str, float | None] = {
             "Pneumothorax": float(any(mask != "-1" for mask in masks)) if masks else None

@@ -1,5 +1,6 @@
 """Whether images can be read: all of them opened, before anything depends on them."""
 
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ def settle_unreadable(
 def _check(
     paths: Sequence[str], rendering: str, workers: int
 ) -> Iterator[tuple[str, ImageError | None]]:
-    if workers < 1:
+    if workers < 1 or multiprocessing.current_process().daemon:  # which may start no others
         yield from zip(paths, _read_all(paths, rendering), strict=True)
         return
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]

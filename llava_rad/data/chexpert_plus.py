@@ -12,7 +12,6 @@ All rows of one study folder make one study. Their reports may differ, because e
 was anonymised on its own: the first in the order of paths is taken, and the study is noted.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -22,9 +21,9 @@ from llava_rad.data.fields import (
     first_existing,
     frontal_first,
     parse_age,
+    parse_number,
     parse_sex,
     parse_split,
-    parse_view,
 )
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
@@ -32,6 +31,8 @@ from llava_rad.data.sections import ReportSections, parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.readers import Row, read_json_lines
+from llava_rad.views import view_of
 
 _COLUMNS = (
     "path_to_image",
@@ -62,9 +63,9 @@ def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]
         )
     folders = [Path(images)] if images else [root, root / "PNG", root / "DICOM"]
     labels = _labels(root)
-    rows_of: dict[str, list[dict]] = {}
+    rows_of: dict[str, list[Row]] = {}
     filled = ("path_to_image", "deid_patient_id")
-    for row in read_table(tables[-1], _COLUMNS, filled=filled, log=log):
+    for row in read_table(tables[-1], _COLUMNS, filled=filled, once="path_to_image", log=log):
         rows_of.setdefault(str(PurePosixPath(row["path_to_image"]).parent), []).append(row)
 
     studies = []
@@ -78,7 +79,7 @@ def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]
                 log.leave_out("image_missing", row["path_to_image"])
                 continue
             position = row.get("ap_pa") or row["frontal_lateral"]
-            view = parse_view(row["frontal_lateral"])
+            view = view_of(row["frontal_lateral"])
             study_images.append(StudyImage(str(path), view, position))
         if not study_images:
             log.leave_out("no_image", study_id)
@@ -91,7 +92,7 @@ def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]
             Study(
                 study_id=study_id,
                 patient_id=first["deid_patient_id"],
-                split=parse_split(first["split"]),
+                split=parse_split(first["split"], first.where),
                 images=frontal_first(study_images),
                 **fields,
                 labels=labels.get(first["path_to_image"], {}),
@@ -101,18 +102,19 @@ def read(root: Path, log: ConversionLog, *, images: str = "") -> Iterator[Study]
                 extra=extra,
             )
         )
-        try:
-            order[study_id] = (float(first["patient_report_date_order"]),)
-        except ValueError:
+        place = parse_number(first["patient_report_date_order"])
+        if place is None:
             log.note("no_date_order", study_id)
+        else:
+            order[study_id] = (place,)
     yield from add_priors(studies, order, log)
 
 
-def _texts(row: dict) -> tuple[str, ...]:
+def _texts(row: Row) -> tuple[str, ...]:
     return row.get("report", ""), row["section_findings"], row["section_impression"]
 
 
-def _sections(row: dict) -> ReportSections:
+def _sections(row: Row) -> ReportSections:
     """The table's own sections, completed by those of the whole report."""
     return with_given(
         parse_report(row.get("report", "")),
@@ -138,13 +140,11 @@ def _labels(root: Path) -> dict[str, dict[str, float | None]]:
     if path is None:
         return {}
     labels = {}
-    with path.open(encoding="utf-8") as file:
-        for line, content in enumerate(file, start=1):
-            try:
-                row = json.loads(content)
-                labels[row["path_to_image"]] = parse_chexpert_labels(row)
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"not a row of labels ({error!r})", where=f"{path}:{line}", kind="bad_row"
-                ) from error
+    for line, row in read_json_lines(path, constants=("NaN",)):
+        image = row.get("path_to_image")
+        if not isinstance(image, str):
+            raise DataError(
+                "a row of labels has no path_to_image", where=f"{path}:{line}", kind="bad_row"
+            )
+        labels[image] = parse_chexpert_labels(row)
     return labels

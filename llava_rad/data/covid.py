@@ -13,15 +13,16 @@ sentences that describe the radiograph become findings (:mod:`llava_rad.data.ima
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
+from llava_rad.data.fields import parse_age, parse_number, parse_sex, parse_split
 from llava_rad.data.image_sentences import image_sentences
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import SPLITS, Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.readers import Row
+from llava_rad.views import view_of
 
 _COLUMNS = ("image", "split", "patient", "offset", "sex", "age", "view", "finding", "notes")
 
@@ -57,7 +58,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             Study(
                 study_id=study_id,
                 patient_id=row["patient"],
-                split=parse_split(row["split"]),
+                split=parse_split(row["split"], row.where),
                 images=tuple(_image(root, image) for image in (row, *lateral)),
                 findings=findings,
                 sex=parse_sex(row["sex"]),
@@ -66,13 +67,14 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                 extra={name: value for name, value in extra.items() if value},
             )
         )
-        with suppress(ValueError):  # empty or "?"
-            days[study_id] = (float(row["offset"]),)
+        day = parse_number(row["offset"])  # none where it is empty or "?"
+        if day is not None:
+            days[study_id] = (day,)
     yield from add_priors(studies, days, log)
 
 
-def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
-    listed: dict[str, dict] = {}
+def _examinations(root: Path, log: ConversionLog) -> Iterator[list[Row]]:
+    listed: dict[str, Row] = {}
     filled = ("image", "patient")
     for row in read_table(root / "metadata.csv", _COLUMNS, filled=filled, log=log):
         image = row["image"]
@@ -88,14 +90,14 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
     def key(row: dict) -> tuple[str, str, str]:
         return row["patient"], row["offset"], row["notes"]
 
-    views = Counter((key(row), parse_view(row["view"])) for row in rows)
-    laterals: dict[tuple[str, str, str], dict] = {}
+    views = Counter((key(row), view_of(row["view"])) for row in rows)
+    laterals: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         of_one_study = (
             row["notes"]
             and views[key(row), "frontal"] == 1
             and views[key(row), "lateral"] == 1
-            and parse_view(row["view"]) == "lateral"
+            and view_of(row["view"]) == "lateral"
         )
         if of_one_study:
             laterals[key(row)] = row
@@ -103,15 +105,15 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[dict]]:
         partner = laterals.get(key(row))
         if partner is row:
             continue
-        if partner is not None and parse_view(row["view"]) == "frontal":
+        if partner is not None and view_of(row["view"]) == "frontal":
             yield [row, partner]
         else:
             yield [row]
 
 
-def _held_out(row: dict) -> int:
+def _held_out(row: Row) -> int:
     """How far a row's split is from training: of two rows for one image the farther one stays."""
-    split = parse_split(row["split"])
+    split = parse_split(row["split"], row.where)
     return SPLITS.index(split) if split else -1
 
 
@@ -120,7 +122,7 @@ def _image(root: Path, row: dict) -> StudyImage:
     mask = root / "lung_masks" / f"{path.stem}.png"
     return StudyImage(
         str(path),
-        parse_view(row["view"]),
+        view_of(row["view"]),
         row["view"] if row["view"] != "?" else None,
         str(mask) if mask.is_file() else None,
     )

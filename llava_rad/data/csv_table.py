@@ -1,4 +1,4 @@
-"""Any CSV table with a row an image; the columns are named by options.
+"""Any table with a row an image (CSV, TSV, Parquet); the columns are named by options.
 
 Rows with the same study id make one study with several images.
 """
@@ -10,15 +10,19 @@ from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import (
     frontal_first,
     parse_age,
+    parse_number,
     parse_sex,
     parse_split,
-    parse_view,
 )
 from llava_rad.data.report_text import TEXT_FIELDS, text_fields
 from llava_rad.data.sections import parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, cut
+from llava_rad.readers import TABLE_ENDINGS, Row, read_columns
+from llava_rad.views import view_of
+
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 def read(
@@ -45,8 +49,10 @@ def read(
 ) -> Iterator[Study]:
     """Read the table. A column of a default name may be missing, except the image's.
 
+    Columns are found by their names, capitals aside.
+
     Args:
-        root: the CSV file, or a folder with exactly one.
+        root: the table, or a folder with exactly one.
         log: filled with what was left out or noted.
         image: the column with the image's path.
         study: the column with the study's id; without it each image is a study of its own.
@@ -67,47 +73,61 @@ def read(
         keep_marks: leave de-identification marks in the texts.
     """
     path = _table(root)
-    label_names = [name.strip() for name in labels.split(",") if name.strip()]
     defaults = {
-        study: "study_id",
-        patient: "patient_id",
-        split: "split",
-        view: "view",
-        report: "report",
-        indication: "indication",
-        technique: "technique",
-        comparison: "comparison",
-        findings: "findings",
-        impression: "impression",
-        sex: "sex",
-        age: "age",
+        "study_id": study,
+        "patient_id": patient,
+        "split": split,
+        "view": view,
+        "report": report,
+        "indication": indication,
+        "technique": technique,
+        "comparison": comparison,
+        "findings": findings,
+        "impression": impression,
+        "sex": sex,
+        "age": age,
     }
-    asked = [column for column, default in defaults.items() if column and column != default]
+    there = read_columns(path)
+    image = _column(there, image, path, log, needed=True)
+    column = {
+        default: _column(there, name, path, log, needed=name != default)
+        for default, name in defaults.items()
+    }
+    label_columns = {
+        name: _column(there, name, path, log, needed=True)
+        for name in map(str.strip, labels.split(","))
+        if name
+    }
+    of_study = [*(name for key, name in column.items() if key != "view"), *label_columns.values()]
+    compare = [*of_study, column["view"]]
     folder = Path(images) if images else path.parent
-    rows_of: dict[str, list[dict]] = {}
-    for row in read_table(path, (image, *asked, *label_names), filled=(image,), log=log):
-        if not (folder / row[image]).is_file():
+    rows_of: dict[str, list[Row]] = {}
+    for row in read_table(path, filled=(image,), once=image, compare=compare, log=log):
+        if not _is_file(folder / row[image]):
             log.leave_out("image_missing", row[image])
         else:
-            rows_of.setdefault(row.get(study) or row[image], []).append(row)
-    columns = (indication, technique, comparison, findings, impression)
+            rows_of.setdefault(row.get(column["study_id"]) or row[image], []).append(row)
     for study_id, rows in rows_of.items():
         first = rows[0]
-        given = {name: first.get(column) for name, column in zip(TEXT_FIELDS, columns, strict=True)}
-        sections = with_given(parse_report(first.get(report) or ""), given)
+        if any(row.get(name) != first.get(name) for row in rows for name in of_study):
+            log.note("rows_of_study_disagree", study_id)
+        if first.get(column["patient_id"]) == "":
+            log.note("no_patient_id", study_id)
+        given = {name: first.get(column[name]) for name in TEXT_FIELDS}
+        sections = with_given(parse_report(first.get(column["report"]) or ""), given)
         fields, extra = text_fields(sections, study_id, log, keep_marks=keep_marks)
         yield Study(
             study_id=study_id,
-            patient_id=first.get(patient) or study_id,
-            split=parse_split(first.get(split)),
-            images=frontal_first(
-                StudyImage(str(folder / row[image]), parse_view(row.get(view)), row.get(view))
-                for row in rows
-            ),
+            patient_id=first.get(column["patient_id"]) or study_id,
+            split=parse_split(first.get(column["split"]), first.where),
+            images=frontal_first(_image(folder, row, image, column["view"]) for row in rows),
             **fields,
-            labels={name: _label(first[name], name, study_id, log) for name in label_names},
-            sex=parse_sex(first.get(sex)),
-            age=parse_age(first.get(age)),
+            labels={
+                name: _label(first[found], name, study_id, log)
+                for name, found in label_columns.items()
+            },
+            sex=parse_sex(first.get(column["sex"])),
+            age=parse_age(first.get(column["age"])),
             source=path.stem,
             language=language,
             extra=extra,
@@ -117,10 +137,10 @@ def read(
 def _table(root: Path) -> Path:
     if root.is_file():
         return root
-    tables = sorted(root.glob("*.csv"))
+    tables = sorted(path for path in root.iterdir() if path.name.lower().endswith(TABLE_ENDINGS))
     if len(tables) != 1:
         raise DataError(
-            f"the folder holds {len(tables)} CSV files",
+            f"the folder holds {len(tables)} tables ({', '.join(TABLE_ENDINGS)})",
             where=root,
             remedy="Give the file itself",
             kind="missing_table",
@@ -128,11 +148,41 @@ def _table(root: Path) -> Path:
     return tables[0]
 
 
+def _column(there: list[str], name: str, path: Path, log: ConversionLog, *, needed: bool) -> str:
+    """The table's own name of a column, or an empty text where it may be missing and is."""
+    if not name or name in there:
+        return name
+    alike = [found for found in there if found.casefold() == name.strip().casefold()]
+    if len(alike) == 1:
+        log.note(f"column {alike[0]!r} taken as {name!r}", path.name)
+        return alike[0]
+    if alike or needed:
+        what = f"more than one column {name!r}, capitals aside" if alike else f"no column {name!r}"
+        raise DataError(
+            f"the table has {what}",
+            where=path,
+            remedy=f"Its columns are {cut(', '.join(there), 400) or 'none: the file is empty'}",
+            kind="missing_column",
+        )
+    return ""
+
+
+def _image(folder: Path, row: Row, image: str, view: str) -> StudyImage:
+    position = row.get(view)
+    return StudyImage(str(folder / row[image]), view_of(position), position)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that the system cannot hold
+        return False
+
+
 def _label(cell: str, name: str, study_id: str, log: ConversionLog) -> float | None:
     if not cell:
         return None
-    try:
-        return float(cell)
-    except ValueError:
+    value = _TRUTH.get(cell.lower(), parse_number(cell))
+    if value is None:
         log.note(f"label {name} is not a number", study_id)
-        return None
+    return value

@@ -1,19 +1,16 @@
 """What data sets write for view, sex and age, in the words of a study."""
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from llava_rad.data.study import VIEWS, Split, StudyImage, View
-from llava_rad.errors import DataError
+from llava_rad.data.study import VIEWS, Split, StudyImage
+from llava_rad.errors import DataError, shown
 
 # Years; older values in public data sets are typing errors or stand-ins for a hidden age.
 MAX_AGE = 115.0
 
-_FRONTAL = re.compile(
-    r"^(pa|ap|frontal|antero-?posterior|postero-?anterior)\b|\b(pa|ap)$", re.IGNORECASE
-)
-_LATERAL = re.compile(r"^(l|ll|rl|lat)$|\blateral\b", re.IGNORECASE)
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -26,20 +23,6 @@ _SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 _DAYS_PER_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
-
-
-def parse_view(position: str | None) -> View:
-    """The view behind a data set's word for it, such as ``"AP Supine"`` or ``"LL"``.
-
-    A decubitus view (``"AP LLD"``) counts as frontal: the beam passes front to back. Oblique and
-    unnamed views are ``"unknown"``.
-    """
-    words = re.sub(r"[_\s]+", " ", position or "").strip()
-    if _LATERAL.search(words):
-        return "lateral"
-    if _FRONTAL.search(words):
-        return "frontal"
-    return "unknown"
 
 
 def parse_sex(text: str | None) -> str | None:
@@ -70,10 +53,23 @@ def first_existing(*paths: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def parse_split(word: str | None) -> Split | None:
+def parse_number(text: str | None) -> float | None:
+    """The number that a cell holds, or None where it holds none, or one without a finite value."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def parse_split(word: str | None, where: object = None) -> Split | None:
     """The split behind a data set's word for it ("validate", "valid", "val", "dev" ...).
 
     An empty word is no split.
+
+    Args:
+        word: as the data set has it.
+        where: it stands, for the message.
 
     Raises:
         DataError: the word is unknown.
@@ -81,7 +77,8 @@ def parse_split(word: str | None) -> Split | None:
     word = (word or "").strip().lower()
     if word and word not in _SPLITS:
         raise DataError(
-            f"there is no split {word!r}",
+            f"there is no split {shown(word)}",
+            where=where,
             remedy=f"Known words: {', '.join(_SPLITS)}",
             kind="unknown_split",
         )

@@ -29,6 +29,7 @@ from llava_rad.data.sections import ReportSections, parse_report, tidy
 from llava_rad.data.study import Split, Study
 from llava_rad.errors import DataError
 from llava_rad.names import escape_name
+from llava_rad.readers import read_text
 
 #: Noted of a study whose patient nobody names.
 NO_PATIENT = "no_patient_id"
@@ -204,7 +205,7 @@ def _report(
     contents: dict[str, None] = {}
     for path in texts:
         try:
-            contents[_text(path)] = None
+            contents[read_text(path, failure="the text cannot be read")] = None
         except DataError:  # one bad file does not end the others
             log.leave_out("text_unreadable", _below(root, path))
             return ReportSections(no_findings_reason="text_unreadable")
@@ -215,14 +216,3 @@ def _report(
     if text_headers or sections.no_findings_reason != "no_findings_header":
         return sections
     return ReportSections(findings=tidy(content) or None)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"the text cannot be read ({error.strerror})", where=path, kind="bad_text"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"the text is not UTF-8 ({error})", where=path, kind="bad_text") from error

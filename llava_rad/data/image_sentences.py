@@ -80,7 +80,8 @@ _POINTER = re.compile(
 _NEGATION = re.compile(r"\b(?:not|no|without|never)\b", re.IGNORECASE)
 _OTHER_IMAGE = re.compile(r"\b(?:post-?mortem|repeat|ct|computed tomography)\b", re.IGNORECASE)
 # From here on a note describes the CT.
-_CT_FOLLOWS = re.compile(r"\bct\b[^.]*\bperformed\b", re.IGNORECASE)
+_CT = re.compile(r"\bct\b", re.IGNORECASE)
+_PERFORMED = re.compile(r"\bperformed\b", re.IGNORECASE)
 
 # Characters that a lossy conversion left behind, such as "?ground-glass opacities?".
 _LOST_CHARACTER = re.compile(r"�|(?<!\w)\?(?=\w)|(?<=opacities)\?")
@@ -102,14 +103,23 @@ _NOT_SEEN_PATTERN = _phrases(_NOT_SEEN)
 
 def image_sentences(note: str) -> str | None:
     """The sentences of a case note that describe the radiograph, or None if there are none."""
-    kept: list[str] = []
+    kept: dict[str, None] = {}  # in order, each once
     for sentence in _SENTENCE_END.split(_imaging_part(_LOST_CHARACTER.sub(" ", note))):
-        if _CT_FOLLOWS.search(sentence):
+        if _ct_follows(sentence):
             break
         described = _described(sentence)
-        if described and described not in kept:
-            kept.append(described)
+        if described:
+            kept[described] = None
     return " ".join(kept) or None
+
+
+def _ct_follows(sentence: str) -> bool:
+    """Whether "CT ... performed" stands in a sentence, with no full stop between."""
+    for part in sentence.split("."):
+        ct = _CT.search(part)
+        if ct is not None and _PERFORMED.search(part, ct.end()):
+            return True
+    return False
 
 
 def _imaging_part(text: str) -> str:

@@ -10,7 +10,6 @@ text, by either method; the test split only those marked rule-based. A row is a 
 since one image has up to two texts. :func:`prompt` words the question as that project does.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import parse_split
 from llava_rad.data.study import Split, Study, StudyImage
 from llava_rad.errors import DataError
+from llava_rad.readers import is_missing, read_json
 
 FRONTAL_VIEWS = ("AP", "PA")
 TEST_METHOD = "rule-based"
@@ -59,20 +59,24 @@ def read(root: Path, log: ConversionLog, *, images: str = "", split: str = "") -
 
 
 def _read_file(path: Path, split: Split, images: Path, log: ConversionLog) -> Iterator[Study]:
-    for place, row in enumerate(_rows(path)):
+    remedy = "Give the LLaVA-Rad MIMIC-CXR annotations: a list of objects"
+    for place, row in enumerate(read_json(path, expect=list, remedy=remedy, constants=("NaN",))):
         row_id = f"{path.name}[{place}]"
         try:
             image = str(row["image"]).removeprefix("mimic/")
             findings = row["conversations"][1]["value"]
             method, view, patient = row["generate_method"], row["view"], row["id"].split("_")[0]
-            indication = row["reason"]
+            indication = None if is_missing(row["reason"]) else row["reason"]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             log.leave_out(f"row lacks {error}", row_id)
+            continue
+        if not all(isinstance(text, str) for text in (method, patient, indication or "")):
+            log.leave_out("row has a value of the wrong type", row_id)
             continue
         study_id = f"{row['id']}/{Path(image).stem}/{method}"
         if split == "test" and method != TEST_METHOD:
             log.leave_out("test_row_not_rule_based", study_id)
-        elif not isinstance(findings, str) or not findings.strip():
+        elif not isinstance(findings, str) or is_missing(findings):
             log.leave_out("no_findings", study_id)
         elif view not in FRONTAL_VIEWS:
             log.leave_out("not_frontal", study_id)
@@ -86,21 +90,11 @@ def _read_file(path: Path, split: Split, images: Path, log: ConversionLog) -> It
                 images=(StudyImage(str(images / image), "frontal", view),),
                 indication=indication,
                 findings=findings,
-                impression=row.get("impression"),
-                labels=parse_chexpert_labels(row.get("chexpert_labels") or {}),
+                impression=None if is_missing(row.get("impression")) else row["impression"],
+                labels=parse_chexpert_labels(_labels(row)),
                 source="llava-rad",
                 extra={"generate_method": method, "prompt": prompt(indication)},
             )
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not a JSON file ({error})", where=path, kind="bad_file") from error
-    if not isinstance(rows, list):
-        raise DataError("not a list of annotations", where=path, kind="bad_file")
-    return rows
 
 
 def _split_of(path: Path) -> Split:
@@ -115,3 +109,8 @@ def _split_of(path: Path) -> Split:
         remedy="Give the file alone, with split=train, validation or test",
         kind="unknown_split",
     )
+
+
+def _labels(row: dict[str, Any]) -> dict[str, Any]:
+    labels = row.get("chexpert_labels")
+    return labels if isinstance(labels, dict) else {}

@@ -18,16 +18,19 @@ import difflib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_rad.data.label_names import join_labels
 from llava_rad.data.study import PriorStudy, Split, Study, StudyImage
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, shown
 from llava_rad.files import write_atomically
 from llava_rad.names import escape_name, unescape_name
 from llava_rad.outputs import cannot_write, has_keys, make_parent
+from llava_rad.readers import is_missing, read_json_lines, read_parquet
 
 if TYPE_CHECKING:
     import datasets
@@ -78,6 +81,10 @@ def load_manifest(
     if not studies:
         raise DataError("the manifest holds no study", where=path, kind="empty_manifest")
     check_studies(studies, where=path)
+    joined = join_labels(studies)
+    if joined.spellings:
+        warnings.warn(f"{path}: {joined.summary()}", stacklevel=2)
+        studies = joined.studies
     if split is None:
         return studies
     chosen = [study for study in studies if study.split == split]
@@ -242,7 +249,11 @@ def _check_format(path: Path) -> None:
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line or row number from 1, decoded row)."""
     _check_format(path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that the system cannot hold
+        there = False
+    if not there:
         raise DataError(
             "there is no such manifest",
             where=path,
@@ -250,79 +261,76 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             kind="no_manifest",
         )
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    with path.open("rb") as file:
-        for line, content in enumerate(file, start=1):
-            if not content.strip():
-                continue
-            try:
-                row = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise DataError(
-                    f"not a JSON object in UTF-8 ({error})", where=f"{path}:{line}", kind="bad_row"
-                ) from error
-            yield line, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            line = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    line += 1
-                    yield line, row
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"not a Parquet file ({error})", where=path, kind="bad_file") from error
+        yield from read_parquet(path)
+    else:
+        # Python writes a missing value as NaN.
+        yield from read_json_lines(path, constants=("NaN",))
 
 
 def _study(row: Any, base: Path | None) -> Study:
     _check_keys(row, _STUDY_KEYS, "a row")
-    values = {name: value for name, value in row.items() if value is not None and value != ""}
+    values = {name: value for name, value in row.items() if not _is_missing(name, value)}
     for name in ("study_id", "patient_id"):
         if name not in values:
-            raise DataError(f"{name!r} is missing", kind="missing_key")
+            remedy = "Give each study one; a study of an unknown patient may give its own id twice"
+            raise DataError(f"{name!r} is missing", remedy=remedy, kind="missing_key")
     values["images"] = _images(values.get("images", ()), base)
     prior = values.pop("prior", None)
     if prior is not None:
         _check_keys(prior, _PRIOR_KEYS, "a prior")
         # Parquet readers give a struct of nulls for a prior that is not there.
-        if prior.get("study_id"):
+        if not is_missing(prior.get("study_id")):
+            findings = prior.get("findings")
             values["prior"] = PriorStudy(
                 prior["study_id"],
                 _images(prior.get("images") or (), base),
-                prior.get("findings"),
+                None if is_missing(findings) else findings,
             )
-    values["labels"] = _pairs(values.get("labels", ()), "labels")
+    labels = _pairs(values.get("labels", ()), "labels")
+    values["labels"] = {name: None if is_missing(v) else v for name, v in labels.items()}
     values["extra"] = _pairs(values.get("extra", ()), "extra")
     return Study(**values)
 
 
+def _is_missing(name: str, value: Any) -> bool:
+    # Radiologists write "None" where there is no earlier image.
+    said = name == "comparison" and isinstance(value, str) and value.strip().lower() == "none"
+    return is_missing(value) and not said
+
+
 def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
     if not isinstance(images, list | tuple):
-        raise DataError(f"images is {images!r}", remedy="Give a list of images", kind="bad_row")
+        raise DataError(
+            f"images is {shown(images)}", remedy="Give a list of images", kind="bad_row"
+        )
     found = []
     for image in images:
         _check_keys(image, _IMAGE_KEYS, "an image")
-        values = {name: value for name, value in image.items() if value}
+        values = {name: value for name, value in image.items() if not is_missing(value)}
         for name in ("path", "lung_mask"):
-            if isinstance(values.get(name), str):
-                values[name] = unescape_name(values[name])
+            if name in values:
+                values[name] = unescape_name(_path(values[name], name))
                 if base is not None:
                     values[name] = os.path.normpath(base / values[name])
         found.append(StudyImage(**{"path": "", **values}))
     return tuple(found)
 
 
+def _path(value: Any, name: str) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise DataError(
+            f"{name} is {shown(value)}",
+            remedy="Give a path as a text",
+            kind="bad_path",
+        )
+    return value
+
+
 def _pairs(value: Any, name: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, list | tuple):
-        raise DataError(f"{name} is {value!r}", remedy="Give an object", kind="bad_row")
+        raise DataError(f"{name} is {shown(value)}", remedy="Give an object", kind="bad_row")
     pairs: dict[str, Any] = {}
     for pair in value:
         _check_keys(pair, ("name", "value"), f"an entry of {name}")
@@ -334,12 +342,14 @@ def _pairs(value: Any, name: str) -> dict[str, Any]:
 
 def _check_keys(row: Any, known: tuple[str, ...], what: str) -> None:
     if not isinstance(row, Mapping):
-        raise DataError(f"{what} is {row!r}", remedy="Give an object", kind="bad_row")
+        raise DataError(f"{what} is {shown(row)}", remedy="Give an object", kind="bad_row")
     for key in row:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             remedy = f"Did you mean {near[0]!r}" if near else f"Known keys: {', '.join(known)}"
-            raise DataError(f"{what} has an unknown key {key!r}", remedy=remedy, kind="unknown_key")
+            raise DataError(
+                f"{what} has an unknown key {shown(key)}", remedy=remedy, kind="unknown_key"
+            )
 
 
 def _at_line(error: DataError, path: Path, line: int) -> DataError:

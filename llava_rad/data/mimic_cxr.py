@@ -10,19 +10,20 @@ The prior is the patient's latest earlier study by StudyDate and StudyTime; stud
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import first_existing, frontal_first, parse_split, parse_view
+from llava_rad.data.fields import first_existing, frontal_first, parse_number, parse_split
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, parse_report
-from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.study import Split, Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.readers import Row, read_text
+from llava_rad.views import view_of
 
 _TABLE = "mimic-cxr-2.0.0-{}.csv"
 
@@ -43,11 +44,12 @@ def read(
     """
     reports_folder = _reports_folder(root, reports)
     splits = {
-        row["dicom_id"]: row["split"] for row in _table(root, "split", ("dicom_id", "split"), log)
+        row["dicom_id"]: parse_split(row["split"], row.where)
+        for row in _table(root, "split", ("dicom_id", "split"), log)
     }
     labels = _labels(root, log)
     images: dict[tuple[str, str], list[StudyImage]] = {}
-    split_of: dict[tuple[str, str], str] = {}
+    split_of: dict[tuple[str, str], Split | None] = {}
     times: dict[str, tuple[float, ...]] = {}
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
     for row in _table(root, "metadata", columns, log):
@@ -61,17 +63,21 @@ def read(
             log.leave_out("image_missing", dicom_id)
             continue
         view = row["ViewPosition"]
-        images.setdefault(study, []).append(StudyImage(str(path), parse_view(view), view))
+        images.setdefault(study, []).append(StudyImage(str(path), view_of(view), view))
         split_of[study] = splits[dicom_id]
-        with suppress(ValueError):  # no date: no prior
-            times[f"s{study[1]}"] = (float(row["StudyDate"]), float(row["StudyTime"] or 0))
+        date, time = parse_number(row["StudyDate"]), parse_number(row["StudyTime"] or "0")
+        if date is not None and time is not None:  # otherwise no prior
+            times[f"s{study[1]}"] = (date, time)
 
     studies = []
     for study, study_images in images.items():
         subject, study_id = study[0], f"s{study[1]}"
         report = reports_folder / _study_path(*study).with_suffix(".txt")
         if report.is_file():
-            sections = parse_report(report.read_text(encoding="utf-8", errors="replace"))
+            try:
+                sections = parse_report(read_text(report))
+            except DataError:  # one bad file does not end the others
+                sections = ReportSections(no_findings_reason="report_unreadable")
         else:
             sections = ReportSections(no_findings_reason="report_missing")
         fields, extra = text_fields(sections, study_id, log, keep_marks=keep_marks)
@@ -79,7 +85,7 @@ def read(
             Study(
                 study_id=study_id,
                 patient_id=f"p{subject}",
-                split=parse_split(split_of[study]),
+                split=split_of[study],
                 images=frontal_first(study_images),
                 **fields,
                 labels=labels.get(study, {}),
@@ -109,14 +115,13 @@ def _reports_folder(root: Path, given: str) -> Path:
     )
 
 
-def _table(
-    root: Path, name: str, columns: tuple[str, ...], log: ConversionLog
-) -> Iterator[dict[str, str]]:
+def _table(root: Path, name: str, columns: tuple[str, ...], log: ConversionLog) -> Iterator[Row]:
     plain = root / _TABLE.format(name)
     path = first_existing(plain, plain.with_suffix(".csv.gz")) or plain
     ids = [column for column in columns if column.endswith("_id")]
     remedy = "It comes with MIMIC-CXR-JPG, beside its files folder"
-    return read_table(path, columns, filled=ids, log=log, remedy=remedy)
+    once = "dicom_id" if "dicom_id" in columns else ""
+    return read_table(path, columns, filled=ids, once=once, log=log, remedy=remedy)
 
 
 def _labels(root: Path, log: ConversionLog) -> dict[tuple[str, str], dict[str, float | None]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_split, parse_view
+from llava_rad.data.fields import parse_age, parse_sex, parse_split
 from llava_rad.data.label_template import (
     FINDING_LABELS,
     NO_FINDING,
@@ -24,6 +24,8 @@ from llava_rad.data.label_template import (
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.readers import read_text
+from llava_rad.views import view_of
 
 
 def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> Iterator[Study]:
@@ -57,7 +59,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
             study_id=image_id,
             patient_id=row["patient"],
             split=row["split"],
-            images=(StudyImage(str(row["path"]), parse_view(row["view"]), row["view"]),),
+            images=(StudyImage(str(row["path"]), view_of(row["view"]), row["view"]),),
             findings=text if template_findings else None,
             labels={name: float(name in labels) for name in (*FINDING_LABELS, NO_FINDING)},
             sex=parse_sex(row["sex"]),
@@ -70,9 +72,9 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
 def _subset_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
     columns = ("image", "split", "patient", "labels", "sex", "age", "view")
     filled = ("image", "patient")
-    for row in read_table(root / "metadata.csv", columns, filled=filled, log=log):
+    for row in read_table(root / "metadata.csv", columns, filled=filled, once="image", log=log):
         path = root / row["image"]
-        yield row | {"id": path.stem, "path": path, "split": parse_split(row["split"])}
+        yield row | {"id": path.stem, "path": path, "split": parse_split(row["split"], row.where)}
 
 
 def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
@@ -94,7 +96,7 @@ def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
                 remedy="Download train_val_list.txt and test_list.txt beside the table",
                 kind="missing_table",
             )
-        split_of.update(dict.fromkeys(path.read_text(encoding="utf-8").split(), split))
+        split_of.update(dict.fromkeys(read_text(path).split(), split))
     paths = {path.name: path for path in root.glob("images*/**/*.png")}
     columns = (
         "Image Index",
@@ -105,7 +107,7 @@ def _public_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
         "View Position",
     )
     filled = ("Image Index", "Patient ID")
-    for row in read_table(tables[-1], columns, filled=filled, log=log):
+    for row in read_table(tables[-1], columns, filled=filled, once="Image Index", log=log):
         name = row["Image Index"]
         if name not in split_of:
             log.leave_out("in_no_official_split", name)

@@ -11,7 +11,6 @@ own. The indexers' MeSH terms are ``extra["mesh"]`` (joined by ``;``, such as ``
 Pulmonary Artery/enlarged"``), the automatic ones ``extra["mesh_automatic"]``.
 """
 
-import gzip
 import tarfile
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -19,12 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import frontal_first, parse_view
+from llava_rad.data.fields import frontal_first
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, missing_findings, tidy
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 _ARCHIVE = "NLMCXR_reports.tgz"
 
@@ -45,7 +45,7 @@ def read(
     for name, content in _xml_files(root):
         try:
             report = ElementTree.fromstring(content)
-        except ElementTree.ParseError:
+        except (ElementTree.ParseError, ValueError, LookupError):  # or of an unknown encoding
             log.leave_out("not_xml", name)
             continue
         uid = report.find("uId")
@@ -64,7 +64,7 @@ def read(
                 continue
             position = views.get(image_id)
             path = str(image_paths[image_id])
-            study_images.append(StudyImage(path, parse_view(position), position))
+            study_images.append(StudyImage(path, view_of(position), position))
         if images and not study_images:
             log.note("no_image", study_id)
         yield Study(
@@ -86,9 +86,12 @@ def _xml_files(root: Path) -> Iterator[tuple[str, bytes]]:
                     file = tar.extractfile(member) if member.name.endswith(".xml") else None
                     if file is not None:
                         yield member.name, file.read()
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
             raise DataError(
-                f"not a tar archive ({error})", where=archive, kind="bad_file"
+                f"not a tar archive, or damaged ({error})",
+                where=archive,
+                remedy="Download it again",
+                kind="bad_file",
             ) from error
         return
     for path in sorted(root.rglob("*.xml"), key=lambda path: (len(path.name), path.name)):

@@ -12,7 +12,6 @@ labelers do not apply to them. Images of the projection EXCLUDE are left out.
 
 import ast
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
@@ -20,13 +19,15 @@ from llava_rad.data.fields import (
     first_existing,
     frontal_first,
     parse_age,
+    parse_number,
     parse_sex,
-    parse_view,
 )
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
+from llava_rad.readers import Row
+from llava_rad.views import view_of
 
 _COLUMNS = ("ImageID", "StudyID", "PatientID", "Projection", "Report", "Labels")
 
@@ -46,9 +47,9 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             remedy="Give the folder that PadChest was unpacked into",
             kind="missing_table",
         )
-    rows_of: dict[str, list[dict]] = {}
+    rows_of: dict[str, list[Row]] = {}
     filled = ("ImageID", "StudyID", "PatientID")
-    for row in read_table(tables[0], _COLUMNS, filled=filled, log=log):
+    for row in read_table(tables[0], _COLUMNS, filled=filled, once="ImageID", log=log):
         if row["Projection"] == "EXCLUDE":
             log.leave_out("projection_excluded", row["ImageID"])
         else:
@@ -65,15 +66,16 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             if path is None:
                 log.leave_out("image_missing", row["ImageID"])
                 continue
-            images.append(StudyImage(str(path), parse_view(row["Projection"]), row["Projection"]))
+            images.append(StudyImage(str(path), view_of(row["Projection"]), row["Projection"]))
         if not images:
             log.leave_out("no_image", study_id)
             continue
         if not first["Report"]:
             log.note("no_text", study_id)
         date = first.get("StudyDate_DICOM", "")
-        with suppress(ValueError):  # no date: no prior
-            dates[study_id] = (float(date),)
+        day = parse_number(date)
+        if day is not None:  # otherwise no prior
+            dates[study_id] = (day,)
         studies.append(
             Study(
                 study_id=study_id,
@@ -96,7 +98,7 @@ def _labels(text: str, study_id: str, log: ConversionLog) -> dict[str, float | N
         return {}
     try:
         names = [" ".join(name.split()) for name in ast.literal_eval(text)]
-    except (ValueError, SyntaxError, TypeError, AttributeError):
+    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
         log.note("labels_unreadable", study_id)
         return {}
     return {name: 1.0 for name in names if name}
@@ -104,7 +106,5 @@ def _labels(text: str, study_id: str, log: ConversionLog) -> dict[str, float | N
 
 def _age(date: str, birth: str) -> float | None:
     """Years between the year of birth and that of the study; one more than the age at most."""
-    try:
-        return parse_age(str(int(date[:4]) - int(float(birth))))
-    except ValueError:
-        return None
+    year, born = parse_number(date[:4]), parse_number(birth)
+    return None if year is None or born is None else parse_age(str(int(year) - int(born)))

@@ -11,16 +11,23 @@ replace the final ones. What no header covers is the report's free paragraph, ke
 its own and never taken for findings without being asked to.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from llava_rad.data.header_spelling import meant_header
 
 _HEADERS = {
     "indication": (
         "indication",
         "indications",
         "clinical indication",
+        "clinical indications",
+        "clin hx",
+        "clinical hx",
+        "hx",
         "clinical information",
         "clinical history",
         "clinical details",
@@ -60,6 +67,8 @@ _HEADERS = {
     "impression": (
         "impression",
         "impressions",
+        "imp",
+        "impr",
         "conclusion",
         "conclusions",
         "opinion",
@@ -94,17 +103,43 @@ _VIEW_HEADER = re.compile(
     r"^[ \t]*(?=[^:\n]*\b(?i:chest|cxr)\b)[A-Z0-9][A-Za-z0-9 ,/&()\-]{3,70}:", re.MULTILINE
 )
 
+# What is added or changed after the report was signed.
+_ADDED = (
+    r"(?:addend(?:um|a|ums)|addended report|amend(?:ments?|ed report)|corrections?"
+    r"|corrected report|errat(?:um|a)|revisions?|revised report)"
+)
 _PART = re.compile(
-    r"^[ \t]*(?:(?P<final>final report|report)[ \t]*$"
-    r"|(?P<wet>(?:wet read(?:ing)?|preliminary (?:report|read(?:ing)?))[ \t]*(?::|$)"
+    r"^ ?(?:(?P<final>[*=#<\[ ]{0,5}(?:final|original|end of (?:final )?addend(?:um|a))"
+    r"(?: report)?[*=#>\] ]{0,5}:? ?$|report ?$)"
+    r"|(?P<wet>(?:wet read(?:ing)?|preliminary (?:report|read(?:ing)?))"
+    r"(?: version)?(?: ?#? ?\d{1,2})?(?: ?:| ?$|(?= [^\n]{0,60}?\d{1,2}:\d{2} ?[AP]M))"
     # the name and time of who read it
-    r"(?:[^\n]{0,60}?\d{1,2}:\d{2}[ \t]*[AP]M)?)"
-    r"|(?P<addendum>(?:final[ \t]+)?addend(?:um|a)(?:[ \t]*#?[ \t]*\d+)?[ \t]*"
-    r"(?::|$|(?:by|dictated|date|on)\b[^\n:]{0,60}:))"
-    r"|(?P<rule>[_=\-]{8,}[ \t]*$))",
+    r"(?:[^\n]{0,60}?\d{1,2}:\d{2} ?[AP]M)?)"
+    # "ADDENDUM:", "**ADDENDUM**", "Addendum #2 (Dr. A):", "ADDENDUM by Dr. A on 1/2:"
+    rf"|(?P<addendum>(?P<mark>[*=#<\[-]{{1,5}} ?)?(?:final )?{_ADDED}(?: ?#? ?\d{{1,2}})?"
+    r"(?: ?\([^()\n]{0,60}\))?"
+    r"(?: ?:| ?$|(?(mark) ?[*=#>\]-]{1,5}:?|(?!))"
+    r"| (?:by|dictated|date|dated|on|begins?|starts?)\b[^\n:]{0,60}(?::|$)))"
+    r"|(?P<rule>[_=\-*~]{8,} ?$))",
     re.IGNORECASE | re.MULTILINE,
 )
-_ADDENDUM_IN_LINE = re.compile(r"(?<=[.!?])[ \t]+(?=(?:FINAL )?ADDENDUM:)")
+_ADDENDUM_IN_LINE = re.compile(
+    r"(?<=[.!?]) (?=(?:[*=#]{1,5} ?)?(?:FINAL )?(?:ADDENDUM|AMENDMENT|CORRECTION|ERRATUM)"
+    r"(?: ?\([^()\n]{0,60}\))?(?: ?[*=#]{1,5})? ?:)"
+)
+# Lines that only rule: "-----", "* * * *", "====== ======". Groups of three underscores, with
+# spaces between, are de-identification marks.
+_RULE_LINE = re.compile(
+    r"^ ?(?:([_=\-*~#.–—])\1{4,}(?: \1+)*|[=\-*~#–—_](?: [=\-*~#–—_]){3,}) ?$", re.MULTILINE
+)
+# A rule that lost its line breaks.
+_RULE_IN_LINE = re.compile(r"[_=\-*~]{8,}")
+# A word or words before a colon, or alone on a line in capitals: perhaps a misspelt header.
+_PERHAPS_AT_LINE_START = re.compile(
+    r"^ ?(?P<names>[A-Za-z0-9][A-Za-z0-9/&, ]{4,48}?)(?: ?(?P<colon>:)| ?$)", re.MULTILINE
+)
+_PERHAPS_IN_LINE = re.compile(r"(?<=[.!?:] )(?P<names>[A-Z0-9][A-Za-z0-9/&, ]{4,48}?) ?:")
+_AND = re.compile(r" ?(?:/|&|,|\band\b|\bor\b) ?", re.IGNORECASE)
 # The text of a section that only points to another one.
 _POINTS_ELSEWHERE = re.compile(
     r"^(?:(?:please )?(?:see|refer to)|as|per)(?: the)? (?:impression|above|below|conclusion)\.?$",
@@ -133,6 +168,7 @@ class ReportSections:
         other: further sections by name (``"examination"``, ``"recommendation"``,
             ``"notification"``, ``"other"``).
         combined: findings and impression stood under one header; the text is in ``findings``.
+        misspelt: headers that were taken for the known ones that they are close to, as written.
         no_findings_reason: why ``findings`` is None: ``"no_findings_header"`` (there is
             free text), ``"findings_only_in_impression"``, ``"findings_empty"`` (a header without
             text, or one that says "see impression"), ``"no_text"``, or an adapter's own. None if
@@ -149,6 +185,7 @@ class ReportSections:
     addenda: tuple[str, ...] = ()
     other: Mapping[str, str] = field(default_factory=dict)
     combined: bool = False
+    misspelt: tuple[str, ...] = ()
     no_findings_reason: str | None = None
 
 
@@ -158,8 +195,10 @@ def parse_report(text: str) -> ReportSections:
     List numbers, bullets and line breaks are gone from the sections; measurements and
     de-identification marks stay (:mod:`llava_rad.data.deidentification` removes those).
     """
-    final, wet_reads, addenda = _parts(text.replace("\r\n", "\n").replace("\r", "\n"))
-    sections, combined, had_findings_header = _sections(final)
+    final, wet_reads, addenda = _parts(_even(text))
+    headers = _headers(final)
+    misspelt = tuple(header.text for header in headers if header.misspelt)
+    sections, combined, had_findings_header = _sections(final, headers)
     free = sections.pop("", "")
     if "findings" not in sections and not had_findings_header:
         described = _under_view_header(free)
@@ -183,6 +222,7 @@ def parse_report(text: str) -> ReportSections:
         addenda=tuple(filter(None, map(tidy, addenda))),
         other={name: text for name, text in texts.items() if text},
         combined=combined and bool(findings),
+        misspelt=misspelt,
         no_findings_reason=reason,
     )
 
@@ -207,9 +247,20 @@ def missing_findings(impression: str | None, paragraph: str | None = None) -> st
 
 
 def tidy(text: str) -> str:
-    """A section's text as running prose: no list numbers, bullets, line breaks, double spaces."""
+    """A section's text as running prose: no list numbers, bullets, rules, line breaks."""
+    text = _RULE_IN_LINE.sub(" ", _RULE_LINE.sub("", _even(text)))
     text = _BULLET.sub("", _without_list_numbers(text))
     return " ".join(text.split())
+
+
+def _even(text: str) -> str:
+    """The text with one kind of line break, one blank line and one space where there are more.
+
+    What follows looks a few characters back and forth; this keeps a report of a hundred thousand
+    spaces as quick as any other.
+    """
+    text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\n{3,}", "\n\n", text.replace(" \n", "\n").replace("\n \n", "\n\n"))
 
 
 def _parts(text: str) -> tuple[str, list[str], list[str]]:
@@ -218,6 +269,9 @@ def _parts(text: str) -> tuple[str, list[str], list[str]]:
     parts: dict[str, list[str]] = {"final": [], "wet": [], "addendum": []}
     kind, start = "final", 0
     for mark in _PART.finditer(text):
+        bare = mark["addendum"] and mark[0][-1:] != ":" and not mark["mark"]
+        if bare and not mark["addendum"].lstrip()[0].isupper():
+            continue  # the last word of a wrapped line
         parts[kind].append(text[start : mark.start()])
         start = mark.end()
         if mark["wet"]:
@@ -227,67 +281,124 @@ def _parts(text: str) -> tuple[str, list[str], list[str]]:
         else:
             kind = "final"
     parts[kind].append(text[start:])
-    return "\n".join(parts["final"]), parts["wet"], parts["addendum"]
+    final = "\n".join(parts["final"])
+    if not final.strip() and parts["addendum"]:
+        parts["addendum"][-1], final = _report_below(parts["addendum"][-1])
+    return final, parts["wet"], parts["addendum"]
 
 
-def _sections(text: str) -> tuple[dict[str, str], bool, bool]:
+def _report_below(addendum: str) -> tuple[str, str]:
+    """An addendum and the report that stands right below it, with no mark between."""
+    headers = _headers(addendum)
+    for place, header in enumerate(headers):
+        sections = {name for later in headers[place:] for name in later.sections}
+        whole = len(sections) > 1 and sections & {"findings", "impression"}
+        if whole and addendum[: header.start].endswith("\n\n"):
+            return addendum[: header.start], addendum[header.start :]
+    return addendum, ""
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A header's place, its words, and the sections that they name."""
+
+    start: int
+    end: int
+    text: str
+    sections: tuple[str, ...]
+    misspelt: bool = False
+
+
+def _sections(text: str, headers: list[_Header]) -> tuple[dict[str, str], bool, bool]:
     """Section name to raw text; the text before the first header is under the empty name."""
-    headers = _headers(text)
-    first = headers[0][0] if headers else len(text)
+    first = headers[0].start if headers else len(text)
     found = {"": [text[:first]]} if text[:first].strip() else {}
     combined = had_findings_header = False
-    for place, (_, end, names) in enumerate(headers):
-        stop = headers[place + 1][0] if place + 1 < len(headers) else len(text)
-        sections = [_SECTION_OF[" ".join(name.lower().split())] for name in names]
+    for place, header in enumerate(headers):
+        stop = headers[place + 1].start if place + 1 < len(headers) else len(text)
+        sections = header.sections
         section = "findings" if "findings" in sections else sections[0]
         had_findings_header |= section == "findings"
-        content = text[end:stop].strip()
+        content = text[header.end : stop].strip()
         if content:
             combined |= section == "findings" and "impression" in sections
             found.setdefault(section, []).append(content)
     return {name: "\n".join(texts) for name, texts in found.items()}, combined, had_findings_header
 
 
-def _headers(text: str) -> list[tuple[int, int, list[str]]]:
-    """(start, end, names) of each header, in order."""
-    found: dict[int, tuple[int, int, list[str]]] = {}
+def _headers(text: str) -> list[_Header]:
+    """The headers of a text, in order; what :func:`_even` returns is expected."""
+    found: dict[int, _Header] = {}
     for match in _AT_LINE_START.finditer(text):
-        start = match.start("names")
-        before = text[: match.start()].rstrip()
-        after_sentence = not before or before[-1] in ".!?:"
-        after_blank = bool(re.search(r"(?:^|\n)[ \t]*\n[ \t]*$", text[: match.start()] or "\n\n"))
-        capital = match["names"][0].isupper()
-        if match["colon"]:
-            # A lower-case word at the start of a wrapped line is part of a sentence.
-            stands = capital or after_sentence or after_blank
-        else:
-            stands = (after_sentence or after_blank) and (capital or match["dash"] is not None)
-        if stands:
-            found[start] = (start, match.end(), _split_names(match["names"]))
+        if _stands(text, match, dash=match["dash"] is not None):
+            found[match.start("names")] = _header(match)
     for match in _IN_LINE.finditer(text):
         start = match.start("names")
-        after_sentence = text[:start].rstrip()[-1:] in (".", "!", "?")
+        after_sentence = text[max(start - 2, 0) : start].rstrip()[-1:] in (".", "!", "?")
         if start not in found and (match["names"].isupper() or after_sentence):
-            found[start] = (start, match.end(), _split_names(match["names"]))
-    return _without_overlaps(sorted(found.values()))
+            found[start] = _header(match)
+    for pattern in (_PERHAPS_AT_LINE_START, _PERHAPS_IN_LINE):
+        for match in pattern.finditer(text):
+            header = None if match.start("names") in found else _misspelt_header(text, match)
+            if header is not None:
+                found[header.start] = header
+    return _without_overlaps([found[start] for start in sorted(found)])
 
 
-def _without_overlaps(
-    headers: list[tuple[int, int, list[str]]],
-) -> list[tuple[int, int, list[str]]]:
-    kept: list[tuple[int, int, list[str]]] = []
+def _stands(text: str, match: re.Match[str], *, dash: bool = False) -> bool:
+    """Whether what looks like a header at the start of a line is one."""
+    before = text[max(match.start() - 3, 0) : match.start()]
+    after_sentence = not before.strip() or before.rstrip()[-1] in ".!?:"
+    after_blank = match.start() < 2 or before.endswith("\n\n")
+    capital = match["names"][0].isupper()
+    if match["colon"]:
+        # A lower-case word at the start of a wrapped line is part of a sentence.
+        return capital or after_sentence or after_blank
+    return (after_sentence or after_blank) and (capital or dash)
+
+
+def _header(match: re.Match[str]) -> _Header:
+    names = tuple(_SECTION_OF[name] for name in _split_names(match["names"]))
+    return _Header(match.start("names"), match.end(), match["names"], names)
+
+
+def _misspelt_header(text: str, match: re.Match[str]) -> _Header | None:
+    words = match["names"].strip()
+    groups = match.groupdict()
+    if "colon" in groups:
+        alone = groups["colon"] is None
+        if (alone and not words.isupper()) or not _stands(text, match):
+            return None
+    sections = []
+    changed = False
+    for name in _split_names(words):
+        close = _meant(name)
+        if close is None:
+            return None
+        changed |= close != name
+        sections.append(_SECTION_OF[close])
+    if not changed or len(sections) > 3:
+        return None
+    return _Header(match.start("names"), match.end(), words, tuple(sections), misspelt=True)
+
+
+def _without_overlaps(headers: list[_Header]) -> list[_Header]:
+    kept: list[_Header] = []
     for header in headers:
-        if not kept or header[0] >= kept[-1][1]:
+        if not kept or header.start >= kept[-1].end:
             kept.append(header)
     return kept
 
 
-def _split_names(names: str) -> list[str]:
-    return [
-        name
-        for name in re.split(r"[ \t]*(?:/|&|,|\band\b|\bor\b)[ \t]*", names, flags=re.IGNORECASE)
-        if name
-    ]
+@functools.lru_cache(maxsize=1024)
+def _split_names(names: str) -> tuple[str, ...]:
+    """The names in "FINDINGS AND IMPRESSION", lower case, single spaces."""
+    return tuple(" ".join(name.lower().split()) for name in _AND.split(names) if name.strip())
+
+
+@functools.lru_cache(maxsize=1024)
+def _meant(name: str) -> str | None:
+    return name if name in _SECTION_OF else meant_header(name, _SECTION_OF)
 
 
 def _under_view_header(free: str) -> tuple[str, str] | None:
@@ -301,7 +412,7 @@ def _under_view_header(free: str) -> tuple[str, str] | None:
 
 def _prose(text: str) -> str:
     """The paragraphs of a text that hold a sentence; titles such as "PORTABLE CHEST" go."""
-    paragraphs = re.split(r"\n[ \t]*\n", text)
+    paragraphs = _even(text).split("\n\n")
     return "\n".join(p for p in paragraphs if re.search(r"\w[.!?](?:\s|$)", p) and " " in p.strip())
 
 

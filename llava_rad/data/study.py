@@ -1,13 +1,14 @@
 """One study: what a patient's images, their context and the report about them are called."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, shown
 from llava_rad.names import plain_text
+from llava_rad.views import View
 
-View = Literal["frontal", "lateral", "unknown"]
 Split = Literal["train", "validation", "test"]
 
 VIEWS: tuple[str, ...] = get_args(View)
@@ -35,9 +36,15 @@ class StudyImage:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise DataError("an image has no path", kind="no_image_path")
+        if "\0" in self.path:
+            raise DataError(
+                f"an image's path is {shown(self.path)}",
+                remedy="Give a path without NUL characters",
+                kind="bad_path",
+            )
         if self.view not in VIEWS:
             raise DataError(
-                f"view is {self.view!r}",
+                f"view is {shown(self.view)}",
                 where=self.path,
                 remedy=f"Use one of {', '.join(VIEWS)}",
                 kind="bad_view",
@@ -111,7 +118,7 @@ class Study:
         _required(self.patient_id, "patient_id", self.study_id)
         if self.split is not None and self.split not in SPLITS:
             raise DataError(
-                f"split is {self.split!r}",
+                f"split is {shown(self.split)}",
                 where=self.study_id,
                 remedy=f"Use one of {', '.join(SPLITS)}, or leave it out",
                 kind="bad_split",
@@ -123,9 +130,10 @@ class Study:
             object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
         for name in ("sex", "source"):
             object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
+        _required(self.language, "language", self.study_id)
         if self.sex not in (None, "M", "F"):
             raise DataError(
-                f"sex is {self.sex!r}",
+                f"sex is {shown(self.sex)}",
                 where=self.study_id,
                 remedy="Use M, F, or leave it out",
                 kind="bad_sex",
@@ -140,25 +148,31 @@ class Study:
         for name, value in self.extra.items():
             if not isinstance(value, str):
                 raise DataError(
-                    f"extra {name!r} is {value!r}", where=self.study_id, remedy="Give it as a text"
+                    f"extra {name!r} is {shown(value)}",
+                    where=self.study_id,
+                    remedy="Give it as a text",
                 )
         object.__setattr__(self, "extra", dict(self.extra))
 
 
 def _required(value: object, name: str, where: str | None = None) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a text")
+        raise DataError(f"{name} is {shown(value)}", where=where, remedy="Give it as a text")
 
 
 def _text(value: object, name: str, where: str | None = None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a text")
+        raise DataError(f"{name} is {shown(value)}", where=where, remedy="Give it as a text")
     return value.strip() or None
 
 
 def _number(value: object, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise DataError(f"{name} is {value!r}", where=where, remedy="Give it as a number")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) <= sys.float_info.max
+    ):
+        raise DataError(f"{name} is {shown(value)}", where=where, remedy="Give it as a number")
     return float(value)

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from llava_rad.data.prior_comparisons import without_prior_comparisons
+from llava_rad.data.report_text import JOINT
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 
-Section = Literal["findings", "impression"]
+Section = Literal["findings", "impression", "findings_and_impression"]
+Fallback = Literal["impression", "paragraph"]
+
+#: What a model can be trained to write and judged by.
+SECTIONS: tuple[str, ...] = get_args(Section)
 
 
 @dataclass(frozen=True)
@@ -37,29 +43,37 @@ def select_targets(
     studies: Iterable[Study],
     *,
     section: Section = "findings",
-    fallback: Literal["impression", "paragraph"] | None = None,
+    fallback: Fallback | None = None,
+    use_joint_sections: bool = False,
+    drop_prior_comparisons: bool = False,
+    leave_out_addenda: bool = False,
 ) -> TargetSelection:
     """Choose each study's target text.
 
     Args:
         studies: the studies.
-        section: the section that is the target.
+        section: the section that is the target. ``findings_and_impression`` is both, one after the
+            other, or the text of a report that has them in one section.
         fallback: what stands in where a study lacks the section: its impression, or the text of a
             report without headers. Without one such studies are left out and counted.
+        use_joint_sections: a text that is findings and impression in one counts as findings;
+            otherwise such studies are left out as ``findings_and_impression_in_one``.
+        drop_prior_comparisons: leave sentences out that compare with an earlier image
+            (:mod:`llava_rad.data.prior_comparisons`), and studies of which nothing is left.
+        leave_out_addenda: leave studies out whose report was added to after it was signed.
 
     Raises:
         DataError: no study has a target.
     """
     selection = TargetSelection([], [])
     for study in studies:
-        text = getattr(study, section)
-        if text is None and fallback == "paragraph":
-            text = study.extra.get("paragraph")
-        elif text is None and fallback == "impression":
-            text = study.impression
-        if text is None or not text.strip():
-            reason = study.extra.get("no_findings_reason") if section == "findings" else None
-            selection.left_out.setdefault(reason or f"no_{section}", []).append(study.study_id)
+        text, reason = _target(study, section, fallback, use_joint_sections)
+        if text is not None and leave_out_addenda and study.extra.get("addenda"):
+            text, reason = None, "has_addendum"
+        if text is not None and drop_prior_comparisons:
+            text, reason = without_prior_comparisons(text) or None, "only_prior_comparisons"
+        if text is None:
+            selection.left_out.setdefault(reason, []).append(study.study_id)
         else:
             selection.studies.append(study)
             selection.texts.append(text)
@@ -70,3 +84,23 @@ def select_targets(
             kind="no_target",
         )
     return selection
+
+
+def _target(
+    study: Study, section: Section, fallback: Fallback | None, use_joint: bool
+) -> tuple[str | None, str]:
+    """A study's text, or None and the reason that it has none."""
+    joint = JOINT in study.extra
+    reason = f"no_{section}"
+    if section == "findings_and_impression":
+        parts = [study.findings] if joint else [study.findings, study.impression]
+        texts = [text for text in parts if text is not None and text.strip()]
+        return (" ".join(texts), "") if len(texts) == len(parts) else (None, reason)
+    text = getattr(study, section)
+    if section == "findings":
+        reason = study.extra.get("no_findings_reason", reason)
+        if joint and not use_joint:
+            text, reason = None, "findings_and_impression_in_one"
+    if text is None and fallback is not None:
+        text = study.impression if fallback == "impression" else study.extra.get("paragraph")
+    return (text, "") if text is not None and text.strip() else (None, reason)

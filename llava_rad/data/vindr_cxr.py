@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import first_existing
+from llava_rad.data.fields import first_existing, parse_number
 from llava_rad.data.study import Split, Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.errors import DataError, shown
+from llava_rad.readers import Row
 
 _ENDINGS = (".dicom", ".dcm", ".png", ".jpg")
 _NOT_LABELS = ("image_id", "rad_id")
@@ -30,7 +32,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
     """
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
-        readings: dict[str, list[dict]] = {}
+        readings: dict[str, list[Row]] = {}
         table = root / "annotations" / f"image_labels_{split}.csv"
         for row in read_table(table, ("image_id",), filled=("image_id",), log=log):
             readings.setdefault(row["image_id"], []).append(row)
@@ -40,7 +42,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                 log.leave_out("image_missing", image_id)
                 continue
             labels = {
-                name: float(sum(float(row[name] or 0) for row in rows) > len(rows) / 2)
+                name: float(sum(_mark(row, name) for row in rows) > len(rows) / 2)
                 for name in rows[0]
                 if name not in _NOT_LABELS
             }
@@ -53,3 +55,15 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                 source="vindr-cxr",
                 extra={"readers": str(len(rows))},
             )
+
+
+def _mark(row: Row, name: str) -> float:
+    number = parse_number(row[name] or "0")
+    if number is None:
+        raise DataError(
+            f"{name!r} is {shown(row[name])}",
+            where=row.where,
+            remedy="Each observation is 0 or 1",
+            kind="bad_row",
+        )
+    return number

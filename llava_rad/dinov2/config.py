@@ -6,9 +6,21 @@ published recipes and say which of their values are ours.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from llava_rad.config import to_dict
+from llava_rad.config import (
+    Ascending,
+    Count,
+    Momentum,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Workers,
+    check_ranges,
+    to_dict,
+)
 from llava_rad.errors import ConfigError
 
 # Settings that a resumed run may change: they alter what is reported and kept, not the weights.
@@ -25,6 +37,9 @@ _FREE_TO_CHANGE = (
     "output_dtype",
 )
 _BATCH_SETTINGS = ("batch_size", "accumulate")
+
+# A share that leaves something: of an image's area, of a learning rate.
+Part = Annotated[float, Range(above=0, high=1)]
 
 
 def _require(condition: bool, what: str, remedy: str) -> None:
@@ -45,10 +60,10 @@ class SourceConfig:
 
     path: Path
     split: Literal["train", "validation", "test"] | None = "train"
-    weight: float = 1.0
+    weight: Annotated[float, Range(above=0, high=1000)] = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.weight > 0, "weight must be above 0", "Leave the source out instead")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -70,10 +85,13 @@ class DataConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     views: list[str] | None = None
     rendering: Literal["minmax", "voi"] = "minmax"
-    cache_size: int | None = 512
+    cache_size: Annotated[int, Range(32)] | None = 512
     cache_folder: Path | None = None
-    workers: int = 4
+    workers: Workers = 4
     unreadable: Literal["error", "leave_out"] = "error"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -98,15 +116,15 @@ class BackboneConfig:
 
     encoder: str | None = None
     architecture: Literal["vit_tiny", "vit_small", "vit_base", "vit_large"] = "vit_small"
-    patch_size: int = 14
-    image_size: int = 224
-    registers: int = 0
-    layer_scale: float = 1e-5
+    patch_size: Count = 14
+    image_size: Count = 224
+    registers: Annotated[int, Range(0)] = 0
+    layer_scale: Positive = 1e-5
     initialisation: Literal["normal", "glorot_sincos"] = "normal"
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range(0, below=1)] = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.drop_path < 1, "drop_path is no share of 1", "Use 0, or for example 0.1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -128,28 +146,34 @@ class CropsConfig:
         blur_sigma: smallest and largest standard deviation in pixels of the crop.
     """
 
-    global_size: int = 224
-    local_size: int = 98
-    local_count: int = 8
-    global_scale: tuple[float, float] = (0.32, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.32)
-    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    blur: tuple[float, float, float] = (0.5, 0.1, 0.1)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    global_size: Count = 224
+    local_size: Count = 98
+    local_count: Annotated[int, Range(0)] = 8
+    global_scale: Annotated[tuple[Part, Part], Ascending()] = (0.32, 1.0)
+    local_scale: Annotated[tuple[Part, Part], Ascending()] = (0.05, 0.32)
+    aspect_ratio: Annotated[tuple[Positive, Positive], Ascending()] = (3 / 4, 4 / 3)
+    flip: Share = 0.5
+    jitter: Share = 0.8
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    blur: tuple[Share, Share, Share] = (0.5, 0.1, 0.1)
+    blur_sigma: Annotated[tuple[Positive, Positive], Ascending()] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """A head from tokens to prototypes."""
 
-    prototypes: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    layers: int = 3
+    prototypes: Annotated[int, Range(2)] = 65536
+    hidden_dim: Count = 2048
+    bottleneck_dim: Count = 256
+    layers: Count = 3
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -167,19 +191,19 @@ class LossConfig:
         mask_ratio: smallest and largest share of a masked crop's patches.
     """
 
-    dino_weight: float = 1.0
-    ibot_weight: float = 1.0
-    koleo_weight: float = 0.1
-    koleo_group: int | None = None
+    dino_weight: NonNegative = 1.0
+    ibot_weight: NonNegative = 1.0
+    koleo_weight: NonNegative = 0.1
+    koleo_group: Annotated[int, Range(2)] | None = None
     targets: Literal["sinkhorn", "centring"] = "sinkhorn"
-    centre_momentum: float = 0.9
-    student_temperature: float = 0.1
-    mask_probability: float = 0.5
-    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    centre_momentum: Momentum = 0.9
+    student_temperature: Positive = 0.1
+    mask_probability: Share = 0.5
+    mask_ratio: Annotated[tuple[Share, Share], Ascending()] = (0.1, 0.5)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         weights = (self.dino_weight, self.ibot_weight, self.koleo_weight)
-        _require(min(weights) >= 0, "a loss weight is below 0", "Use 0 to leave a loss out")
         _require(max(weights) > 0, "every loss weight is 0", "Set at least one above 0")
 
 
@@ -198,18 +222,18 @@ class ScheduleConfig:
             backbone's own warm-up of ``warmup_epochs`` comes after it.
     """
 
-    epochs: float = 100
-    epoch_steps: int | None = None
-    warmup_epochs: float = 10
-    weight_decay: tuple[float, float] = (0.04, 0.4)
-    momentum: tuple[float, float] = (0.992, 1.0)
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    temperature_epochs: float = 30
-    freeze_last_layer_epochs: float = 1
-    heads_only_epochs: float = 0
+    epochs: Positive = 100
+    epoch_steps: Count | None = None
+    warmup_epochs: NonNegative = 10
+    weight_decay: tuple[NonNegative, NonNegative] = (0.04, 0.4)
+    momentum: tuple[Share, Share] = (0.992, 1.0)
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    temperature_epochs: NonNegative = 30
+    freeze_last_layer_epochs: NonNegative = 1
+    heads_only_epochs: NonNegative = 0
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, "epochs must be above 0", "Set the length of the run")
+        check_ranges(self)
         _require(
             self.warmup_epochs < self.epochs,
             "warmup_epochs must be below epochs",
@@ -238,15 +262,18 @@ class OptimiserConfig:
         patch_embedding_lr: further factor for the patch embedding.
     """
 
-    base_lr: float = 0.004
+    base_lr: Positive = 0.004
     scaling: Literal["sqrt", "linear", "none"] = "sqrt"
-    min_lr: float = 1e-6
-    batch_size: int = 64
-    accumulate: int = 1
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float | None = 3.0
-    layer_decay: float = 0.9
-    patch_embedding_lr: float = 0.2
+    min_lr: NonNegative = 1e-6
+    batch_size: Count = 64
+    accumulate: Count = 1
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    clip: Positive | None = 3.0
+    layer_decay: Part = 0.9
+    patch_embedding_lr: NonNegative = 0.2
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -259,11 +286,14 @@ class HighResolutionConfig:
         batch_size, accumulate: replace the optimiser's; their product must stay the same.
     """
 
-    epochs: float
-    global_size: int
-    local_size: int
-    batch_size: int
-    accumulate: int = 1
+    epochs: Positive
+    global_size: Count
+    local_size: Count
+    batch_size: Count
+    accumulate: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -283,14 +313,13 @@ class ProbeConfig:
     manifest: Path
     targets: list[str]
     method: Literal["linear", "knn"] = "linear"
-    neighbours: int = 20
-    every_epochs: float = 1.0
-    image_size: int | None = None
+    neighbours: Count = 20
+    every_epochs: Positive = 1.0
+    image_size: Count | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _require(bool(self.targets), "targets is empty", "Name at least one, such as sex")
-        _require(self.every_epochs > 0, "every_epochs must be above 0", "Use for example 1")
-        _require(self.neighbours > 0, "neighbours must be above 0", "Use for example 20")
 
 
 @dataclass(frozen=True)
@@ -329,15 +358,16 @@ class PretrainingConfig:
     sharding: Literal["none", "fsdp2"] = "none"
     probe: ProbeConfig | None = None
     stop_when_collapsed: bool = True
-    seed: int = 0
-    log_steps: int = 10
-    checkpoint_steps: int = 1000
-    keep_checkpoints: int = 2
+    seed: Seed = 0
+    log_steps: Count = 10
+    checkpoint_steps: Count = 1000
+    keep_checkpoints: Count = 2
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    output_size: int | None = None
+    output_size: Count | None = None
     output_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.high_resolution is not None:
             high = self.high_resolution
             _require(

@@ -1,7 +1,6 @@
 """Loading transformers models with every key accounted for and no chatter."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from llava_rad.encoders.weights import LoadReport, matching
-from llava_rad.errors import WeightsError
+from llava_rad.errors import WeightsError, shown
+from llava_rad.readers.text import why
 from llava_rad.weight_files import read_state_dict
 
 WEIGHT_FILES = (
@@ -32,15 +32,33 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
     # Attention may be named by a hub repository, whose code would then be run.
     kept = {k: v for k, v in values.items() if not k.lstrip("_").startswith("attn_implementation")}
     try:
-        return config_class.from_dict(kept)
+        config = config_class.from_dict(kept)
+        _check_sizes(config)
     except Exception as error:  # transformers' validation raises many kinds
-        reason = re.sub(r"\s+", " ", str(error))
         raise WeightsError(
-            f"the configuration is not valid ({reason})",
+            f"the configuration is not valid ({why(error)})",
             where=where,
             remedy="Restore the config.json that belongs to the weights",
             kind="bad_config",
         ) from error
+    return config
+
+
+# Sizes that no tensor's shape shows, or that modules are made by before tensors are read.
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+_LARGEST_SIZE = 2**20
+
+
+def _check_sizes(config: Any) -> None:
+    """Raise ValueError for a size that no network has."""
+    for name in (*_SIZES, "image_size", "patch_size"):
+        value = getattr(config, name, None)
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int) and not 1 <= number <= _LARGEST_SIZE:
+                raise ValueError(f"{name} is {shown(number)}")
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if isinstance(width, int) and isinstance(heads, int) and width % heads:
+        raise ValueError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
 
 
 def load_model(
@@ -86,9 +104,8 @@ def load_model(
                 output_loading_info=True,
             )
     except Exception as error:  # safetensors, OS and transformers errors
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"the weights cannot be read ({lines[0].rstrip('.')})",
+            f"the weights cannot be read ({why(error).rstrip('.')})",
             where=folder,
             remedy="Download or save them again: they may have been cut off",
             kind="damaged_weights",

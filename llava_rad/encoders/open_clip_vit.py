@@ -6,7 +6,6 @@ becomes a :class:`ClipEncoder`. Neither needs the open_clip package. Saved again
 or a transformers folder.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.timm_vit import TimmEncoder, make_trunk
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 _CONFIG_FILE = "open_clip_config.json"
@@ -166,12 +166,7 @@ def load(request: LoadRequest) -> ImageEncoder:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
-        ) from error
+    config = read_json(path, error=WeightsError, expect=dict, remedy="Restore the file")
     if "model_cfg" not in config:
         config = {"model_cfg": config}
     if "vision_cfg" not in config["model_cfg"]:

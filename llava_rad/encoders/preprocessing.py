@@ -6,17 +6,19 @@ two keys of our own beside theirs: ``geometry`` and ``rendering``.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Union, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
-from llava_rad.errors import ConfigError, ImageError, WeightsError
+from llava_rad.errors import ConfigError, ImageError, WeightsError, cut, described, shown
+from llava_rad.readers import read_json
 
 if TYPE_CHECKING:
     from llava_rad.images import Radiograph, Rendering
@@ -35,6 +37,8 @@ _PIL_FILTERS: dict[str, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _RENDERINGS = ("minmax", "voi")
+# Far more than any encoder takes; more would fill the memory with one image.
+_LARGEST_SIDE = 8192
 
 # Which of transformers' image processors does the same arithmetic.
 _HF_PROCESSORS: dict[str, str] = {
@@ -125,7 +129,9 @@ class Preprocessing:
         _allowed("resize_in", self.resize_in, get_args(ResizeIn))
         if not isinstance(self.equalize, bool):
             raise ConfigError(
-                f"equalize is {self.equalize!r}", where="preprocessing", remedy="Use true or false"
+                f"equalize is {shown(self.equalize)}",
+                where="preprocessing",
+                remedy="Use true or false",
             )
         if self.resize_in == "float" and (
             self.geometry == "pad_square" or self.interpolation not in ("bilinear", "bicubic")
@@ -139,8 +145,8 @@ class Preprocessing:
             object.__setattr__(self, name, _three(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise ConfigError(f"std is {self.std}", where="preprocessing", remedy="Use values > 0")
-        if self.image_size < 1:
-            raise ConfigError(f"image_size is {self.image_size}", where="preprocessing")
+        for name in ("image_size", "shorter_side"):
+            _side_in_range(name, getattr(self, name))
         if self.geometry != "shorter_side_center_crop":
             object.__setattr__(self, "shorter_side", None)
         elif self.shorter_side is None:
@@ -323,7 +329,7 @@ class Preprocessing:
         saved_geometry = config.get("geometry", shape["geometry"])
         if saved_geometry != shape["geometry"]:
             raise ConfigError(
-                f"geometry is '{saved_geometry}' but the other keys say '{shape['geometry']}'",
+                f"geometry is {shown(saved_geometry)} but the other keys say '{shape['geometry']}'",
                 where=where,
                 remedy="Restore the file as it was saved",
             )
@@ -361,6 +367,10 @@ class Preprocessing:
             config = _read_json(path)
             # transformers 5 nests the image processor of a multimodal processor.
             config = config.get("image_processor", config)
+            if not isinstance(config, Mapping):
+                raise ConfigError(
+                    f"image_processor is {described(config)}", where=path, remedy="Restore the file"
+                )
             if _SAYS_HOW & set(config):
                 return cls.from_dict(config, where=path)
         raise WeightsError(
@@ -385,23 +395,26 @@ class _ProcessorReader:
         self.config = {**_KNOWN_PROCESSORS.get(self.kind, {}), **config}
         for key, value in config.items():
             if key not in _READ | _HARMLESS and value not in (None, False):
-                raise self._refuse(f"{key} is {value!r}, which is unknown here")
+                raise self._refuse(f"{cut(str(key), 60)} is {shown(value)}, which is unknown here")
         for switch in ("do_resize", "do_rescale"):
             if config.get(switch, True) is not True:
-                raise self._refuse(f"{switch} is {config[switch]!r}")
+                raise self._refuse(f"{switch} is {shown(config[switch])}")
         factor = config.get("rescale_factor", 1 / 255)
-        if abs(factor * 255 - 1) > 1e-6:
-            raise self._refuse(f"rescale_factor is {factor}, not 1/255")
+        if not _is_number(factor) or abs(factor * 255 - 1) > 1e-6:
+            raise self._refuse(f"rescale_factor is {shown(factor)}, not 1/255")
 
     def _kind(self, config: Mapping[str, Any]) -> str:
         """The processor's name without its endings; empty where the file does not say."""
-        for task, code in dict(config.get("auto_map") or {}).items():
-            if _KNOWN_CODE.get(task) != code:
-                raise self._refuse(f"it is done by the model's own code ({code}), which is not run")
+        own = config.get("auto_map") or {}
+        for task, code in own.items() if isinstance(own, Mapping) else ((None, own),):
+            if task is None or _KNOWN_CODE.get(task) != code:
+                raise self._refuse(
+                    f"it is done by the model's own code ({cut(str(code), 100)}), which is not run"
+                )
         named = config.get("image_processor_type") or config.get("feature_extractor_type")
         kind = _PROCESSOR_ENDINGS.sub("", str(named or ""))
         if named and kind not in _KNOWN_PROCESSORS:
-            raise self._refuse(f"the processor {named} is unknown here")
+            raise self._refuse(f"the processor {cut(str(named), 60)} is unknown here")
         return kind
 
     def resize_in(self) -> ResizeIn:
@@ -412,18 +425,24 @@ class _ProcessorReader:
         """``geometry``, ``image_size`` and, where it matters, ``shorter_side``."""
         config = self.config
         if "max_num_patches" in config:  # SigLIP 2 NaFlex: any grid of at most so many patches
-            grid = int(config["max_num_patches"] ** 0.5)
-            return {"geometry": "resize", "image_size": grid * config.get("patch_size", 16)}
+            patches, side = config["max_num_patches"], config.get("patch_size", 16)
+            if not (_is_whole(patches) and _is_whole(side) and 0 < patches < 10**9):
+                raise self._refuse(
+                    f"max_num_patches is {shown(patches)} with patch_size {shown(side)}"
+                )
+            return {"geometry": "resize", "image_size": int(patches**0.5) * side}
 
         size, crops = config.get("size"), bool(config.get("do_center_crop", False))
-        if isinstance(size, int):
+        if _is_whole(size):
             size = {"shortest_edge": size} if crops else {"height": size, "width": size}
         if not isinstance(size, Mapping):
-            raise self._refuse(f"size is {size!r}")
+            raise self._refuse(f"size is {shown(size)}")
         if "shortest_edge" in size:
             if not crops:
                 raise self._refuse("do_center_crop is off, which gives images of many shapes")
-            shorter, crop = int(size["shortest_edge"]), self._side("crop_size")
+            shorter, crop = size["shortest_edge"], self._side("crop_size")
+            if not _is_whole(shorter):
+                raise self._refuse(f"shortest_edge is {shown(shorter)}, not a whole number")
             if config.get("do_pad", False):
                 if crop != shorter:
                     raise self._refuse(f"do_pad with size {shorter} and crop_size {crop}")
@@ -451,19 +470,15 @@ class _ProcessorReader:
         for name in get_args(Interpolation):
             if resample == int(_PIL_FILTERS[name]):
                 return name
-        raise self._refuse(f"resample is {resample!r}")
+        raise self._refuse(f"resample is {shown(resample)}")
 
     def _side(self, key: str) -> int:
         value = self.config.get(key)
-        if isinstance(value, int):
-            return value
-        if (
-            isinstance(value, Mapping)
-            and value.get("height") == value.get("width")
-            and isinstance(value.get("height"), int)
-        ):
-            return value["height"]
-        raise self._refuse(f"{key} is {value!r}, not a square")
+        if isinstance(value, Mapping) and value.get("height") == value.get("width"):
+            value = value.get("height")
+        if not _is_whole(value):
+            raise self._refuse(f"{key} is {shown(value)}, not a square")
+        return value
 
     def _refuse(self, what: str) -> ConfigError:
         return ConfigError(
@@ -495,32 +510,47 @@ def equalized(pixels: np.ndarray) -> np.ndarray:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
-        ) from error
+    return read_json(path, error=ConfigError, expect=dict, remedy="Restore the file")
 
 
 def _allowed(name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ConfigError(
-            f"{name} is {value!r}", where="preprocessing", remedy=f"Use one of {', '.join(allowed)}"
+            f"{name} is {shown(value)}",
+            where="preprocessing",
+            remedy=f"Use one of {', '.join(allowed)}",
+        )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return (_is_whole(value) and abs(value) < 2**63) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
+
+
+def _side_in_range(name: str, value: object) -> None:
+    if value is not None and not (_is_whole(value) and 1 <= value <= _LARGEST_SIDE):
+        raise ConfigError(
+            f"{name} is {shown(value)}",
+            where="preprocessing",
+            remedy=f"Use a whole number from 1 to {_LARGEST_SIDE}",
         )
 
 
 def _three(name: str, value: object) -> tuple[float, float, float]:
-    if isinstance(value, int | float):
-        value = (value,) * 3
-    values = tuple(float(item) for item in value) if isinstance(value, Sequence) else ()
-    if len(values) == 1:
-        values = values * 3
-    if len(values) != 3:
+    given = value if isinstance(value, list | tuple) else (value,)
+    if len(given) not in (1, 3) or not all(map(_is_number, given)):
         raise ConfigError(
-            f"{name} is {value!r}", where="preprocessing", remedy="Give one value or three"
+            f"{name} is {shown(value)}",
+            where="preprocessing",
+            remedy="Give one finite number or three",
         )
-    return values[0], values[1], values[2]
+    first, *rest = map(float, given)
+    return (first, rest[0], rest[1]) if rest else (first, first, first)
 
 
 RAD_DINO = Preprocessing(image_size=518, mean=(0.5307,) * 3, std=(0.2583,) * 3)

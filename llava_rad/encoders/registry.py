@@ -1,7 +1,6 @@
 """From a name, a folder, a file or a hub id to a loaded encoder."""
 
 import importlib
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, WeightsError, shown
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 # Such a file is published beside a text model, and the config.json there is that model's.
@@ -286,18 +286,14 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
             remedy="Name the folder that holds the encoder itself, weights and configuration",
             kind="no_config",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})", where=path, remedy="Restore the file"
-        ) from error
-    family = _FAMILIES.get(config.get("model_type"))
+    config = read_json(path, error=WeightsError, expect=dict, remedy="Restore the file")
+    named = config.get("model_type")
+    family = _FAMILIES.get(named) if isinstance(named, str) else None
     if family is None and "architecture" in config:
         family = "timm_vit"
     if family is None:
         raise WeightsError(
-            f"model_type {config.get('model_type')!r} is not a supported image encoder",
+            f"model_type {shown(named)} is not a supported image encoder",
             where=path,
             remedy=f"Use one of {', '.join(_FAMILIES)}, a timm ViT or an open_clip model",
             kind="unsupported_family",

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import llava_rad
-from llava_rad.errors import MetricError
+from llava_rad.data.deidentification import has_marks
+from llava_rad.data.targets import SECTIONS, Section
+from llava_rad.errors import MetricError, shown
 from llava_rad.evaluation.baselines import (
     FixedReport,
     best_fixed_report,
@@ -172,7 +174,7 @@ def evaluate_predictions(
     predictions: Predictions,
     scorer: Scorer,
     *,
-    section: str = "findings",
+    section: Section | None = None,
     primary: str = PRIMARY,
     training: Mapping[str, str] | None = None,
     features: Mapping[str, Floats] | None = None,
@@ -185,7 +187,7 @@ def evaluate_predictions(
     Args:
         predictions: the file.
         scorer: the metrics.
-        section: the part of the report that was generated, for the record.
+        section: the part of the report that was generated; None is what the file says, or findings.
         primary: the value that counts, as ``metric/value``; it is computed whatever the metrics.
         training: training reports by id; the fixed report is chosen among them, else among the
             references, which flatters it.
@@ -199,6 +201,16 @@ def evaluate_predictions(
             value, or no metric or not a required one can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
     """
+    stated = predictions.sections
+    if section is None:
+        section = cast(Section, stated[0]) if len(stated) == 1 else "findings"
+    if section not in SECTIONS:
+        raise MetricError(
+            f"there is no section {shown(section)}",
+            where=predictions.path,
+            remedy=f"Use one of {', '.join(SECTIONS)}",
+            kind="unknown_section",
+        )
     texts, references = predictions.predictions, predictions.references
     asked = scorer.metrics
     scorer = with_primary(scorer, primary)
@@ -228,7 +240,7 @@ def evaluate_predictions(
         mentions=mentions,
         distinct=len(outputs),
         most_common=outputs.most_common(1)[0],
-        warnings=_warnings(predictions, scores, units, outputs),
+        warnings=_warnings(predictions, scores, units, outputs, section),
         resamples=resamples,
     )
 
@@ -304,11 +316,24 @@ def _normal(
 
 
 def _warnings(
-    predictions: Predictions, scores: Scores, units: Units, outputs: Counter[str]
+    predictions: Predictions,
+    scores: Scores,
+    units: Units,
+    outputs: Counter[str],
+    section: str,
 ) -> tuple[str, ...]:
     texts, references = predictions.predictions, predictions.references
     count = len(texts)
     warnings = list(predictions.notes)
+    if others := [name for name in predictions.sections if name != section]:
+        said = ", ".join(others)
+        warnings.append(f"the file says that its references are {said}, not {section}")
+    marked = sum(map(has_marks, texts))
+    if marked:
+        warnings.append(
+            f"{marked} of {count} predictions hold de-identification marks such as '___', which "
+            "the model has learnt; remove them from its training texts"
+        )
     for what, some in (("predictions", texts), ("references", references)):
         empty = sum(map(is_empty, some))
         if empty:

@@ -1,16 +1,19 @@
 """Reading a file of generated reports: one JSON object a line."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, described
+from llava_rad.observations import OBSERVATIONS
+from llava_rad.readers import is_missing, read_json_lines
 
 # White space but for tab and line ends, and characters that no terminal or parser agrees on.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_REMEDY = 'Give lines such as {"id": ..., "prediction": ..., "reference": ...}'
+_SPELLINGS: dict[str, str] = {name.casefold(): name for name in OBSERVATIONS}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Prediction:
         image: path of the image, if the file names one; relative to the file's folder.
         patient: the patient's id, if the file has ``patient_id``.
         language: of the reference, such as ``"en"``, if the file says.
+        section: of the report that the reference is, such as ``"findings"``, if the file says.
     """
 
     id: str
@@ -34,6 +38,7 @@ class Prediction:
     image: Path | None
     patient: str | None
     language: str | None
+    section: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,18 @@ class Predictions:
         """The languages that rows name."""
         return sorted({row.language for row in self.rows if row.language})
 
+    @property
+    def sections(self) -> list[str]:
+        """The sections that rows name."""
+        return sorted({row.section for row in self.rows if row.section})
+
 
 def read_predictions(path: Path) -> Predictions:
     """Read lines with ``id``, ``prediction`` and ``reference``.
 
-    Optional fields are ``labels`` (an object of CheXpert observations), ``image``, ``patient_id``
-    and ``language``; others are left alone. Control characters become spaces, and are counted.
+    Optional fields are ``labels`` (an object of CheXpert observations, capitals aside), ``image``,
+    ``patient_id``, ``language`` and ``section``; others are left alone. Control characters become
+    spaces and halves of characters question marks; both are counted.
 
     Raises:
         DataError: there is no such file, it is empty, a line is not such an object, or an id comes
@@ -78,7 +89,11 @@ def read_predictions(path: Path) -> Predictions:
     """
     rows: list[Prediction] = []
     changed = 0
-    for where, record in read_json_lines(path):
+    halves: list[None] = []
+    respelt: set[str] = set()
+    lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=lambda: halves.append(None))
+    for line, record in lines:
+        where = f"{path}:{line}"
         texts = {}
         for field in ("prediction", "reference"):
             texts[field] = _text(record, field, where)
@@ -86,21 +101,28 @@ def read_predictions(path: Path) -> Predictions:
             changed += clean != texts[field]
             texts[field] = clean
         image = record.get("image")
-        if image is not None and not isinstance(image, str):
+        if not (image is None or isinstance(image, str)) or "\0" in (image or ""):
             raise _wrong("image", image, "a path", where)
         rows.append(
             Prediction(
                 id=_id(record, where),
                 prediction=texts["prediction"],
                 reference=texts["reference"],
-                labels=_labels(record, where),
+                labels=_labels(record, where, respelt),
                 image=path.parent / image if image else None,
-                patient=_optional(record, "patient_id"),
-                language=_optional(record, "language"),
+                patient=_optional(record, "patient_id", where),
+                language=_optional(record, "language", where),
+                section=_optional(record, "section", where),
             )
         )
-    _check_ids([row.id for row in rows], path)
-    notes = [f"control characters in {changed} texts were read as spaces"] if changed else []
+    _check_rows([row.id for row in rows], path)
+    notes = []
+    if changed:
+        notes.append(f"control characters in {changed} texts were read as spaces")
+    if halves:
+        notes.append(f"half characters in {len(halves)} texts were read as question marks")
+    if respelt:
+        notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))
 
 
@@ -110,66 +132,13 @@ def read_reports(path: Path) -> dict[str, str]:
     Raises:
         DataError: as for :func:`read_predictions`.
     """
-    records = list(read_json_lines(path))
-    _check_ids([_id(record, where) for where, record in records], path)
-    return {
-        _id(record, where): _CONTROL.sub(" ", _text(record, "reference", where))
-        for where, record in records
-    }
-
-
-def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with its place for messages.
-
-    Raises:
-        DataError: there is no such file, it has no lines, or a line is not a JSON object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"the file cannot be read: {error.strerror}",
-            where=path,
-            remedy="Give a file of JSON lines",
-            kind="unreadable",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the file is not UTF-8 at byte {error.start}",
-            where=path,
-            remedy="Save it as UTF-8",
-            kind="not_utf8",
-        ) from error
-    records = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not JSON: {error}",
-                where=where,
-                remedy="Give one JSON object on each line",
-                kind="not_json",
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f"expected an object, got {_kind(record)}",
-                where=where,
-                remedy='Give lines such as {"id": ..., "prediction": ..., "reference": ...}',
-                kind="not_an_object",
-            )
-        records.append((where, record))
-    if not records:
-        raise DataError(
-            "the file has no lines",
-            where=path,
-            remedy='Give lines such as {"id": ..., "prediction": ..., "reference": ...}',
-            kind="empty_file",
-        )
-    return records
+    lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=lambda: None)
+    rows = [
+        (_id(record, f"{path}:{line}"), _text(record, "reference", f"{path}:{line}"))
+        for line, record in lines
+    ]
+    _check_rows([id for id, _ in rows], path)
+    return {id: _CONTROL.sub(" ", text) for id, text in rows}
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
@@ -183,8 +152,7 @@ def _text(record: dict[str, Any], field: str, where: str) -> str:
     value = record[field]
     if not isinstance(value, str):
         raise _wrong(field, value, "one text", where)
-    # Half of a surrogate pair cannot be written to a file or a page.
-    return value.encode("utf-8", "replace").decode("utf-8")
+    return value
 
 
 def _id(record: dict[str, Any], where: str) -> str:
@@ -194,26 +162,36 @@ def _id(record: dict[str, Any], where: str) -> str:
     return str(value)
 
 
-def _labels(record: dict[str, Any], where: str) -> dict[str, float]:
+def _labels(record: dict[str, Any], where: str, respelt: set[str]) -> dict[str, float]:
     labels = record.get("labels") or {}
     if not isinstance(labels, dict):
         raise _wrong("labels", labels, "an object of observations", where)
-    values = {}
+    values: dict[str, float] = {}
     for name, value in labels.items():
-        if value is None:
+        if is_missing(value):
             continue
         if not isinstance(value, int | float) or value not in (1, 0, -1):
             raise _wrong(f"labels: {name}", value, "1, 0, -1 or null", where)
-        values[str(name)] = float(value)
+        known = _SPELLINGS.get(str(name).casefold()) or str(name)
+        if known != name:
+            respelt.add(f"{name!r} as {known!r}")
+        if values.setdefault(known, float(value)) != value:
+            raise _wrong(f"labels: {name}", value, "what the same label says elsewhere", where)
     return values
 
 
-def _optional(record: dict[str, Any], field: str) -> str | None:
+def _optional(record: dict[str, Any], field: str, where: str) -> str | None:
     value = record.get(field)
-    return None if value is None else str(value)
+    if is_missing(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _wrong(field, value, "a text", where)
+    return str(value)
 
 
-def _check_ids(ids: list[str], path: Path) -> None:
+def _check_rows(ids: list[str], path: Path) -> None:
+    if not ids:
+        raise DataError("the file has no lines", where=path, remedy=_REMEDY, kind="empty_file")
     twice = [id for id, count in Counter(ids).items() if count > 1]
     if twice:
         named = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
@@ -226,15 +204,9 @@ def _check_ids(ids: list[str], path: Path) -> None:
 
 
 def _wrong(field: str, value: Any, expected: str, where: str) -> DataError:
-    found = "nothing" if value is None else _kind(value)
     return DataError(
-        f"'{field}' should be {expected}, got {found}",
+        f"'{field}' should be {expected}, got {described(value)}",
         where=where,
         remedy="Join or choose among several" if isinstance(value, list) else "Correct the line",
         kind="wrong_type",
     )
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
-    return names.get(type(value), repr(value)[:60])

@@ -11,22 +11,22 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import broadcast_object_list
 
-from llava_rad.data import Study, TargetSelection, load_manifest, select_targets
+from llava_rad.data import SECTIONS, Section, Study, TargetSelection, load_manifest, select_targets
 from llava_rad.data.manifest import hash_manifest
 from llava_rad.data.study import Split
 from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.evaluation.predictions import read_json_lines
 from llava_rad.model import ReportModel, load
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
+from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings, Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
@@ -51,12 +51,14 @@ class WrittenReports:
         texts: the findings by study id; in the main process alone, empty in the others.
         truncated: reports that were cut off at the longest length.
         repetitive: reports that go on repeating a phrase.
+        empty: reports without text; they are scored as they are.
         failures: studies without a report.
     """
 
     texts: dict[str, str]
     truncated: int
     repetitive: int
+    empty: int
     failures: tuple[Failure, ...]
 
 
@@ -74,6 +76,8 @@ class SplitReports:
         precision: number format of the weights.
         folder: where files of reports go.
         batch_size: studies decoded together.
+        section: of the reports that the model's are compared with.
+        trained: the settings that chose the texts the model was trained on, where it says so.
     """
 
     model: ReportModel
@@ -85,6 +89,8 @@ class SplitReports:
     precision: str
     folder: Path
     batch_size: int
+    section: Section = "findings"
+    trained: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def studies(self) -> list[Study]:
@@ -155,17 +161,18 @@ class SplitReports:
         if count == 0:
             raise DataError(
                 f"no study has a report; the first failed with: {failures[0].error}",
-                remedy="Check the manifest's image paths",
+                remedy="Check the manifest's images and the model",
                 kind="no_report",
             )
         if file is None:
-            return WrittenReports({}, 0, 0, tuple(failures))
+            return WrittenReports({}, 0, 0, 0, tuple(failures))
         progress(f"{name}: {count} of {len(self.studies)} reports")
         rows = [row for _, row in read_json_lines(file.path)]
         return WrittenReports(
             texts={row["study_id"]: row["findings"] for row in rows},
             truncated=sum(row["truncated"] for row in rows),
             repetitive=sum(row["repetitive"] for row in rows),
+            empty=sum(not row["findings"] for row in rows),
             failures=tuple(failures),
         )
 
@@ -203,26 +210,41 @@ class SplitReports:
             "precision": self.precision,
             "manifest_sha256": self.manifest_hash,
             "split": self.split,
+            "section": self.section,
+            "model_section": self.trained.get("section"),
             "studies": len(self.studies),
             "left_out": {reason: len(ids) for reason, ids in self.selection.left_out.items()},
             "failed": [failure.study_id for failure in written.failures],
             "truncated": written.truncated,
             "repetitive": written.repetitive,
+            "empty": written.empty,
         }
 
     def notes(self, written: WrittenReports) -> tuple[str, ...]:
         """What a reader of the scores must know about studies that are not among them."""
         notes = []
+        own = self.trained.get("section", self.section)
+        if own != self.section:
+            notes.append(
+                f"the model was trained to write {_spoken(own)}, and is compared with "
+                f"{_spoken(self.section)}"
+            )
+        if self.trained.get("drop_prior_comparisons"):
+            notes.append(
+                "the model was trained on texts without sentences that compare with an earlier "
+                "image; the references have theirs"
+            )
         if self.selection.left_out:
             notes.append(f"studies: {self.selection.summary()}")
         if written.failures:
             notes.append(
                 f"{len(written.failures)} of {len(self.studies)} studies have no report and are "
-                "not scored, because their pictures could not be read"
+                "not scored, because their pictures could not be read or nothing could be written"
             )
         for count, what in (
             (written.truncated, "were cut off at the longest length"),
             (written.repetitive, "go on repeating a phrase"),
+            (written.empty, "are empty, and scored as such"),
         ):
             if count:
                 notes.append(f"{count} of {len(written.texts)} reports {what}")
@@ -235,8 +257,13 @@ class SplitReports:
             DataError: the file cannot be written.
         """
         lines = [
-            json.dumps(_prediction(study, findings, written.texts[study.study_id], path.parent))
-            for study, findings in zip(self.studies, self.selection.texts, strict=True)
+            json.dumps(
+                {
+                    **_prediction(study, text, written.texts[study.study_id], path.parent),
+                    "section": self.section,
+                }
+            )
+            for study, text in zip(self.studies, self.selection.texts, strict=True)
             if study.study_id in written.texts
         ]
         write_result(path, "\n".join(lines) + "\n")
@@ -248,6 +275,7 @@ def open_split(
     folder: Path,
     *,
     split: Split | Literal["all"] = "test",
+    section: Section | None = None,
     settings: GenerationSettings | None = None,
     batch_size: int = 1,
     precision: Precision = "auto",
@@ -260,6 +288,8 @@ def open_split(
         manifest: of the studies.
         folder: for the reports.
         split: whose studies are judged; ``all`` for a manifest without splits.
+        section: of the reports to compare with; None is the one that the model was trained to
+            write, or findings where it does not say.
         settings: of the decoding.
         batch_size: studies decoded together.
         precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
@@ -271,20 +301,27 @@ def open_split(
         ModelError: the base LLM is another one.
     """
     studies = load_manifest(manifest, split=None if split == "all" else split)
-    selection = select_targets(studies)
-    training = {}
-    if split in ("validation", "test"):
-        training = {
-            study.study_id: study.findings
-            for study in load_manifest(manifest)
-            if study.split == "train" and study.findings
-        }
     device = process_state().device
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     dtype: torch.dtype = getattr(torch, precision)
+    loaded = load(model, dtype=dtype, device=device, base_llm=base_llm)
+    trained = _target_settings(loaded)
+    if section is None:
+        section = trained.get("section", "findings")
+    use_joint = bool(trained.get("use_joint_sections", False))
+    selection = select_targets(studies, section=section, use_joint_sections=use_joint)
+    training = {}
+    if split in ("validation", "test"):
+        of_training = [study for study in load_manifest(manifest) if study.split == "train"]
+        with contextlib.suppress(DataError):  # none of them has the section
+            chosen = select_targets(of_training, section=section, use_joint_sections=use_joint)
+            training = {
+                study.study_id: text
+                for study, text in zip(chosen.studies, chosen.texts, strict=True)
+            }
     return SplitReports(
-        model=load(model, dtype=dtype, device=device, base_llm=base_llm),
+        model=loaded,
         selection=selection,
         training=training,
         manifest_hash=hash_manifest(manifest),
@@ -293,7 +330,20 @@ def open_split(
         precision=precision,
         folder=folder,
         batch_size=batch_size,
+        section=section,
+        trained=trained,
     )
+
+
+def _target_settings(model: ReportModel) -> Mapping[str, Any]:
+    """The settings that chose a model's training texts; empty where it does not say."""
+    settings = model.config.training.get("settings")
+    data = settings.get("data") if isinstance(settings, Mapping) else None
+    return data if isinstance(data, Mapping) and data.get("section") in SECTIONS else {}
+
+
+def _spoken(section: str) -> str:
+    return section.replace("_", " ")
 
 
 def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping[str, Any]:

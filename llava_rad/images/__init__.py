@@ -11,7 +11,7 @@ from llava_rad.images.geometry import Geometry, geometry_of
 from llava_rad.images.load import load_radiograph
 from llava_rad.images.mask import load_mask
 from llava_rad.images.radiograph import Radiograph, Rendering
-from llava_rad.images.views import view_of
+from llava_rad.views import view_of
 
 __all__ = [
     "Geometry",

@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 
 from llava_rad.errors import ImageError
 from llava_rad.images.dicom_values import elements_of, uid_of
+from llava_rad.images.integrity import not_whole
 from llava_rad.images.limits import MAX_HEADER_BYTES, too_large
 
 _UNDEFINED = 0xFFFFFFFF
@@ -138,7 +139,7 @@ class Inflated:
     """The bytes of a raw deflate stream, inflated as far as they are read.
 
     Raises:
-        ImageError: ``broken_image`` if the stream is damaged, ``too_large`` if more than
+        ImageError: ``truncated_image`` if the stream is damaged, ``too_large`` if more than
             ``MAX_HEADER_BYTES`` are read through ``read``.
     """
 
@@ -196,11 +197,7 @@ class Inflated:
                 if part or not self._rest:
                     return part
         except zlib.error as error:
-            raise ImageError(
-                f"the deflated data are damaged: {error}",
-                remedy="Copy or export the file again",
-                kind="broken_image",
-            ) from error
+            raise not_whole(f"the deflated data cannot be inflated ({error})") from error
         return b""
 
 

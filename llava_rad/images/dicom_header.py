@@ -18,7 +18,7 @@ from llava_rad.images.dicom_values import (
 )
 from llava_rad.images.dicom_view import view_of_header
 from llava_rad.images.radiograph import Notes
-from llava_rad.images.views import view_of
+from llava_rad.views import view_of
 
 _PROJECTION_MODALITIES = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC")
 _CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "TORAX")

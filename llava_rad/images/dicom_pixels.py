@@ -25,9 +25,12 @@ from llava_rad.images.dicom_values import (
     value_of,
 )
 from llava_rad.images.frames import chosen_frame
-from llava_rad.images.integrity import jpeg2000_size, jpeg_size
+from llava_rad.images.integrity import not_whole
+from llava_rad.images.jpeg2000_stream import check_jpeg2000
+from llava_rad.images.jpeg_stream import check_jpeg
 from llava_rad.images.limits import MIN_SIDE, check_size
 from llava_rad.images.radiograph import Notes
+from llava_rad.images.run_lengths import check_rle_frame
 
 _NATIVE = (
     uids.ImplicitVRLittleEndian,
@@ -39,6 +42,9 @@ _JPEG = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
 _HTJ2K = (uids.HTJ2K, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL)
 _JPEG_2000 = (*uids.JPEG2000TransferSyntaxes, *_HTJ2K)
 _COMPRESSED = (*_JPEG, *_JPEG_2000, uids.RLELossless)
+_GROUP = 2  # bytes of a group number
+_AFTER_PIXELS = (b"\xfa\xff", b"\xfc\xff")  # groups of signatures and of padding
+_CHARLS = "pyjpegls"
 _LOSSY = (
     uids.JPEGBaseline8Bit,
     uids.JPEGExtended12Bit,
@@ -147,9 +153,32 @@ def read_stored(
         _check_stream(found, syntax, rows, columns)
         del found
     # Colors stay as they are: of YBR the first channel is the luma that is wanted.
-    values, properties = decoder.as_array(source, index=index, raw=True, **options)
+    values, properties = _decode(decoder, source, index, syntax, options)
     photometric = str(properties["photometric_interpretation"]).replace("_COLOR", " COLOR")
     return StoredPixels(values, photometric, stored, syntax)
+
+
+def _decode(
+    decoder: Any,
+    source: memoryview | BinaryIO,
+    index: int,
+    syntax: uids.UID,
+    options: dict[str, Any],
+) -> tuple[NDArray[np.generic], dict[str, Any]]:
+    """Return what pydicom's decoder makes of a frame."""
+    if syntax in uids.JPEGLSTransferSyntaxes:
+        # CharLS refuses damaged data; pylibjpeg, which pydicom tries next, takes them.
+        start = 0 if isinstance(source, memoryview) else source.tell()
+        try:
+            return decoder.as_array(
+                source, index=index, raw=True, decoding_plugin=_CHARLS, **options
+            )
+        except RuntimeError as error:
+            if "Invalid JPEG-LS stream" in str(error):
+                raise not_whole("the JPEG-LS data do not fit the number of pixels") from error
+        if not isinstance(source, memoryview):
+            source.seek(start)
+    return decoder.as_array(source, index=index, raw=True, **options)
 
 
 def is_lossy(file: DicomFile, syntax: uids.UID) -> bool:
@@ -281,7 +310,11 @@ def _native_source(
         start, frames, index = start + index * frame_bits // 8, 1, 0
     expected = math.ceil(frame_bits * frames / 8)
     stated = max(0, pixels.length - (start - pixels.start))
-    source = file.take(start, min(stated, expected + expected % 2))
+    wanted = min(stated, expected + expected % 2)
+    source = file.take(start, wanted + _GROUP * (wanted == stated))
+    if isinstance(file.content, Inflated):
+        _check_what_follows(source[wanted:])
+    source = source[:wanted]
     if len(source) < expected:
         raise ImageError(
             f"the pixel data hold {len(source)} of {expected} bytes, the file is cut off",
@@ -290,6 +323,12 @@ def _native_source(
         )
     options["number_of_frames"] = frames
     return source, index
+
+
+def _check_what_follows(group: memoryview) -> None:
+    """Check that deflated data end with the pixels; when damaged they inflate to more or less."""
+    if len(group) == _GROUP and bytes(group) not in _AFTER_PIXELS:
+        raise not_whole("the deflated data hold more than the pixels")
 
 
 def _encapsulated_source(file: DicomFile, pixels: PixelElement) -> BinaryIO:
@@ -333,10 +372,11 @@ def _fragments(file: DicomFile, pixels: PixelElement) -> list[memoryview]:
 
 
 def _check_stream(frame: bytes, syntax: uids.UID, rows: int, columns: int) -> None:
-    """Check a compressed frame's end and, before memory is given to it, its size."""
+    """Check that a compressed frame is whole and, before memory is given to it, its size."""
     if syntax == uids.RLELossless:
-        return  # pydicom compares the decoded length with the header's
-    size = jpeg_size(frame) if syntax in _JPEG else jpeg2000_size(frame)
+        check_rle_frame(frame, rows * columns)
+        return
+    size = check_jpeg(frame) if syntax in _JPEG else check_jpeg2000(frame)
     if size != (rows, columns):
         raise ImageError(
             f"the header says {rows} x {columns} pixels, the compressed picture has "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llava_rad.images.views import view_of
+from llava_rad.views import view_of
 
 
 def view_of_header(

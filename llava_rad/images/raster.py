@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from llava_rad.errors import ImageError
 from llava_rad.images.color import warn_if_colored
 from llava_rad.images.frames import chosen_frame
-from llava_rad.images.integrity import (
-    check_png,
-    check_tiff_parts,
-    check_tiff_start,
-    jpeg2000_size,
-    jpeg_size,
-)
+from llava_rad.images.gif_stream import check_gif
+from llava_rad.images.integrity import cut_off
+from llava_rad.images.jpeg2000_stream import check_jpeg2000
+from llava_rad.images.jpeg_stream import check_jpeg
 from llava_rad.images.limits import MIN_SIDE, check_size, too_large
 from llava_rad.images.photometric import picture_of, render
+from llava_rad.images.png_stream import check_png
 from llava_rad.images.radiograph import Notes, Radiograph, Rendering
+from llava_rad.images.tiff_stream import check_tiff, check_tiff_start
+from llava_rad.images.webp_stream import check_webp
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 _JPEG2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -36,10 +36,13 @@ _STARTS = (
     *_JPEG2000,
     *(b"P2", b"P5", b"P6"),  # PGM, PPM
 )
+_UNCOMPRESSED = ("raw", "ppm", "ppm_plain")  # of Pillow's decoders
 _ORIENTATION = 0x0112
 # TIFF 6.0 tags
 _WIDTH, _LENGTH = 256, 257
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+# What Pillow says of data that are cut or damaged.
+_DAMAGE = ("truncated", "broken data", "overrun", "not enough", "next frame", "decoder object")
 _LOSSY = {"JPEG": True, "MPO": True, "WEBP": None, "JPEG2000": None}  # None: not known
 
 
@@ -119,20 +122,26 @@ def opened_raster(
     if data.startswith(b"\x89PNG"):
         check_png(data)
     elif data.startswith(b"\xff\xd8"):
-        check_size(*jpeg_size(data), smallest=smallest)
+        check_size(*check_jpeg(data), smallest=smallest)
     elif data.startswith(_JPEG2000):
-        check_size(*jpeg2000_size(data), smallest=smallest)
+        check_size(*check_jpeg2000(data), smallest=smallest)
     elif data.startswith(_TIFF):
         check_tiff_start(data)
+    elif data.startswith(b"GIF8"):
+        check_gif(data)
+    elif data.startswith(b"RIFF"):
+        check_webp(data)
     with _open(data) as image:
         # The further pictures of an MPO file are for screens and for depth.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         image.seek(chosen_frame(frames, frame))
         check_size(image.height, image.width, smallest=smallest)
+        if _is_uncompressed(image) and 8 * len(data) < image.height * image.width:
+            raise cut_off()  # before memory is given to it
         orientation = _orientation(image, notes)
         tags = dict(getattr(image, "tag_v2", {}))
-        for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
-            check_tiff_parts(tags.get(offsets, ()), tags.get(lengths, ()), len(data))
+        if image.format == "TIFF":
+            check_tiff(data, tags)
         notes.facts.update(
             file_format=image.format, mode=image.mode, lossy=_LOSSY.get(str(image.format), False)
         )
@@ -140,23 +149,35 @@ def opened_raster(
         yield image, orientation
 
 
+def _is_uncompressed(image: Image.Image) -> bool:
+    return any(tile[0] in _UNCOMPRESSED for tile in getattr(image, "tile", ())[:1])
+
+
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise too_large(str(error)) from error
+    except UnidentifiedImageError:
+        raise
+    except OSError as error:
+        raise _undecodable(error) from error
 
 
 def _load(image: Image.Image) -> None:
     try:
         image.load()
-    except OSError as error:
-        truncated = "truncated" in str(error).lower()
-        raise ImageError(
-            f"the picture cannot be decoded: {error}",
-            remedy="Copy or download the file again",
-            kind="truncated_image" if truncated else "broken_image",
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: Exception) -> ImageError:
+    damaged = any(word in str(error).lower() for word in _DAMAGE)
+    return ImageError(
+        f"the picture cannot be decoded: {error}",
+        remedy="Copy or download the file again",
+        kind="truncated_image" if damaged else "broken_image",
+    )
 
 
 def _orientation(image: Image.Image, notes: Notes) -> int:

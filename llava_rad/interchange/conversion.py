@@ -1,6 +1,5 @@
 """One call: a checkpoint of any known layout in, a folder out."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
 from llava_rad.outputs import own_file
+from llava_rad.readers import read_json
 
 Target = Literal["llava-rad", "llava"]
 
@@ -185,12 +185,5 @@ def _count(model: ReportModel) -> dict[str, int]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})",
-            where=file,
-            remedy="Give the folder of a checkpoint with its config.json",
-            kind="no_config",
-        ) from error
+    remedy = "Give the folder of a checkpoint with its config.json"
+    return read_json(file, error=WeightsError, expect=dict, remedy=remedy, kind="no_config")

@@ -35,7 +35,6 @@ from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.files import write_folder_atomically
 from llava_rad.interchange.image_boundary import example_request, text_after_image
-from llava_rad.interchange.state import quiet
 from llava_rad.interchange.towers import (
     leading_tokens,
     require_one_leading_token,
@@ -44,6 +43,7 @@ from llava_rad.interchange.towers import (
 from llava_rad.model import PromptTemplate, ReportModel, ReportProcessor
 from llava_rad.model.card import NOT_FOR_CARE
 from llava_rad.model.llm import untie_if_different
+from llava_rad.model.quiet import quiet
 
 IMAGE = "<image>"
 

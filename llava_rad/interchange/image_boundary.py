@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from llava_rad.model import PromptTemplate, ReportRequest, RequestImage
-from llava_rad.model.prompt import ROLES, adds_bos
+from llava_rad.model.prompt import ROLES
+from llava_rad.model.tokenizer import adds_bos
 
 
 def example_request(template: PromptTemplate) -> ReportRequest:

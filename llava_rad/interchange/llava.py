@@ -15,7 +15,6 @@ None of them records the wording of the prompt: unless told, it is LLaVA-Rad's r
 turns or, on a Mistral (LLaVA-Med, LLaVA 1.6), in Mistral's.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -40,7 +38,7 @@ from llava_rad.encoders.clip import ClipEncoder
 from llava_rad.encoders.open_clip_vit import load_open_clip
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
-from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
+from llava_rad.interchange.state import module_from_state, read_weights
 from llava_rad.interchange.towers import (
     block_layer,
     require_one_leading_token,
@@ -48,7 +46,9 @@ from llava_rad.interchange.towers import (
 )
 from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
-from llava_rad.model.lora import merge_lora, report_difference
+from llava_rad.model.lora import merge_lora, put_lora, read_lora_config
+from llava_rad.model.tokenizer import read_tokenizer
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 LORA_CONFIG = "adapter_config.json"
@@ -326,9 +326,8 @@ def _attach_lora(llm: Any, folder: Path) -> Any:
             remedy=f"Put {' or '.join(LORA_WEIGHTS)} there",
             kind="missing_file",
         )
-    settings = LoraConfig.from_pretrained(str(folder))
+    settings = read_lora_config(folder)
     settings.inference_mode = True
-    settings.base_model_name_or_path = llm.name_or_path  # the place it was loaded from here
     try:
         wrapped = get_peft_model(llm, settings)
     except ValueError as error:
@@ -338,19 +337,7 @@ def _attach_lora(llm: Any, folder: Path) -> Any:
             remedy="Give the base_llm that the LoRA was trained on",
             kind="wrong_llm",
         ) from error
-    state = read_state_dict(file)
-    # "auto" would look for the base LLM's configuration on the hub.
-    own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    report_difference(set(own), set(state), where=file)
-    wrong = [key for key in own if own[key].shape != state[key].shape]
-    if wrong:
-        raise WeightsError(
-            f"{len(wrong)} tensors have another shape than {LORA_CONFIG} says: {wrong[0]}",
-            where=file,
-            remedy="Use weights and configuration of one and the same LoRA",
-            kind="mismatched_keys",
-        )
-    set_peft_model_state_dict(wrapped, state)
+    put_lora(wrapped, read_state_dict(file), where=file)
     return wrapped
 
 
@@ -491,9 +478,4 @@ def _config_of(place: Path) -> dict[str, Any] | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})", where=file, remedy="Restore the file"
-        ) from error
+    return read_json(file, error=WeightsError, expect=dict, remedy="Restore the file")

@@ -1,9 +1,10 @@
 """The folder of a checkpoint; of a hub repository, the files that are read and no others."""
 
-import json
 from pathlib import Path
 
+from llava_rad.errors import DataError
 from llava_rad.model.loading import model_folder
+from llava_rad.readers import read_json
 
 # Configuration, tokenizer, and weights that are not the whole LLM's.
 _FIRST = (
@@ -46,8 +47,8 @@ def source_folder(source: str) -> Path:
 def _tower_checkpoint(folder: Path) -> str | None:
     """Name of the vision tower's checkpoint in the repository, if the model has one there."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json", expect=dict)
         recorded = config.get("mm_vision_tower_checkpoint")
-    except (OSError, ValueError, AttributeError):
+    except DataError:
         return None  # the reader of the configuration says what is wrong with it
     return Path(str(recorded)).name if recorded else None

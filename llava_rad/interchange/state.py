@@ -1,33 +1,20 @@
-"""Weights and tokenizer of a transformers folder, whole or not at all, and no code of it."""
+"""Weights of a transformers folder, whole or not at all, and no code of it."""
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from llava_rad.encoders.hf import WEIGHT_FILES
 from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError
-from llava_rad.model.llm import with_pad_token
+from llava_rad.model.quiet import quiet
 from llava_rad.weight_files import read_state_dict
 
 #: Tables that old versions saved and new ones compute.
 _COMPUTED = ("*rotary_emb.inv_freq", "*position_ids")
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -45,36 +32,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             kind="no_weights",
         )
     return read_state_dict(file)
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder whose ``config.json`` transformers may not know.
-
-    That file may also name Python code to run, so it is kept out of the tokenizer's sight.
-
-    Raises:
-        WeightsError: there is none, or it is damaged.
-    """
-    with tempfile.TemporaryDirectory() as alone:
-        for pattern in _TOKENIZER_FILES:
-            for file in folder.glob(pattern):
-                if file.is_file():
-                    shutil.copy(file, alone)
-        try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(
-                    alone, trust_remote_code=False, local_files_only=True
-                )
-        except Exception as error:  # missing, damaged and foreign files raise many kinds
-            reason = str(error).strip().split("\n")[0].replace(alone, str(folder)).rstrip(".")
-            raise WeightsError(
-                f"the tokenizer cannot be loaded ({reason})",
-                where=folder,
-                remedy="Copy the tokenizer's files there from where the model was published",
-                kind="no_tokenizer",
-            ) from error
-    tokenizer.name_or_path = str(folder)
-    return with_pad_token(tokenizer)
 
 
 def module_from_state(
@@ -121,18 +78,3 @@ def module_from_state(
         mismatched=tuple(mismatched.values()),
     ).require_complete()
     return module.eval()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back transformers' own messages and progress bars."""
-    level = transformers_logging.get_verbosity()
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bar:
-            transformers_logging.enable_progress_bar()

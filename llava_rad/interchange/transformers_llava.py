@@ -10,7 +10,6 @@ code, as the single frontal image of :data:`~llava_rad.model.published_prompts.M
 lateral or a prior image it asks in other words, which a template of this project cannot say.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,10 +33,13 @@ from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.image_boundary import fit_to_published
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
-from llava_rad.interchange.state import module_from_state, read_tokenizer, read_weights
+from llava_rad.interchange.state import module_from_state, read_weights
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
 from llava_rad.model import LLAVA_RAD, PromptTemplate
+from llava_rad.model.chat import render_chat
 from llava_rad.model.published_prompts import MAIRA_2
+from llava_rad.model.tokenizer import read_tokenizer
+from llava_rad.readers import read_json, read_text
 
 _MAIRA_2 = "maira2"
 _IMAGE = "<image>"
@@ -241,20 +243,18 @@ def _turns(folder: Path, tokenizer: Any) -> _Turns | None:
     if not chat_format:
         return None
     request = [{"type": "image"}, {"type": "text", "text": _MARK}]
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}],
-            chat_template=chat_format,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except Exception as error:  # templates raise what they like
+    messages = [{"role": "user", "content": request}]
+    (found,) = render_chat(
+        tokenizer, chat_format, [{"messages": messages, "add_generation_prompt": True}]
+    )
+    if "error" in found:
         raise ModelError(
-            f"the chat template cannot be used ({error})",
+            f"the chat template cannot be used ({found['error'].rstrip('.')})",
             where=folder,
             remedy="Give the template with which the model shall be asked",
             kind="unsupported_setting",
-        ) from error
+        )
+    text = found["text"]
     if text.count(_IMAGE) != 1 or text.count(_MARK) != 1 or text.find(_IMAGE) > text.find(_MARK):
         raise ModelError(
             "the chat template does not put one image before the request",
@@ -273,12 +273,12 @@ def _turns(folder: Path, tokenizer: Any) -> _Turns | None:
 def _chat_template(folder: Path) -> str | None:
     plain, older = folder / "chat_template.jinja", folder / "chat_template.json"
     if plain.is_file():
-        return plain.read_text(encoding="utf-8")
+        return read_text(plain, error=WeightsError, remedy="Restore the file")
     if older.is_file():
-        try:
-            return str(json.loads(older.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError) as error:
+        values = read_json(older, error=WeightsError, expect=dict, remedy="Restore the file")
+        if "chat_template" not in values:
             raise WeightsError(
-                f"cannot be read ({error})", where=older, remedy="Restore the file"
-            ) from error
+                "there is no chat_template in it", where=older, remedy="Restore the file"
+            )
+        return str(values["chat_template"])
     return None

@@ -91,10 +91,12 @@ class _LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         shown = rows if dropped is None else dropped.reshape(-1, x.shape[-1])
-        out, low = _product(rows, shown, weight, bias, down, up, scale)
+        # Made in its final shape, since a view could not be changed in place, as Falcon does.
+        out = x.new_empty(*x.shape[:-1], weight.shape[0])
+        low = _product(rows, shown, weight, bias, down, up, scale, out.view(-1, out.shape[-1]))
         ctx.save_for_backward(shown, weight, down, up, low)
         ctx.scale, ctx.is_dropped = scale, dropped is not None
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -130,10 +132,11 @@ class _GatedLoraProduct(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         rows = swiglu(gate, upper).view(-1, gate.shape[-1])
-        out, low = _product(rows, rows, weight, bias, down, up, scale)
+        out = gate.new_empty(*gate.shape[:-1], weight.shape[0])
+        low = _product(rows, rows, weight, bias, down, up, scale, out.view(-1, out.shape[-1]))
         ctx.save_for_backward(gate, upper, weight, down, up, low)
         ctx.scale = scale
-        return out.view(*gate.shape[:-1], out.shape[-1])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -159,12 +162,17 @@ def _product(
     down: Tensor,
     up: Tensor,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Rows W^T + b + scale low B^T, and low, which is shown A^T."""
+    out: Tensor,
+) -> Tensor:
+    """Put rows W^T + b + scale low B^T into ``out``; gives low, which is shown A^T."""
     dtype = rows.dtype
-    low = shown @ down.to(dtype).T
-    out = nn.functional.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
-    return out.addmm_(low, (up * scale).to(dtype).T), low
+    low: Tensor = shown @ down.to(dtype).T
+    if bias is None:
+        torch.mm(rows, weight.to(dtype).T, out=out)
+    else:
+        torch.addmm(bias.to(dtype), rows, weight.to(dtype).T, out=out)
+    out.addmm_(low, (up * scale).to(dtype).T)
+    return low
 
 
 def _update_backward(

@@ -9,7 +9,6 @@ is then no longer bounded below. A pair with an empty text scores 0 in both scal
 The values depend on the model and layer more than on the texts: name both.
 """
 
-import csv
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result, some_empty
+from llava_rad.readers import read_table
 
 if TYPE_CHECKING:
     import torch
@@ -231,11 +231,10 @@ def _baseline(model: str, layer: int, file: Path | None) -> tuple[float, float, 
             kind="no_baseline",
         )
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                if int(row["LAYER"]) == layer:
-                    return float(row["P"]), float(row["R"]), float(row["F"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        for row in read_table(file, ("LAYER", "P", "R", "F"), error=MetricError):
+            if int(row["LAYER"]) == layer:
+                return float(row["P"]), float(row["R"]), float(row["F"])
+    except (MetricError, ValueError) as error:
         raise MetricError(
             "not a table of baselines with columns LAYER, P, R and F",
             where=file,

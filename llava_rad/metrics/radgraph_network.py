@@ -18,6 +18,7 @@ from typing import Any
 
 from llava_rad.errors import WeightsError
 from llava_rad.metrics.weights import file_hash
+from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "weights.th", "vocabulary"
@@ -82,15 +83,8 @@ def read_config(folder: Path) -> RadGraphConfig:
             architecture does not have (kind ``foreign_config``).
     """
     path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"cannot be read as JSON ({error})",
-            where=path,
-            remedy="Unpack the archive again",
-            kind="layout",
-        ) from error
+    remedy = "Unpack the archive again"
+    values = read_json(path, error=WeightsError, expect=dict, remedy=remedy, kind="layout")
     reader = _part(values, "dataset_reader", path)
     model = _part(values, "model", path)
     if model.get("type", "dygie") != "dygie":

@@ -1,12 +1,12 @@
 """The adapter: patch tokens of the encoder in, embeddings for the LLM out."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from llava_rad.errors import ConfigError
+from llava_rad.config import Count, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,12 @@ class AdapterConfig:
             2 leaves a quarter of them.
     """
 
-    layers: int = 2
-    hidden: int | None = None
-    pool: int = 1
+    layers: Annotated[int, Range(1, 4)] = 2
+    hidden: Count | None = None
+    pool: Count = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.layers <= 4:
-            raise ConfigError(f"{self.layers} layers", where="adapter.layers", remedy="Use 1 to 4")
-        if self.pool < 1:
-            raise ConfigError(f"pool {self.pool}", where="adapter.pool", remedy="Use 1 or more")
-        if self.hidden is not None and self.hidden < 1:
-            raise ConfigError(
-                f"width {self.hidden}", where="adapter.hidden", remedy="Use 1 or more, or null"
-            )
+        check_ranges(self)
 
     def tokens(self, grid: tuple[int, int]) -> int:
         """Embeddings made from one image whose patches lie on ``grid`` (rows, columns)."""

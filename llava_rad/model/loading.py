@@ -1,24 +1,46 @@
 """One door to trained models: by name, folder or hub id."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from llava_rad.errors import WeightsError
-from llava_rad.model.llm import Quantization
+from llava_rad.model.configuration import ReportModelConfig
+from llava_rad.model.hub import download
+from llava_rad.model.llm import Quantization, has_bitsandbytes
 from llava_rad.model.report_model import ReportModel
+from llava_rad.model.tokenizer import TOKENIZER_FILES
 
 #: Models that come with the package: name -> folder.
 BUNDLED = {"mini": Path(__file__).parents[1] / "mini"}
 
+#: What is read of a model's folder; nothing else is fetched from the hub.
+FILES = (
+    "config.json",
+    "processor.json",
+    "adapter.safetensors",
+    "README.md",
+    "encoder/*.json",
+    "encoder/*.safetensors",
+    "lora/adapter_config.json",
+    "lora/adapter_model.safetensors",
+    "llm/*.json",
+    "llm/*.safetensors",
+    *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
+)
 
-def model_folder(name: str, files: Sequence[str] | None = None) -> Path:
+_log = logging.getLogger(__name__)
+
+
+def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
     """The local folder of a model, downloaded from the hub if it has to be.
 
     Args:
         name: ``mini``, a folder, or a hub id.
-        files: names and patterns of the files that are fetched; None fetches all.
+        files: names and patterns of the files that are fetched.
 
     Raises:
         WeightsError: neither a bundled name, nor a folder, nor to be had from the hub.
@@ -35,18 +57,7 @@ def model_folder(name: str, files: Sequence[str] | None = None) -> Path:
             remedy=f"Give a folder, a hub id (OWNER/NAME), or one of: {', '.join(BUNDLED)}",
             kind="model_not_found",
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=None if files is None else list(files)))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise WeightsError(
-            "no such folder here, and the hub did not give it",
-            where=name,
-            remedy=f"Check the name, or download it once with: hf download {name}",
-            kind="model_not_found",
-        ) from error
+    return download(name, files)
 
 
 def load(
@@ -54,7 +65,7 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-    quantize: Quantization | None = None,
+    quantize: Quantization | Literal["none"] | None = None,
     base_llm: str | None = None,
 ) -> ReportModel:
     """Load a model to write reports with; its LoRA is merged where the LLM is not quantised.
@@ -63,14 +74,31 @@ def load(
         name: ``mini``, a folder, or a hub id.
         dtype: of the weights.
         device: where to put it; None leaves it on the CPU.
-        quantize: ``"4bit"`` or ``"8bit"`` for the LLM.
+        quantize: ``"4bit"`` or ``"8bit"`` for the LLM, ``"none"`` for plain weights; None is what
+            its LoRA was trained on.
         base_llm: another place of the same base LLM.
 
     Raises:
         WeightsError: not found, incomplete or damaged.
         ModelError: the base LLM is another one.
     """
+    folder = model_folder(name)
+    if quantize is None:
+        config = ReportModelConfig.load(folder)
+        quantize = config.llm_quantize if config.llm_weights == "lora" else None
+        if quantize is not None and not has_bitsandbytes():
+            _log.warning(
+                "%s: its LoRA was trained on a %s LLM, which needs bitsandbytes: pip install "
+                "bitsandbytes",
+                name,
+                quantize,
+            )
+            quantize = None
     model = ReportModel.from_pretrained(
-        model_folder(name), dtype=dtype, device=device, quantize=quantize, base_llm=base_llm
+        folder,
+        dtype=dtype,
+        device=device,
+        quantize=None if quantize == "none" else quantize,
+        base_llm=base_llm,
     )
-    return model if quantize else model.merge()
+    return model if model.quantize else model.merge()

@@ -2,26 +2,79 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from llava_rad.config import Count, Range, check_ranges
 from llava_rad.errors import ConfigError, ModelError, WeightsError
-from llava_rad.files import cast, read_tensors, write_tensors
+from llava_rad.files import cast, read_tensors, require_fingerprint, write_tensors
 from llava_rad.kernels.lora_linear import LoraLinear
+from llava_rad.readers import read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
+# What of a saved LoRA's configuration is followed; further keys are allowed where they are unset.
+_READ: dict[str, Any] = {
+    "r": int,
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "target_modules": (list, str),
+    "target_parameters": list,
+    "exclude_modules": (list, str),
+    "layers_to_transform": (list, int),
+    "layers_pattern": (list, str),
+    "rank_pattern": dict,
+    "alpha_pattern": dict,
+    "fan_in_fan_out": bool,
+    "bias": str,
+    "use_rslora": bool,
+    "use_dora": bool,
+    "lora_bias": bool,
+    "modules_to_save": list,
+}
+# Keys without bearing on what a trained LoRA computes.
+_LEFT = {
+    "peft_type",
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "init_lora_weights",
+    "megatron_config",
+    "megatron_core",
+    "loftq_config",
+    "qalora_group_size",
+    "runtime_config",
+    "ensure_weight_tying",
+}
+# Within a block of experts: their routers, and layers under the names that peft takes for experts.
+_OF_EXPERTS = {
+    "gate",
+    "router",
+    "shared_expert_gate",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "w1",
+    "w2",
+    "w3",
+}
+
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank updates of every linear layer of the LLM except its head.
+    """Low-rank updates of the LLM's linear layers, its head excepted.
 
     The defaults are those of the published LLaVA-Rad recipe.
 
@@ -29,19 +82,21 @@ class LoraSettings:
         r: rank.
         alpha: the update is scaled by alpha / r.
         dropout: on the input of the update, in training.
+        targets: names of the layers that get an update, such as ``[q_proj, v_proj]``; ``null`` is
+            every linear layer of the blocks, of a mixture of experts those outside the experts.
     """
 
-    r: int = 64
-    alpha: int = 128
-    dropout: float = 0.05
+    r: Count = 64
+    alpha: Count = 128
+    dropout: Annotated[float, Range(0, below=1)] = 0.05
+    targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ConfigError(f"rank {self.r}", where="lora.r", remedy="Use 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"dropout {self.dropout}", where="lora.dropout", remedy="Use 0 up to below 1"
-            )
+        check_ranges(self)
+        if self.targets is not None:
+            object.__setattr__(self, "targets", tuple(self.targets))
+            if not self.targets:
+                raise ConfigError("no layer is named", where="targets", remedy="Name some, or null")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -51,8 +106,9 @@ class LoraSettings:
 def attach_lora(llm: Any, settings: LoraSettings) -> PeftModel:
     """Wrap the LLM; only the LoRA parameters are trainable afterwards.
 
-    The layers are found by type in the LLM itself, which suits every family (Llama's
-    ``q_proj``, Phi-2's ``fc1``, Phi-3's ``qkv_proj``) and cannot reach the encoder.
+    Raises:
+        ModelError: it has a LoRA already, or peft has no layer for its parts.
+        ConfigError: it has no layer of a chosen name.
     """
     if isinstance(llm, PeftModel):
         raise ModelError("the LLM already has LoRA layers", remedy="Merge them first, or go on")
@@ -60,25 +116,79 @@ def attach_lora(llm: Any, settings: LoraSettings) -> PeftModel:
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
+        target_modules=lora_targets(llm, settings.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
     return _wrap(llm, config)
 
 
+def lora_targets(llm: Any, chosen: tuple[str, ...] | None = None) -> list[str]:
+    """Names of the layers that get an update.
+
+    By default they are found by type in the LLM itself, which suits every family (Llama's
+    ``q_proj``, Phi-2's ``fc1``, Phi-3's ``qkv_proj``) and cannot reach the encoder. Experts and
+    their routers are left alone: an update of each expert would be larger than all others
+    together, and one of a router sends tokens elsewhere.
+
+    Raises:
+        ConfigError: a chosen name is of no linear layer.
+    """
+    head = llm.get_output_embeddings()
+    modules = dict(llm.named_modules())
+    layers = {
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    others = {_last(name) for name in modules.keys() - layers}
+    # The layers of a list are called 0, 1 and so on, as others may be.
+    known = sorted({_last(n, 2) if _last(n) in others else _last(n) for n in layers})
+    if chosen is None:
+        mixture = "experts" in others
+        return [name for name in known if not (mixture and name in _OF_EXPERTS)]
+    parameters = {name for name, _ in llm.named_parameters()}
+    for target in chosen:
+        if not any(f".{name}".endswith(f".{target}") for name in layers | parameters):
+            raise ConfigError(
+                f"{type(llm).__name__} has no layer '{target}'",
+                where="lora.targets",
+                remedy=f"Its linear layers: {', '.join(known)}; null takes the usual ones",
+            )
+    return sorted(chosen)
+
+
+def _last(name: str, parts: int = 1) -> str:
+    """The last parts of a module's name."""
+    return ".".join(name.split(".")[-parts:])
+
+
 def _wrap(llm: Any, config: LoraConfig) -> Any:
     # bitsandbytes' layers are linear layers too, and peft has its own for them.
     if getattr(llm, "quantization_method", None) is None:
         config._register_custom_module({nn.Linear: LoraLinear})
-    with warnings.catch_warnings():
-        # peft reads a property that transformers has renamed
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        return get_peft_model(llm, config)
+    try:
+        with warnings.catch_warnings():
+            # peft reads a property that transformers has renamed
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            return get_peft_model(llm, config)
+    except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{type(llm).__name__} cannot take the LoRA ({reason[0].rstrip('.')})",
+            remedy="Choose other lora.targets, or give the LLM that the LoRA was trained on",
+            kind="unsupported_lora",
+        ) from error
 
 
-def save_lora(llm: PeftModel, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` in peft's layout."""
+def save_lora(llm: PeftModel, folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` in peft's layout.
+
+    Args:
+        llm: with the LoRA.
+        folder: to write.
+        tensors: its weights, from :func:`lora_tensors`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = llm.peft_config["default"].to_dict()
     # The base is named in the model's own config; a path of this machine would be noise.
@@ -86,30 +196,100 @@ def save_lora(llm: PeftModel, folder: Path, dtype: torch.dtype | None = None) ->
     config["inference_mode"] = True
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
-    write_tensors(cast(get_peft_model_state_dict(llm), dtype), folder / WEIGHTS_FILE)
+    write_tensors(tensors, folder / WEIGHTS_FILE)
 
 
-def load_lora(llm: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
+def lora_tensors(llm: PeftModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The LoRA's weights under the names they are saved with."""
+    return cast(get_peft_model_state_dict(llm, save_embedding_layers=False), dtype)
+
+
+def load_lora(
+    llm: Any, folder: Path, *, trainable: bool = False, expected: str | None = None
+) -> PeftModel:
     """Attach the LoRA saved in ``folder``.
 
+    Args:
+        llm: the base LLM.
+        folder: in peft's layout.
+        trainable: keep it trainable.
+        expected: fingerprint of its weights, if it is known.
+
     Raises:
-        WeightsError: a file or a tensor is missing, or one is there that the LLM has no place for.
+        WeightsError: a file or a tensor is missing or damaged, or one is there that the LLM has no
+            place for.
+        ModelError: the LLM cannot take it.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise WeightsError(
-            "the LoRA's configuration is missing",
-            where=folder / CONFIG_FILE,
-            remedy="Copy the whole model folder again",
-            kind="missing_file",
-        )
-    config = LoraConfig.from_pretrained(str(folder))
+    config = read_lora_config(folder)
+    tensors = read_tensors(folder / WEIGHTS_FILE)
     config.inference_mode = not trainable
     wrapped = _wrap(llm, config)
-    tensors = read_tensors(folder / WEIGHTS_FILE)
-    expected = set(get_peft_model_state_dict(wrapped))
-    report_difference(expected, set(tensors), where=folder / WEIGHTS_FILE)
-    set_peft_model_state_dict(wrapped, tensors)
+    put_lora(wrapped, tensors, where=folder / WEIGHTS_FILE)
+    require_fingerprint(tensors, expected, where=folder / WEIGHTS_FILE)
     return wrapped
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """What a saved LoRA is, from its ``adapter_config.json``.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or of another method than LoRA.
+    """
+    file = folder / CONFIG_FILE
+    values = read_json(
+        file,
+        error=WeightsError,
+        expect=dict,
+        failure="the LoRA's configuration cannot be read",
+        remedy="Copy the whole model folder again",
+        kind="damaged_config",
+    )
+    try:
+        if values.get("peft_type", "LORA") != "LORA":
+            raise ValueError(f"peft_type is {values['peft_type']!r}, not LORA")
+        strange = sorted(k for k, v in values.items() if k not in {*_READ, *_LEFT} and v)
+        # Others of these, such as pissa, have changed the base weights too.
+        if values.get("init_lora_weights", True) not in (True, False, None, "gaussian"):
+            strange.append("init_lora_weights")
+        if strange:
+            raise ValueError(f"unknown settings {', '.join(strange)}")
+        known = {k: v for k, v in values.items() if k in _READ and v is not None}
+        for key, value in known.items():
+            kinds = _READ[key]
+            if not isinstance(value, kinds) or (type(value) is bool) != (kinds is bool):
+                raise ValueError(f"{key} is {value!r}")
+        if known.get("r", 0) < 1 or not known.get("target_modules"):
+            raise ValueError("it names no rank or no layers")
+        return LoraConfig(**known, task_type="CAUSAL_LM")
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"the LoRA's configuration cannot be used ({error})",
+            where=file,
+            remedy="Copy the whole model folder again",
+            kind="damaged_config",
+        ) from error
+
+
+def put_lora(llm: PeftModel, tensors: Mapping[str, Tensor], *, where: Path) -> None:
+    """Set the weights of an attached LoRA.
+
+    Raises:
+        WeightsError: a tensor is missing, too many, or of another shape.
+    """
+    # "auto" would look for the base LLM's configuration on the hub.
+    own = get_peft_model_state_dict(llm, save_embedding_layers=False)
+    report_difference(set(own), set(tensors), where=where)
+    wrong = sorted(name for name in own if own[name].shape != tensors[name].shape)
+    if wrong:
+        name = wrong[0]
+        raise WeightsError(
+            f"{len(wrong)} tensors have another shape than {CONFIG_FILE} says: {name} is "
+            f"{list(tensors[name].shape)}, not {list(own[name].shape)}",
+            where=where,
+            remedy="Use the weights and the configuration of one and the same LoRA",
+            kind="mismatched_keys",
+        )
+    set_peft_model_state_dict(llm, dict(tensors))
 
 
 def report_difference(expected: set[str], found: set[str], *, where: Path) -> None:
@@ -131,11 +311,28 @@ def report_difference(expected: set[str], found: set[str], *, where: Path) -> No
 
 
 def merge_lora(llm: Any) -> Any:
-    """The plain LLM with the LoRA added to its weights; a plain LLM is returned as it is."""
+    """The plain LLM with the LoRA added to its weights; a plain LLM is returned as it is.
+
+    A quantised LLM is given plain weights first, in the precision it computes in: rounded to few
+    bits again, the update would be lost in part.
+    """
     if not isinstance(llm, PeftModel):
         return llm
+    if getattr(llm.get_base_model(), "quantization_method", None) is not None:
+        llm = _with_plain_weights(llm)
     merged = llm.merge_and_unload()
     for parameter in merged.parameters():
         if not torch.isfinite(parameter).all():
             raise ModelError("merging the LoRA gave non-finite weights", kind="not_finite")
     return merged
+
+
+def _with_plain_weights(llm: PeftModel) -> PeftModel:
+    config: Any = llm.peft_config["default"]
+    tensors = {
+        name: tensor.detach().clone()
+        for name, tensor in get_peft_model_state_dict(llm, save_embedding_layers=False).items()
+    }
+    wrapped = _wrap(llm.unload().dequantize(), config)
+    put_lora(wrapped, tensors, where=Path(WEIGHTS_FILE))
+    return wrapped

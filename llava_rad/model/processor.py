@@ -4,19 +4,25 @@ This is the one place where an image's placeholder becomes a run of image tokens
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.model.llm import with_pad_token
-from llava_rad.model.prompt import PromptTemplate, ReportRequest, adds_bos
+from llava_rad.model.prompt import FIELDS, PromptTemplate, ReportRequest
+from llava_rad.model.tokenizer import (
+    adds_bos,
+    control_tokens,
+    decode,
+    read_tokenizer,
+    with_pad_token,
+)
+from llava_rad.readers import read_json
 
 #: Takes the place of each image token in ``input_ids``; LLaVA's number for it.
 IMAGE_TOKEN = -200
@@ -49,6 +55,9 @@ class ReportProcessor:
         template: wording of the prompt.
         preprocessing: of the encoder.
         tokens_per_image: embeddings that encoder and adapter make of one image.
+
+    Raises:
+        ModelError: no token of the LLM could end a report or pad a batch.
     """
 
     def __init__(
@@ -64,12 +73,59 @@ class ReportProcessor:
         self.tokens_per_image = tokens_per_image
         self.start_ids = [self.tokenizer.bos_token_id] if adds_bos(self.tokenizer) else []
         self.end_id = self._end_id()
+        control = control_tokens(self.tokenizer)
+        self._ban = template.ban(control)
+        # What a tokenizer does not know is its unknown token, and no harm where it ends nothing.
+        self._control_ids = set(control.values())
+        if self.tokenizer.unk_token_id not in {*self.end_ids, self.tokenizer.bos_token_id}:
+            self._control_ids.discard(self.tokenizer.unk_token_id)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """The tokens that end a report: the chat format's and the tokenizer's own."""
+        return {self.end_id, self.tokenizer.eos_token_id} - {None}
+
+    def require_fits(self, rows: int, *, where: object = None) -> None:
+        """Check that the LLM knows the tokens that every prompt and batch needs.
+
+        Args:
+            rows: of the LLM's table of embeddings.
+            where: named in errors.
+
+        Raises:
+            ModelError: a token lies beyond the table.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer.pad_token_id >= rows:
+            # Added for training elsewhere, without a row of its own; what pads is never looked at.
+            spare = tokenizer.unk_token or tokenizer.eos_token
+            if spare is not None:
+                tokenizer.pad_token = spare
+        needed = {*self.start_ids, *self.end_ids, tokenizer.pad_token_id}
+        needed.update(self._tokens(self.template.before), self._tokens(self.template.after))
+        beyond = sorted(token for token in needed if not 0 <= token < rows)
+        if beyond:
+            raise ModelError(
+                f"the tokenizer's token {tokenizer.convert_ids_to_tokens(beyond[0])!r} is number "
+                f"{beyond[0]}, the LLM knows {rows}",
+                where=where,
+                remedy="Use tokenizer and LLM of one and the same model",
+                kind="wrong_tokenizer",
+            )
 
     def _end_id(self) -> int:
         if self.template.stop is None:
+            if self.tokenizer.eos_token_id is None:
+                raise ModelError(
+                    "the tokenizer has no end token, and the template names no stop",
+                    where=self.tokenizer.name_or_path or None,
+                    remedy="Name its eos_token in tokenizer_config.json, or a stop",
+                    kind="unknown_stop",
+                )
             return self.tokenizer.eos_token_id
         found = self.tokenizer.convert_tokens_to_ids(self.template.stop)
-        if found is None or found == self.tokenizer.unk_token_id:
+        # Some LLMs have one token for what is unknown and for the end.
+        if found is None or self.tokenizer.convert_ids_to_tokens(found) != self.template.stop:
             raise ModelError(
                 f"the template's stop '{self.template.stop}' is not a token of the LLM",
                 remedy="Use one of its special tokens, or none for its EOS",
@@ -95,7 +151,7 @@ class ReportProcessor:
         Raises:
             ModelError: no token is left to learn, or prompt and report share a token.
         """
-        parts = self.template.parts(request, special_tokens=self.tokenizer.all_special_tokens)
+        parts = self.template.parts(self._harmless(request))
         ids = list(self.start_ids)
         for part in parts[:-1]:
             ids += self._tokens(part) + [IMAGE_TOKEN] * self.tokens_per_image
@@ -103,7 +159,7 @@ class ReportProcessor:
         if report is None:
             return Sample(ids + last, [IGNORE] * (len(ids) + len(last)))
 
-        text = " ".join(report.split())
+        text = self._without_control(report)
         if not text:
             raise ModelError(
                 "the report is empty: there is no token to learn",
@@ -139,6 +195,32 @@ class ReportProcessor:
             )
         labels = [IGNORE] * len(ids) + target[:kept]
         return Sample(ids + target[:kept], labels, truncated=len(target) - kept)
+
+    def _harmless(self, request: ReportRequest) -> ReportRequest:
+        """The request with nothing in its context that would open or close a turn."""
+        given = {name: getattr(request, name) for name in FIELDS}
+        harmless: Any = {k: self._without_control(v) for k, v in given.items() if v}
+        return replace(request, **harmless)
+
+    def _without_control(self, text: str) -> str:
+        """A text in one line, without what steers the LLM.
+
+        The strings are taken out first. Then the tokens themselves count: a tokenizer may know a
+        mark by another spelling, such as full-width letters.
+        """
+        words, before = self._ban.take_out(text), ""
+        while words != before:
+            encoded = self.tokenizer(
+                words, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            spans = [span for token, span in pairs if token in self._control_ids]
+            spans = [(start, end) for start, end in spans if end > start]
+            before = words
+            for start, end in reversed(spans):
+                words = f"{words[:start]} {words[end:]}"
+            words = self._ban.take_out(words)
+        return words
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -184,12 +266,16 @@ class ReportProcessor:
             mask[row, place] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, cut at the end token and at the template's stop texts."""
-        ids = list(ids)
-        ends = {self.end_id, self.tokenizer.eos_token_id}
-        end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], ends: Collection[int] = ()) -> str:
+        """Text of generated ids, cut at the end token and at the template's stop texts.
+
+        Args:
+            ids: generated tokens.
+            ends: tokens that end a report, beside :attr:`end_ids`.
+        """
+        stops = self.end_ids.union(ends)
+        end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+        text = decode(self.tokenizer, list(ids[:end]))
         for stop in self.template.stop_texts:
             text = text.split(stop)[0]
         return text.strip()
@@ -215,18 +301,17 @@ class ReportProcessor:
         """
         folder = Path(folder)
         try:
-            values = json.loads((folder / FILE).read_text())
-            tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-            return cls(
-                tokenizer,
-                PromptTemplate.from_dict(values["template"]),
-                Preprocessing.from_dict(values["preprocessing"]),
-                values["tokens_per_image"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            values = read_json(folder / FILE, error=WeightsError, expect=dict)
+            template = PromptTemplate.from_dict(values["template"])
+            preprocessing = Preprocessing.from_dict(values["preprocessing"])
+            tokens = values["tokens_per_image"]
+            if type(tokens) is not int or tokens < 1:
+                raise ValueError(f"tokens_per_image is {tokens!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(
-                f"the processor cannot be loaded ({error})",
-                where=folder,
+                f"the processor cannot be loaded ({error!r})",
+                where=folder / FILE,
                 remedy="Copy the whole model folder again",
                 kind="damaged_processor",
             ) from error
+        return cls(read_tokenizer(folder / "tokenizer"), template, preprocessing, tokens)

@@ -1,11 +1,13 @@
 """What the LLM is asked: images named by a word each, optional context, one instruction."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from llava_rad.errors import ConfigError, ModelError
 from llava_rad.images import Radiograph
+from llava_rad.model.chat import chat_turns
 
 Role = Literal["current_frontal", "current_lateral", "prior_frontal"]
 ROLES: tuple[Role, ...] = ("current_frontal", "current_lateral", "prior_frontal")
@@ -13,6 +15,10 @@ FIELDS = ("indication", "technique", "comparison", "prior_report")
 
 # Stands in a template for one image.
 IMAGE = "<image>"
+
+# What opens or closes a turn where chat formats write text for it: [/INST], <|user|>, and the last
+# word of a line where it ends in a colon, as ASSISTANT: or "### Response:" do.
+_TURN_MARK = re.compile(r"<\|?[^<>\s]+\|?>|\[/?[A-Z_]+\]|(?:#+ *)?\w+:(?=[ \t]*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,30 @@ class ReportRequest:
     technique: str | None = None
     comparison: str | None = None
     prior_report: str | None = None
+
+
+class Ban:
+    """Texts that are taken out of other texts.
+
+    Args:
+        texts: each is replaced by a blank, longer ones first.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = sorted((text for text in texts if text.strip()), key=len, reverse=True)
+        self._firsts = {text[0] for text in self.texts}
+
+    def take_out(self, text: str) -> str:
+        """The text without them, in one line of single blanks."""
+        words, before = " ".join(text.split()), ""
+        # Vocabularies have thousands of special tokens, and texts hardly ever one of them. What is
+        # left where one was taken out must not make another.
+        while words != before and not self._firsts.isdisjoint(words):
+            before = words
+            for banned in self.texts:
+                words = words.replace(banned, " ")
+            words = " ".join(words.split())
+        return words
 
 
 @dataclass(frozen=True)
@@ -123,7 +153,7 @@ class PromptTemplate:
         """
         if not request.images:
             raise ModelError("a request needs at least one image", kind="no_image")
-        banned = sorted({IMAGE, *special_tokens}, key=len, reverse=True)
+        ban = self.ban(special_tokens)
         lines = []
         for number, image in enumerate(request.images, 1):
             if image.role not in self.image_lines:
@@ -135,7 +165,7 @@ class PromptTemplate:
                 )
             lines.append(self.image_lines[image.role].split(IMAGE))
 
-        context = {name: _clean(getattr(request, name), banned) for name in FIELDS}
+        context = {name: ban.take_out(getattr(request, name) or "") for name in FIELDS}
         text = []
         for name in ("prior_report", "indication", "technique", "comparison"):
             replaced = name == "indication" and self.instruction_with_indication is not None
@@ -152,6 +182,15 @@ class PromptTemplate:
             parts.append(end + self.image_end)
         parts[-1] += "\n".join(text) + self.after
         return parts
+
+    def ban(self, special_tokens: Iterable[str] = ()) -> "Ban":
+        """What may not come in through the context.
+
+        Beside the image's mark and the LLM's special tokens, what opens and closes turns in this
+        template's own text: some chat formats write plain words for it.
+        """
+        marks = _TURN_MARK.findall(self.before) + _TURN_MARK.findall(self.after)
+        return Ban({IMAGE, *special_tokens, *self.stop_texts, *marks, self.stop or IMAGE})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -170,21 +209,24 @@ class PromptTemplate:
 
         Args:
             tokenizer: of the LLM.
-            changes: fields that differ from what the tokenizer says.
+            changes: fields that differ from what the tokenizer says; with ``before`` and
+                ``after`` among them its chat format is not looked at.
+
+        Raises:
+            ModelError: the chat template cannot be used.
         """
-        values: dict[str, Any] = {}
-        if getattr(tokenizer, "chat_template", None):
-            mark = "USERS-TURN"
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-            )
-            before, after = text.split(mark)
-            bos = tokenizer.bos_token
-            # The tokenizer puts its BOS itself; a template that writes it too would double it.
-            if bos and before.startswith(bos) and adds_bos(tokenizer):
-                before = before[len(bos) :]
-            values = {"before": before, "after": after, "stop": _turn_end(tokenizer, mark)}
-        return cls(**{**values, **changes})
+        turns = None if {"before", "after"} <= changes.keys() else chat_turns(tokenizer)
+        if turns is None:
+            return cls(**changes)
+        return cls(
+            **{
+                "before": turns.before,
+                "after": turns.after,
+                "separator": turns.separator,
+                "stop": turns.stop,
+                **changes,
+            }
+        )
 
 
 #: The conversation format of Vicuna v1 in LLaVA and LLaVA-Rad, whose tokenizer has no template.
@@ -209,26 +251,3 @@ LLAVA_RAD: dict[str, Any] = {
         "indication: {text}"
     ),
 }
-
-
-def _clean(text: str | None, banned: Iterable[str]) -> str:
-    words = text or ""
-    for token in banned:
-        words = words.replace(token, " ")
-    return " ".join(words.split())
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer opens a text with its BOS token by itself."""
-    ids = tokenizer("a")["input_ids"]
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
-
-
-def _turn_end(tokenizer: Any, mark: str) -> str | None:
-    """The special token that the chat format puts right after an assistant's turn."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}], tokenize=False
-    )
-    rest = text.split(mark)[-1].lstrip()
-    found = [t for t in tokenizer.all_special_tokens if rest.startswith(t)]
-    return max(found, key=len) if found else None

@@ -4,12 +4,12 @@ Each is the fields of a :class:`~llava_rad.model.prompt.PromptTemplate` that dif
 defaults. LLaVA's code and MAIRA-2's word them; no file of their checkpoints does.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import ConfigError
 from llava_rad.model.prompt import IMAGE, LLAVA_RAD, ROLES, VICUNA_V1, PromptTemplate
+from llava_rad.readers import read_json
 
 #: LLaVA's alignment (``--version plain``): the image, the report, a line's end, and no word more.
 PLAIN: dict[str, Any] = {
@@ -83,8 +83,8 @@ def read_prompt(name: str) -> PromptTemplate:
             remedy=f"Use one of {', '.join(PROMPTS)}, or a JSON file with a template's fields",
         )
     try:
-        return PromptTemplate.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return PromptTemplate.from_dict(read_json(path, error=ConfigError, expect=dict))
+    except (ValueError, TypeError, AttributeError, ConfigError) as error:
         raise ConfigError(
             f"not the fields of a prompt's template ({error})",
             where=path,

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,31 @@ from torch import Tensor, nn
 
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.files import cast, read_tensors, write_folder_atomically, write_tensors
+from llava_rad.files import (
+    cast,
+    fingerprint,
+    read_tensors,
+    require_fingerprint,
+    write_folder_atomically,
+    write_tensors,
+)
 from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
 from llava_rad.model.card import model_card
 from llava_rad.model.configuration import EncoderReference, ReportModelConfig
-from llava_rad.model.llm import LLMReference, Quantization, load_llm, untie_if_different
+from llava_rad.model.llm import (
+    LLMReference,
+    Quantization,
+    load_llm,
+    own_ends,
+    quantization_of,
+    untie_if_different,
+)
 from llava_rad.model.lora import (
     LoraSettings,
     attach_lora,
     load_lora,
+    lora_tensors,
     merge_lora,
     report_difference,
     save_lora,
@@ -33,6 +49,8 @@ from llava_rad.model.prompt import PromptTemplate
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -89,6 +107,7 @@ class ReportModel(nn.Module):
                 kind="tokens_per_image",
             )
         processor.preprocessing.require_same(encoder.preprocessing, where=config.name)
+        processor.require_fits(config.llm.vocab_size, where=config.llm.id)
 
     @classmethod
     def build(
@@ -143,6 +162,7 @@ class ReportModel(nn.Module):
             adapter=shape,
             llm=reference,
             llm_weights="lora" if lora is not None else "base",
+            llm_quantize=quantization_of(llm),
         )
         processor = ReportProcessor(
             tokenizer,
@@ -156,6 +176,17 @@ class ReportModel(nn.Module):
     def device(self) -> torch.device:
         """Where the adapter lies; inputs go there."""
         return self.adapter.layers[0].weight.device  # type: ignore[return-value]
+
+    @property
+    def quantize(self) -> Quantization | None:
+        """How the LLM's weights are kept: ``4bit``, ``8bit``, or None for plain numbers."""
+        return quantization_of(self.llm)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """The tokens that end a report: of the chat format, the tokenizer and the LLM itself."""
+        llm = self.llm.get_base_model() if isinstance(self.llm, PeftModel) else self.llm
+        return self.processor.end_ids | own_ends(llm)
 
     def image_tokens(self, patches: Tensor) -> Tensor:
         """LLM embeddings of images.
@@ -251,10 +282,13 @@ class ReportModel(nn.Module):
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def merge(self) -> "ReportModel":
-        """Add the LoRA to the LLM's weights in place; faster to run, and saved whole."""
+        """Add the LoRA to the LLM's weights in place; faster to run, and saved whole.
+
+        A quantised LLM gets plain weights, of the values that the LoRA knows.
+        """
         if isinstance(self.llm, PeftModel):
             self.llm = merge_lora(self.llm)
-            self.config = replace(self.config, llm_weights="full")
+            self.config = replace(self.config, llm_weights="full", llm_quantize=None)
         return self
 
     def save_pretrained(
@@ -293,10 +327,14 @@ class ReportModel(nn.Module):
                 # Encoders are loaded in float32, whatever their file holds.
                 loaded = copy.deepcopy(encoder).float()
                 reference = replace(reference, fingerprint=loaded.fingerprint())
+        weights = {"adapter": cast(self.adapter.state_dict(), dtype)}
+        if self.config.llm_weights == "lora":
+            weights["lora"] = lora_tensors(self.llm, dtype)
         config = replace(
             self.config,
             name=name or self.config.name,
             encoder=reference,
+            fingerprints={part: fingerprint(tensors) for part, tensors in weights.items()},
             training=dict(training if training is not None else self.config.training),
         )
         try:
@@ -304,9 +342,9 @@ class ReportModel(nn.Module):
             with write_folder_atomically(folder) as temporary:
                 config.save(temporary)
                 self.processor.save_pretrained(temporary)
-                write_tensors(cast(self.adapter.state_dict(), dtype), temporary / ADAPTER_FILE)
+                write_tensors(weights["adapter"], temporary / ADAPTER_FILE)
                 if config.llm_weights == "lora":
-                    save_lora(self.llm, temporary / "lora", dtype)
+                    save_lora(self.llm, temporary / "lora", weights["lora"])
                 elif config.llm_weights == "full":
                     untie_if_different(self.llm)
                     self.llm.save_pretrained(temporary / "llm")
@@ -369,12 +407,15 @@ class ReportModel(nn.Module):
         source = base_llm or config.llm.id
         if config.llm_weights == "full":
             source = str(folder / "llm")
+        processor = ReportProcessor.from_pretrained(folder)
         llm, found = load_llm(
             source,
             revision=None if base_llm or source.startswith("package:") else config.llm.revision,
             dtype=dtype,
             device=device,
             quantize=quantize,
+            train=trainable,
+            fast_inference=not trainable,
         )
         if config.llm_weights != "full":
             config.llm.check(llm)
@@ -386,28 +427,52 @@ class ReportModel(nn.Module):
                     kind="wrong_llm",
                 )
         if config.llm_weights == "lora":
-            llm = load_lora(llm, folder / "lora", trainable=trainable)
+            _warn_of_other_base(config, quantization_of(llm), folder)
+            llm = load_lora(
+                llm,
+                folder / "lora",
+                trainable=trainable,
+                expected=config.fingerprints.get("lora"),
+            )
             if not trainable:
                 _cast_lora(llm, dtype)
         else:
             llm.requires_grad_(trainable and config.llm_weights == "full")
 
         adapter = Adapter(config.adapter, config.encoder.dim, config.llm.hidden_size)
-        tensors = read_tensors(folder / ADAPTER_FILE)
-        report_difference(set(adapter.state_dict()), set(tensors), where=folder / ADAPTER_FILE)
-        try:
-            adapter.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"the adapter's tensors have other shapes than its config says ({error})",
-                where=folder / ADAPTER_FILE,
-                kind="mismatched_keys",
-            ) from error
+        load_adapter(adapter, folder, expected=config.fingerprints.get("adapter"))
         adapter.to(device=device, dtype=torch.float32 if trainable else dtype)
         adapter.requires_grad_(trainable)
-        model = cls(config, encoder, adapter, llm, ReportProcessor.from_pretrained(folder))
+        model = cls(config, encoder, adapter, llm, processor)
         model.folder_hash = _folder_hash(folder)
         return model.train(trainable)
+
+
+def load_adapter(adapter: Adapter, folder: Path, *, expected: str | None = None) -> None:
+    """Put the saved weights of a model's folder into an adapter.
+
+    Args:
+        adapter: of the shape that the folder's config says.
+        folder: of the model.
+        expected: fingerprint of the weights, if it is known.
+
+    Raises:
+        WeightsError: a tensor is missing, too many, not finite or of another shape, or they are
+            not the weights that the model was saved with.
+    """
+    file = folder / ADAPTER_FILE
+    tensors = read_tensors(file)
+    report_difference(set(adapter.state_dict()), set(tensors), where=file)
+    try:
+        adapter.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the adapter's tensors have other shapes than its config says ({error})",
+            where=file,
+            remedy="Copy the whole model folder again",
+            kind="mismatched_keys",
+        ) from error
+    require_fingerprint(tensors, expected, where=file)
 
 
 def image_grid(encoder: ImageEncoder) -> tuple[int, int]:
@@ -450,6 +515,20 @@ def _mismatch(slots: Tensor, images: int, tokens: int) -> ModelError:
         remedy="Give as many images as the prompts name, in their order",
         kind="image_tokens",
     )
+
+
+def _warn_of_other_base(
+    config: ReportModelConfig, found: Quantization | None, folder: Path
+) -> None:
+    trained = config.llm_quantize
+    if found != trained:
+        words = {None: "plain weights", "4bit": "4-bit weights", "8bit": "8-bit weights"}
+        _log.warning(
+            "%s: its LoRA was trained on %s of the LLM and now adds to %s, which it fits less well",
+            folder,
+            words[trained],
+            words[found],
+        )
 
 
 def _cast_lora(llm: PeftModel, dtype: torch.dtype) -> None:

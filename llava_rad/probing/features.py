@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, DataError, WeightsError
 from llava_rad.files import ContentKeys, clear_leftovers, read_tensors_and_metadata, write_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
+from llava_rad.readers import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -148,9 +149,9 @@ def _read_shards(folder: Path, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             tensors, about = read_tensors_and_metadata(path)
-            keys = json.loads(about["images"])
+            keys = parse_json(about["images"], where=path)
             cls, mean = tensors["cls"], tensors["mean"]
-        except (WeightsError, KeyError, ValueError) as error:
+        except (WeightsError, DataError, KeyError, ValueError) as error:
             _LOG.warning("the images of %s are encoded again: %s", path.name, error)
             continue
         if cls.shape == mean.shape == (len(keys), dim):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_rad.config import Count, check_ranges
 from llava_rad.data import hash_manifest
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, WeightsError
@@ -32,7 +33,10 @@ class EncoderConfig:
 
     name: str
     encoder: str
-    image_size: int | None = None
+    image_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Judge:

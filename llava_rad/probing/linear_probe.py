@@ -15,6 +15,7 @@ from llava_rad.errors import ConfigError, DataError, WeightsError
 from llava_rad.files import read_tensors_and_metadata, write_tensors
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Kind
+from llava_rad.readers import parse_json
 
 SOLVERS = ("lbfgs", "adamw")
 
@@ -83,10 +84,10 @@ def load_probe(path: Path) -> LinearProbe:
     """
     try:
         tensors, metadata = read_tensors_and_metadata(path)
-        about = json.loads(metadata["linear_probe"])
+        about = parse_json(metadata["linear_probe"], where=path)
         weight, bias = tensors["weight"], tensors["bias"]
-    except (WeightsError, KeyError, ValueError) as error:
-        reason = error.what if isinstance(error, WeightsError) else error
+    except (WeightsError, DataError, KeyError, ValueError) as error:
+        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
         raise WeightsError(
             f"not a saved linear probe ({reason})",
             where=path,

@@ -12,7 +12,6 @@
 Masks that are given in stored pixels follow a picture whose pixels were made square.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from llava_rad.data.tables import read_table
 from llava_rad.errors import ConfigError, DataError, ImageError
 from llava_rad.images import Geometry, geometry_of, load_mask
 from llava_rad.probing.examples import Example
+from llava_rad.readers import read_json
 
 Mask = NDArray[np.bool_]
 
@@ -122,15 +122,16 @@ class RibMasks(MaskSource):
     """VinDr-RibCXR: ``{"img": {index: path}, "R1": {index: [{"x": ..., "y": ...}]}, ...}``."""
 
     def __init__(self, file: Path) -> None:
+        remedy = "Give VinDr_RibCXR_train_mask.json or one of its layout"
+        content = read_json(file, remedy=remedy, kind="unknown_layout")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
             names = content.pop("img")
             rows = {image_id(Path(path)): row for row, path in names.items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(
                 f"not a JSON of rib polygons ({error})",
                 where=file,
-                remedy="Give VinDr_RibCXR_train_mask.json or one of its layout",
+                remedy=remedy,
                 kind="unknown_layout",
             ) from error
         self.file, self.rows, self.polygons = file, rows, content

@@ -28,6 +28,7 @@ from llava_rad.probing.scores import (
     r_squared,
     weighted_mean,
 )
+from llava_rad.readers import CONSTANTS, parse_json
 from llava_rad.statistics import (
     LEVEL,
     RESAMPLES,
@@ -444,11 +445,12 @@ def load_outcome(path: Path) -> Outcome:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            values: dict[str, Any] = json.loads(str(file["content"]))
+            content = str(file["content"])
+            values: dict[str, Any] = parse_json(content, where=path, constants=CONSTANTS)
             values |= {name: file[name] for name in file.files if name != "content"}
         outcome = _KINDS[values.pop("kind")]
         return outcome(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, DataError) as error:
         raise DataError(
             f"saved predictions cannot be read ({error})",
             where=path,

@@ -8,7 +8,6 @@ All three give logits at four times the grid's resolution.
 ``upernet``: UPerNet (arXiv:1807.10221, transformers' implementation) on the same four maps.
 """
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, DataError, WeightsError
 from llava_rad.files import read_tensors, write_json, write_tensors
+from llava_rad.readers import read_json
 
 HEADS = ("linear", "pyramid", "upernet")
 SCALE = 4  # logits a token, along each side
@@ -100,13 +100,13 @@ def load_head(folder: Path) -> SegmentationHead:
         WeightsError: the folder holds no such head.
     """
     try:
-        about = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "head.json", expect=dict)
         head = SegmentationHead(
             about["kind"], tuple(about["structures"]), about["dim"], about["width"], about["facts"]
         )
         head.load_state_dict(read_tensors(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError, WeightsError) as error:
-        reason = error.what if isinstance(error, WeightsError) else error
+    except (OSError, ValueError, KeyError, RuntimeError, WeightsError, DataError) as error:
+        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
         raise WeightsError(
             f"not a saved segmentation head ({reason})",
             where=folder,

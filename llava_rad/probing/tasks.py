@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from llava_rad.config import Count, Range, check_ranges
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
 from llava_rad.features import FeatureCache
@@ -44,13 +46,14 @@ class TaskConfig:
     views: list[str] = field(default_factory=list)
     pooling: str = "cls"
     solver: str = "lbfgs"
-    fraction: float = 1.0
+    fraction: Annotated[float, Range(above=0, high=1)] = 1.0
     head: str = "linear"
-    width: int = 256
-    steps: int = 500
-    seeds: int = 5
+    width: Count = 256
+    steps: Count = 500
+    seeds: Count = 5
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         given = [key for key in ("labels", "column", "masks") if getattr(self, key)]
         if len(given) != 1:
             raise ConfigError(

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.utils import set_peft_model_state_dict
+from peft import PeftModel
 from torch import nn
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
-from llava_rad.files import read_tensors
+from llava_rad.files import read_tensors, require_fingerprint
 from llava_rad.kernels.attention import CPU_ATTENTION
 from llava_rad.kernels.lean_llm import make_lean
-from llava_rad.model import ReportModel, ReportModelConfig, load_llm, load_tokenizer
+from llava_rad.model import (
+    PromptTemplate,
+    ReportModel,
+    ReportModelConfig,
+    load_llm,
+    load_tokenizer,
+)
+from llava_rad.model.llm import fitting_attention
 from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
-from llava_rad.model.report_model import ADAPTER_FILE
+from llava_rad.model.lora import put_lora, read_lora_config
+from llava_rad.model.report_model import ADAPTER_FILE, load_adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.samples import restricted_template
 
@@ -45,11 +52,18 @@ def build_stage_model(
         ConfigError: ``start`` is of another encoder, LLM or adapter shape.
         WeightsError: the LLM or the adapter cannot be loaded.
     """
+    # The prompt first: what is wrong with it shows before weights are read.
+    template, tokenizer = stage_prompt(config, stage)
     whole_llm = stage == "finetune" and config.lora is None
     bf16 = config.precision == "bf16" and not whole_llm
     # On a CPU memory is what a step waits for: attention and layers that pass over it less often.
     # GPUs have fused kernels for these. A chosen attention leaves the LLM as transformers has it.
-    own_layers = config.attention is None and (device is None or device.type == "cpu")
+    own_layers = (
+        config.attention is None
+        and (device is None or device.type == "cpu")
+        and fitting_attention(config.llm, CPU_ATTENTION, config.llm_revision)
+    )
+    lora = config.lora if stage == "finetune" else None
     llm, reference = load_llm(
         config.llm,
         revision=config.llm_revision,
@@ -57,13 +71,17 @@ def build_stage_model(
         device=device,
         quantize=config.quantize,
         attention=CPU_ATTENTION if own_layers else config.attention,
+        train=True,
+        lora=lora,
     )
     if own_layers:
         make_lean(llm)
-    tokenizer = load_tokenizer(config.llm, config.llm_revision)
-    template = restricted_template(
-        tokenizer, config.data.images, config.data.context, config.prompt_changes(stage)
-    )
+    if config.gradient_checkpointing and not llm.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"{type(llm).__name__} cannot compute its activations twice",
+            where="gradient_checkpointing",
+            remedy="Set gradient_checkpointing=false",
+        )
     model = ReportModel.build(
         encoder,
         llm,
@@ -72,7 +90,7 @@ def build_stage_model(
         name=config.name or config.output.name,
         adapter=config.adapter,
         template=template,
-        lora=config.lora if stage == "finetune" else None,
+        lora=lora,
         encoder_revision=config.encoder_revision,
         seed=config.seed,
     )
@@ -87,6 +105,20 @@ def build_stage_model(
         start_from(model, start)
     model.adapter.to(device)
     return model
+
+
+def stage_prompt(config: ReportTrainingConfig, stage: str) -> tuple[PromptTemplate, Any]:
+    """The rendered prompt of a stage, and the tokenizer of its LLM.
+
+    Raises:
+        WeightsError: the tokenizer cannot be loaded.
+        ModelError: it changes text, or its chat template cannot be used.
+    """
+    tokenizer = load_tokenizer(config.llm, config.llm_revision)
+    template = restricted_template(
+        tokenizer, config.data.images, config.data.context, config.prompt_changes(stage)
+    )
+    return template, tokenizer
 
 
 def start_from(model: ReportModel, folder: Path) -> None:
@@ -113,24 +145,30 @@ def start_from(model: ReportModel, folder: Path) -> None:
                 remedy=f"Start from a model with the same {what}, or align a new adapter",
                 kind="other_start",
             )
-    model.adapter.load_state_dict(read_tensors(folder / ADAPTER_FILE))
+    load_adapter(model.adapter, folder, expected=found.fingerprints.get("adapter"))
     if found.llm_weights == "lora":
-        set_peft_model_state_dict(model.llm, read_tensors(folder / "lora" / LORA_FILE))
+        file = folder / "lora" / LORA_FILE
+        tensors = read_tensors(file)
+        require_fingerprint(tensors, found.fingerprints.get("lora"), where=file)
+        put_lora(model.llm, tensors, where=file)
 
 
 def _trained_part(folder: Path, config: ReportModelConfig) -> str:
     """What of a saved model's LLM is trained, in words to compare."""
     if config.llm_weights != "lora":
         return "all its weights"
-    values = LoraConfig.from_pretrained(str(folder / "lora"))
-    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
+    return _lora_in_words(read_lora_config(folder / "lora"))
 
 
 def _lora_of(model: ReportModel) -> str:
     if not isinstance(model.llm, PeftModel):
         return "no LoRA"
-    values: Any = model.llm.peft_config["default"]
-    return f"LoRA of rank {values.r} and alpha {values.lora_alpha}"
+    return _lora_in_words(model.llm.peft_config["default"])
+
+
+def _lora_in_words(values: Any) -> str:
+    layers = ", ".join(sorted(values.target_modules))
+    return f"LoRA of rank {values.r} and alpha {values.lora_alpha} on {layers}"
 
 
 def train_mode(model: nn.Module, stage: str) -> None:

@@ -6,9 +6,21 @@ from its own ``config.yaml``, which holds every value.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from llava_rad.config import to_dict
+from llava_rad.config import (
+    Count,
+    Momentum,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Workers,
+    check_ranges,
+    to_dict,
+)
+from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 
@@ -53,16 +65,11 @@ class SourceConfig:
     """
 
     path: Path
-    weight: float = 1.0
+    weight: Annotated[float, Range(above=0, high=1000)] = 1.0
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            self.weight > 0,
-            f"weight {self.weight}",
-            where="weight",
-            remedy="Use more than 0, or leave the source out",
-        )
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -81,18 +88,15 @@ class DropoutConfig:
         prior_frontal: the image of the earlier study.
     """
 
-    indication: float = 0.0
-    technique: float = 0.0
-    comparison: float = 0.0
-    prior_report: float = 0.0
-    current_lateral: float = 0.0
-    prior_frontal: float = 0.0
+    indication: Share = 0.0
+    technique: Share = 0.0
+    comparison: Share = 0.0
+    prior_report: Share = 0.0
+    current_lateral: Share = 0.0
+    prior_frontal: Share = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in to_dict(self).items():
-            _require(
-                0 <= value <= 1, f"probability {value}", where=name, remedy="Use a value in 0..1"
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,12 @@ class DataConfig:
 
     Attributes:
         sources: one manifest or several.
-        section: the text that is learnt.
+        section: the text that is learnt; ``findings_and_impression`` is both, one after the other.
         fallback: what stands in for a study without that section; ``null`` leaves it out.
+        use_joint_sections: learn texts that are findings and impression in one as findings.
+        drop_prior_comparisons: leave sentences out that compare with an earlier image, which a
+            model without it could only invent.
+        leave_out_addenda: leave studies out whose report was added to after it was signed.
         images: roles of the images that the prompt has a line for.
         context: texts that the prompt has a line for.
         dropout: of these optional parts.
@@ -121,19 +129,23 @@ class DataConfig:
     """
 
     sources: list[SourceConfig] = field(default_factory=list)
-    section: Literal["findings", "impression"] = "findings"
-    fallback: Literal["impression", "paragraph"] | None = None
+    section: Section = "findings"
+    fallback: Fallback | None = None
+    use_joint_sections: bool = False
+    drop_prior_comparisons: bool = False
+    leave_out_addenda: bool = False
     images: list[Role] = field(default_factory=lambda: ["current_frontal"])
     context: list[ContextField] = field(default_factory=lambda: ["indication"])
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
-    max_length: int = 2048
+    max_length: Count = 2048
     cache_features: bool = True
     cache_folder: Path | None = None
     augment: bool = False
-    workers: int = 2
+    workers: Workers = 2
     unreadable: Literal["error", "leave_out"] = "error"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _require(
             "current_frontal" in self.images,
             f"roles {self.images}",
@@ -166,26 +178,18 @@ class StageConfig:
             and learns the report and a line's end, with no word besides, as LLaVA aligns.
     """
 
-    epochs: float = 1.0
-    lr: float = 1e-3
-    batch_size: int = 256
-    micro_batch: int = 16
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
+    epochs: Positive = 1.0
+    lr: Positive = 1e-3
+    batch_size: Count = 256
+    micro_batch: Count = 16
+    warmup: Annotated[float, Range(0, below=1)] = 0.03
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    clip: Positive = 1.0
     prompt: Literal["plain"] | None = None
 
     def __post_init__(self) -> None:
-        for name, ok, remedy in (
-            ("epochs", self.epochs > 0, "Use more than 0, or leave the stage out with stage="),
-            ("lr", self.lr > 0, "Use more than 0"),
-            ("batch_size", self.batch_size >= 1, "Use 1 or more"),
-            ("micro_batch", self.micro_batch >= 1, "Use 1 or more"),
-            ("warmup", 0 <= self.warmup < 1, "Use 0 up to below 1"),
-            ("clip", self.clip > 0, "Use more than 0"),
-        ):
-            _require(ok, f"cannot be {getattr(self, name)}", where=name, remedy=remedy)
+        check_ranges(self)
 
     def accumulate(self, processes: int) -> int:
         """Forward passes of each process in one optimiser step.
@@ -272,26 +276,20 @@ class ReportTrainingConfig:
     finetune: StageConfig = field(default_factory=_finetune)
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
-    seed: int = 0
-    processes: int | None = None
+    seed: Seed = 0
+    processes: Count | None = None
     sharding: Sharding | None = None
     resume: Literal["auto", "never"] = "auto"
-    checkpoint_steps: int = 500
-    keep_checkpoints: int = 2
-    validation_steps: int | None = None
-    sample_steps: int | None = None
-    sample_count: int = 4
-    log_steps: int = 10
+    checkpoint_steps: Count = 500
+    keep_checkpoints: Count = 2
+    validation_steps: Count | None = None
+    sample_steps: Count | None = None
+    sample_count: Count = 4
+    log_steps: Count = 10
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_steps", "keep_checkpoints", "log_steps", "sample_count"):
-            _require(
-                getattr(self, name) >= 1,
-                f"cannot be {getattr(self, name)}",
-                where=name,
-                remedy="Use 1 or more",
-            )
+        check_ranges(self)
         _require(
             not (self.quantize and self.lora is None and self.stage != "align"),
             "a quantised LLM cannot be trained whole",

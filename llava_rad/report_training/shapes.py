@@ -3,7 +3,6 @@
 Those that ``configs/report`` names are written down here, so that a plan needs no connection.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.registry import ENCODERS
 from llava_rad.errors import WeightsError
 from llava_rad.model.llm import llm_config
+from llava_rad.readers import read_json
 
 # Encoders whose repositories hold no configuration that a plan could read: what they are in timm.
 _TIMM: dict[str, tuple[str, dict[str, int]]] = {
@@ -103,7 +103,7 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
         return _transformers_shape(Dinov2Config(image_size=size), size)
     source = ENCODERS[name].hub_id if name in ENCODERS else name
     find = _finder(source, revision)
-    values = json.loads(find("config.json").read_text(encoding="utf-8"))
+    values = read_json(find("config.json"), error=WeightsError, expect=dict)
     values = values.get("vision_config", values)
     try:
         preprocessing = Preprocessing.read(find("preprocessor_config.json").parent)

@@ -72,7 +72,14 @@ def load_studies(config: DataConfig) -> RunStudies:
             of_split = [study for study in manifest if study.split == name]
             if not of_split:
                 continue
-            chosen = select_targets(of_split, section=config.section, fallback=config.fallback)
+            chosen = select_targets(
+                of_split,
+                section=config.section,
+                fallback=config.fallback,
+                use_joint_sections=config.use_joint_sections,
+                drop_prior_comparisons=config.drop_prior_comparisons,
+                leave_out_addenda=config.leave_out_addenda,
+            )
             split.studies += chosen.studies
             split.texts += chosen.texts
             split.weights += [source.weight] * len(chosen.studies)

@@ -3,15 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from llava_rad.errors import ConfigError
+from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
+from llava_rad.data.deidentification import has_marks
+from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
+from llava_rad.model.tokenizer import decode
 from llava_rad.names import escape_name, plain_text
 from llava_rad.reports.draws import StudyDraws, draw_seed
 
@@ -32,25 +35,15 @@ class GenerationSettings:
         seed: of the draws; each study has its own, made from this and its id.
     """
 
-    max_new_tokens: int = 256
-    num_beams: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
+    max_new_tokens: Count = 256
+    num_beams: Count = 1
+    temperature: NonNegative = 0.0
+    top_p: Annotated[float, Range(above=0, high=1)] = 1.0
+    repetition_penalty: Positive = 1.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, ok, say in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 up to 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-        ):
-            if not ok:
-                raise ConfigError(
-                    f"cannot be {getattr(self, name)}", where=name, remedy=f"Use {say}"
-                )
+        check_ranges(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -85,6 +78,11 @@ class Report:
     warnings: tuple[str, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
 
+    @property
+    def empty(self) -> bool:
+        """The model wrote no text at all."""
+        return not self.findings
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; paths are written as :mod:`llava_rad.names` says."""
         values = asdict(self)
@@ -117,7 +115,7 @@ def generate_reports(
             the seed and its key alone. None gives all of them the same.
 
     Raises:
-        ModelError: a request cannot be put to this model.
+        ModelError: a request cannot be put to this model, or its logits are not finite.
     """
     if not requests:
         return []
@@ -130,7 +128,7 @@ def generate_reports(
     embeds = model.embed(batch["input_ids"].to(model.device), patches.to(model.device))
 
     llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
-    ends = sorted({processor.end_id, processor.tokenizer.eos_token_id} - {None})
+    ends = sorted(model.end_ids)
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,
         "num_beams": settings.num_beams,
@@ -142,41 +140,69 @@ def generate_reports(
         "use_cache": True,
     }
     stops = list(processor.template.stop_texts)
-    if stops:
-        options |= {"stop_strings": stops, "tokenizer": processor.tokenizer}
+    texts = {"stop_strings": stops} if stops else {}
 
-    prompt = {
+    prompt: dict[str, Any] = {
         "inputs_embeds": embeds,
         "attention_mask": batch["attention_mask"].to(model.device),
     }
+    if stops:
+        prompt["tokenizer"] = processor.tokenizer
     if settings.temperature > 0 and settings.num_beams > 1:
-        rows = _sampled_beams(llm, prompt, options, settings, keys)
+        rows = _sampled_beams(llm, prompt, options | texts, settings, keys)
     else:
+        steps: list[LogitsProcessor] = [_RequireFinite()]
         if settings.temperature > 0:
-            draws = StudyDraws(keys, settings.seed, settings.temperature, settings.top_p)
-            options["logits_processor"] = LogitsProcessorList([draws])
-        rows = llm.generate(**prompt, **options)
+            steps.append(StudyDraws(keys, settings.seed, settings.temperature, settings.top_p))
+        rows = llm.generate(
+            **prompt,
+            generation_config=GenerationConfig(**options, **texts),
+            logits_processor=LogitsProcessorList(steps),
+        )
     return [_report(model, row.tolist(), ends, settings) for row in rows]
+
+
+class _RequireFinite(LogitsProcessor):
+    """Stops before a token is chosen from numbers that say nothing."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` [rows, vocabulary] as they are.
+
+        Raises:
+            ModelError: one of them is not finite.
+        """
+        if not torch.isfinite(scores).all():
+            raise ModelError(
+                "the model's logits are not finite: its text would mean nothing",
+                remedy="Load it in float32 or bfloat16, and check the base LLM's files",
+                kind="not_finite",
+            )
+        return scores
 
 
 def _sampled_beams(
     llm: Any,
-    prompt: dict[str, Tensor],
+    prompt: dict[str, Any],
     options: dict[str, Any],
     settings: GenerationSettings,
     keys: Sequence[str],
 ) -> list[Tensor]:
     """Beams that are drawn share the library's generator, so each study goes alone with its own."""
     drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-    device = prompt["inputs_embeds"].device
+    tensors = {name: value for name, value in prompt.items() if isinstance(value, Tensor)}
+    device = tensors["inputs_embeds"].device
     rows: list[Tensor] = []
     for row, key in enumerate(keys):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(draw_seed(settings.seed, key))
             # Without the padding, which other rows made necessary.
-            first = int(prompt["attention_mask"][row].argmax())
-            own = {name: value[row : row + 1, first:] for name, value in prompt.items()}
-            rows += llm.generate(**own, **options | drawn | {"do_sample": True})
+            first = int(tensors["attention_mask"][row].argmax())
+            own = {name: value[row : row + 1, first:] for name, value in tensors.items()}
+            rows += llm.generate(
+                **prompt | own,
+                generation_config=GenerationConfig(**options | drawn | {"do_sample": True}),
+                logits_processor=LogitsProcessorList([_RequireFinite()]),
+            )
     return rows
 
 
@@ -185,16 +211,35 @@ def _report(
 ) -> Report:
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     used = len(ids) if end is None else end
-    raw = model.processor.tokenizer.decode(ids[:used], skip_special_tokens=True)
+    raw = decode(model.processor.tokenizer, ids[:used])
     stopped = end is not None or any(s in raw for s in model.processor.template.stop_texts)
-    text = model.processor.decode(ids)
+    text = model.processor.decode(ids, ends)
     return Report(
         findings=text,
         model=model.config.name,
         tokens=used,
         truncated=not stopped and used >= settings.max_new_tokens,
         repetitive=is_repetitive(text),
+        warnings=text_warnings(text),
     )
+
+
+# What is written in angle or square brackets or bars by tokenizers and never by radiologists.
+_TOKEN = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|pad|unk|bos|eos|image|img)>|\[/?INST\]|\ufffd")
+
+
+def text_warnings(text: str) -> tuple[str, ...]:
+    """What does not belong into a report: marks of de-identification, special tokens."""
+    found = []
+    if has_marks(text):
+        found.append(
+            "deidentification_mark: the text holds a mark such as '___' where training texts had "
+            "words removed"
+        )
+    token = _TOKEN.search(text)
+    if token:
+        found.append(f"foreign_token: the text holds {token[0]!r}, which is no word")
+    return tuple(found)
 
 
 def is_repetitive(text: str, *, times: int = 4) -> bool:

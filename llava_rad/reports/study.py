@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from llava_rad.data import Study
-from llava_rad.errors import ImageError, LlavaRadError
+from llava_rad.errors import ImageError, LlavaRadError, ModelError
 from llava_rad.images import Radiograph, load_radiograph
 from llava_rad.model import ReportModel
 from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
@@ -90,18 +90,48 @@ def report_studies(
             for study, result in zip(batch, results, strict=True)
             if isinstance(result, StudyRequest)
         ]
-        reports = iter(generate_reports(model, [r.request for r in ready], settings, keys=keys))
+        reports = iter(_generate(model, ready, settings, keys))
         for study, result in zip(batch, results, strict=True):
             if isinstance(result, Failure):
                 yield result
                 continue
+            report = next(reports)
+            if isinstance(report, ModelError):
+                yield Failure(study.study_id, report)
+                continue
             yield replace(
-                next(reports),
+                report,
                 study_id=study.study_id,
                 images=tuple(image.path for image in result.images),
                 roles=tuple(image.role for image in result.request.images),
-                warnings=result.warnings,
+                warnings=(*result.warnings, *report.warnings),
             )
+
+
+def _generate(
+    model: ReportModel,
+    ready: Sequence[StudyRequest],
+    settings: GenerationSettings | None,
+    keys: Sequence[str],
+) -> list[Report | ModelError]:
+    """A report each; what goes wrong with one of several is not the others' fault."""
+    try:
+        return [*generate_reports(model, [r.request for r in ready], settings, keys=keys)]
+    except ModelError as error:
+        if len(ready) == 1:
+            return [error]
+        pairs = zip(ready, keys, strict=True)
+        return [found for one, key in pairs for found in _generate(model, [one], settings, [key])]
+
+
+def empty_report(study_id: str | None) -> ModelError:
+    """What is said of a study whose report has no text."""
+    return ModelError(
+        "the model wrote an empty report",
+        where=study_id,
+        remedy="Check the picture and the model's training; the study keeps its empty report",
+        kind="empty_report",
+    )
 
 
 def with_indication(studies: Sequence[Study], indication: str | None) -> list[Study]:

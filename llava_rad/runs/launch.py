@@ -69,7 +69,7 @@ def run_program(
             if not error.told:
                 then = _and_then(config) if error.kind == "disk" else ""
                 _tell(f"error: {str(error).rstrip('.')}{then}." if then else f"error: {error}")
-            code = 1
+            code = error.exit_code
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = disk_error(error) or _of_others(error)
             if reason is None:

@@ -37,12 +37,12 @@ def test_studies(tree: Callable[..., Path]) -> None:
     log = ConversionLog()
     first, second = read(root, log)
     assert (first.patient_id, first.indication) == ("P1", "Chest pain.")
-    assert first.findings == "Reviewed by. Small left pneumothorax."
+    assert first.findings == "Small left pneumothorax."
     assert first.labels == {"Pneumothorax": 1.0, "Chest Tube": 0.0}
     assert second.labels == {"Pneumothorax": 0.0, "Chest Tube": 1.0}
     assert (second.findings, second.impression) == (None, "No change.")
     assert log.left_out == {
-        "no SOPInstanceUID": ["Pneumothorax_reports.csv:34"],
+        "no SOPInstanceUID": ["Pneumothorax_reports.csv:30"],
         "image_of_two_patients": ["1.2.3"],
         "image_missing": ["1.2.4"],
     }

@@ -130,5 +130,5 @@ def test_fields_splits_and_priors(root: Path) -> None:
     assert log.left_out == {
         "image_missing": ["train/patient00003/study1/view1_frontal.jpg"],
         "no_image": ["train/patient00003/study1"],
-        "no deid_patient_id": ["df_chexpert_plus_240401.csv:103"],
+        "no deid_patient_id": ["df_chexpert_plus_240401.csv:87"],
     }

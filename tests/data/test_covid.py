@@ -25,7 +25,7 @@ def test_studies(tree: Callable[..., Path]) -> None:
     images = ("pa", "lat", "old", "two", "hist")
     root = tree(
         {f"images/{name}.jpg": "" for name in images}
-        | {"metadata.csv": HEADER + "\n".join(rows), "lung_masks/old.png": ""}
+        | {"metadata.csv": HEADER + "\n".join(rows) + "\n", "lung_masks/old.png": ""}
     )
     log = ConversionLog()
     studies = {study.study_id: study for study in read(root, log)}

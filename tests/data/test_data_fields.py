@@ -2,9 +2,10 @@
 
 import pytest
 
-from llava_rad.data.fields import frontal_first, parse_age, parse_sex, parse_split, parse_view
+from llava_rad.data.fields import frontal_first, parse_age, parse_sex, parse_split
 from llava_rad.data.study import StudyImage
 from llava_rad.errors import DataError
+from llava_rad.views import view_of
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from llava_rad.errors import DataError
     ],
 )
 def test_view(word: str | None, view: str) -> None:
-    assert parse_view(word) == view
+    assert view_of(word) == view
 
 
 @pytest.mark.parametrize(

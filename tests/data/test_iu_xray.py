@@ -31,7 +31,7 @@ def test_splits_views_and_broken_rows(tree: Callable[..., Path]) -> None:
     root = tree({**files, "annotation.json": json.dumps(annotations)})
     log = ConversionLog()
     first, second, third = read(root, log)
-    assert first.findings == "The are clear. No effusion."
+    assert first.findings == "No effusion."
     assert [image.view for image in first.images] == ["frontal", "lateral"]
     assert first.images[0].path == str(root / "images/CXR1_IM-0001/0.png")
     assert (first.split, third.split) == ("train", "validation")

@@ -122,5 +122,5 @@ def test_the_prompt_of_the_published_checkpoint(shared_parity: Path) -> None:
 def test_a_file_that_is_no_list(tmp_path: Path) -> None:
     path = tmp_path / "chat_train.json"
     path.write_text("{}")
-    with pytest.raises(DataError, match="not a list"):
+    with pytest.raises(DataError, match="expected a list"):
         list(read(path, ConversionLog()))

@@ -173,8 +173,8 @@ GOOD = '{"study_id": "a", "patient_id": "p"}'
         ('{"study_id": "b", "patient_id": "q", "age": "54"}', "", "number"),
         ('{"study_id": "b", "patient_id": "q", "labels": {"Edema": "yes"}}', "", "Edema"),
         ('{"study_id": "b", "patient_id": "q", "findings": ["x"]}', "", "findings"),
-        ('{"study_id": "b", ', "bad_row", "JSON"),
-        ('["b", "q"]', "bad_row", "object"),
+        ('{"study_id": "b", ', "not_json", "JSON"),
+        ('["b", "q"]', "not_an_object", "object"),
     ],
 )
 def test_a_wrong_row_is_named_by_file_and_line(
@@ -233,7 +233,7 @@ def test_split_selects_and_a_missing_split_says_which_are_there(tmp_path: Path) 
         ("m.parquet", "not parquet", "bad_file"),
         ("m.csv", "a,b", "unknown_format"),
         ("m.jsonl", None, "no_manifest"),
-        ("m.jsonl", b"\xff\xfe{}", "bad_row"),
+        ("m.jsonl", b"\xff\xfe{}", "not_utf8"),
     ],
 )
 def test_a_file_that_is_no_manifest(
@@ -262,3 +262,71 @@ def test_a_failed_save_leaves_the_old_manifest(
         save_manifest(studies[:1], path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "word", ["nan", "NaN", "None", "NULL", "N/A", "NA", "<NA>", "#N/A", "-", "."]
+)
+@pytest.mark.parametrize("ending", FORMATS)
+def test_words_for_missing_are_missing(tmp_path: Path, ending: str, word: str) -> None:
+    row = {"study_id": "a", "patient_id": "p", "findings": word, "indication": word, "age": None}
+    path = tmp_path / f"m.{ending}"
+    if ending == "jsonl":
+        path.write_text(json.dumps({**row, "labels": {"Edema": word}, "age": float("nan")}))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist([{**row, "age": float("nan")}]), path)
+    (study,) = load_manifest(path)
+    assert study.findings is study.indication is study.age is None
+    assert study.labels in ({"Edema": None}, {})
+    path = tmp_path / "n.jsonl"
+    path.write_text(json.dumps({"study_id": "a", "patient_id": word}))
+    with pytest.raises(DataError, match=r"n\.jsonl:1: 'patient_id' is missing"):
+        load_manifest(path)
+
+
+def test_real_words_stay(tmp_path: Path) -> None:
+    row = {
+        "study_id": "a",
+        "patient_id": "p",
+        "comparison": "None",
+        "findings": "None of the lines.",
+    }
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    (study,) = load_manifest(tmp_path / "m.jsonl")
+    assert (study.comparison, study.findings) == ("None", "None of the lines.")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ('"images": [{"path": 5}]', "path is 5"),
+        ('"images": [{"path": ["a"]}]', "path is"),
+        ('"images": [{"path": "x", "lung_mask": 5}]', "lung_mask is 5"),
+        ('"images": [{"path": "a\\u0000b"}]', "path is"),
+        ('"images": {"path": "x"}', "images is"),
+        ('"images": [null]', "an image is None"),
+        ('"prior": 5', "a prior is 5"),
+        ('"prior": {"study_id": 5}', "prior's study_id is 5"),
+        ('"labels": {"Edema": 1e999}', "too large"),
+        ('"labels": {"Edema": Infinity}', "Infinity is no number"),
+        ('"age": ' + "9" * 400, "age is"),
+        ('"age": ' + "9" * 5000, "too many digits"),
+        ('"extra": {"a": 5}', "extra 'a' is 5"),
+        ('"language": 5', "language is 5"),
+        ('"findings": "\\ud800"', "half a character"),
+        ('"findings": "x", "findings": "y"', "given twice"),
+        ('"extra": ' + '{"a":' * 50_000, "nested too deep"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named_by_file_and_line(
+    tmp_path: Path, more: str, says: str
+) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(f'{GOOD}\n{{"study_id": "b", "patient_id": "q", {more}}}\n')
+    with pytest.raises(DataError, match=says) as caught:
+        load_manifest(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert len(str(caught.value)) < 700

@@ -14,7 +14,7 @@ METADATA = (
     "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,"
     "Rows,Columns,StudyDate,StudyTime\n"
 )
-REPORT = " FINAL REPORT\n INDICATION:  ___F with cough\n\n FINDINGS:  Clear on ___.\n"
+REPORT = " FINAL REPORT\n INDICATION:  ___F with cough\n\n FINDINGS:  Clear. Told to ___.\n"
 
 # subject, study, dicom, view, date, time, split
 IMAGES = [
@@ -74,8 +74,8 @@ def test_studies(tree: Callable[..., Path], files: dict) -> None:
     ]
     assert study.images[0].path == str(root / study_path("10000001", "50000002") / "bbb.jpg")
     assert (study.patient_id, study.split, study.source) == ("p10000001", "train", "mimic-cxr")
-    assert (study.findings, study.indication) == ("Clear on.", "F with cough")
-    assert study.extra["findings_original"] == "Clear on ___."
+    assert (study.findings, study.indication) == ("Clear.", "F with cough")
+    assert study.extra["findings_original"] == "Clear. Told to ___."
     assert study.labels["Atelectasis"] == 1 and study.labels["Cardiomegaly"] == -1
     assert study.labels["Consolidation"] == 0 and study.labels["Edema"] is None
     assert studies["s50000005"].split == "validation"
@@ -96,13 +96,13 @@ def test_the_prior_is_chosen_by_date(tree: Callable[..., Path], files: dict) -> 
     assert prior["s50000004"] is None
     assert log.noted["no_prior_date_missing"] == ["s50000004"]
     first = studies["s50000001"].prior
-    assert first is not None and first.findings == "Clear on."
+    assert first is not None and first.findings == "Clear."
     assert [image.view for image in first.images] == ["frontal", "lateral"]
 
 
 def test_marks_may_be_kept(tree: Callable[..., Path], files: dict) -> None:
     studies = by_id(list(read(tree(files), ConversionLog(), keep_marks=True)))
-    assert studies["s50000002"].findings == "Clear on ___."
+    assert studies["s50000002"].findings == "Clear. Told to ___."
     assert studies["s50000002"].indication == "___F with cough"
 
 

@@ -27,7 +27,7 @@ XML = """<?xml version="1.0" encoding="utf-8"?>
 """
 
 FILES = {
-    "ecgen-radiology/1.xml": XML.format(uid=1, findings="The XXXX are clear and expanded."),
+    "ecgen-radiology/1.xml": XML.format(uid=1, findings="Lungs are clear and XXXX expanded."),
     "ecgen-radiology/2.xml": XML.format(uid=2, findings=""),
     "ecgen-radiology/10.xml": XML.format(uid=10, findings="XXXX tube XXXX XXXX.").replace(
         "CXR10_1_", "CXR10_10_"
@@ -93,7 +93,7 @@ def test_a_tree_with_images(tree: Callable[..., Path]) -> None:
         ("CXR1_1_IM-0001-4001.png", "frontal"),
         ("CXR1_1_IM-0001-3001.png", "lateral"),
     ]
-    assert first.findings == "The are clear and expanded."
+    assert first.findings == "Lungs are clear and expanded."
     assert first.impression == "Normal chest x-ray. No change."
     assert first.indication == "Year-old with cough"
     assert first.extra["mesh"] == "Cardiomegaly/mild;Spine"
@@ -127,7 +127,7 @@ def test_archive_and_folder_give_the_same(tree: Callable[..., Path], tmp_path: P
         return {study.study_id: study for study in read(place, ConversionLog(), keep_marks=True)}
 
     assert texts(path) == texts(root)
-    assert texts(path)["CXR1"].findings == "The XXXX are clear and expanded."
+    assert texts(path)["CXR1"].findings == "Lungs are clear and XXXX expanded."
 
 
 def test_a_broken_archive(tmp_path: Path) -> None:

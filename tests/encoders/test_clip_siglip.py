@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -186,3 +188,22 @@ def test_a_tower_without_pooling_head_gives_the_mean(preprocessing, pixels, rand
     config = SiglipVisionConfig(**SQUARE, vision_use_head=False)
     output = SiglipEncoder(randomise(SiglipVisionModel(config)), preprocessing).encode(pixels)
     assert torch.equal(output.cls, output.patches.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_attention_heads", -2),
+        ("num_attention_heads", 3),
+        ("num_hidden_layers", 10**9),
+        ("patch_size", 0),
+        ("hidden_size", -32),
+    ],
+)
+def test_sizes_that_no_tower_has_are_refused_before_anything_is_made(tmp_path, key, value):
+    CLIPVisionModel(CLIPVisionConfig(**SQUARE)).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(WeightsError, match=f"{key}|attention heads") as caught:
+        load_encoder(tmp_path)
+    assert caught.value.kind == "bad_config"

@@ -401,3 +401,29 @@ def test_equalising_spreads_the_grays_by_their_ranks(tmp_path):
     ours.write(tmp_path)
     assert Preprocessing.read(tmp_path) == ours
     assert ours.to_dict()["equalize"] is True
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("auto_map", ["image_processing.P"]),
+            ("rescale_factor", "1/255"),
+            ("rescale_factor", 10**400),
+            ("size", {"shortest_edge": "518"}),
+            ("size", {"shortest_edge": True}),
+            ("crop_size", {"height": 518.0, "width": 518.0}),
+            ("crop_size", {"height": 0, "width": 0}),
+            ("crop_size", 10**9),
+            ("max_num_patches", -4),
+            ("resample", "bicubic"),
+            ("image_mean", "123"),
+            ("image_mean", [0.5, "a", 0.5]),
+            ("image_mean", {"a": 1}),
+            ("image_std", [0.2, 0.2]),
+            ("image_std", [0.2, float("inf"), 0.2]),
+            ("image_std", True),
+        ],
+    )
+    def test_a_value_of_another_type_or_size(self, key, value):
+        with pytest.raises(ConfigError) as caught:
+            Preprocessing.from_dict({**RAD_DINO_PUBLISHED, key: value})
+        assert caught.value.remedy

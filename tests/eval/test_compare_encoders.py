@@ -101,7 +101,7 @@ def test_what_is_done_is_not_done_again(compared, folder, monkeypatch):
 )
 def test_a_wrong_configuration_is_one_line(folder, override, message):
     result = run("compare_encoders", folder / "compare.yaml", override)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 

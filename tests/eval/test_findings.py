@@ -85,7 +85,7 @@ def test_nothing_computed_is_an_error(predictions, tmp_path, run):
     ("content", "says"),
     [
         ("", "no lines"),
-        ("not json", "line 1"),
+        ("not json", "jsonl:1:"),
         ('{"id": "1", "prediction": "a"}', "'reference' is missing"),
         ('{"id": "1", "prediction": "a", "reference": ["a", "b"]}', "a list"),
         ('{"id": "1", "prediction": "a", "reference": "a"}\n' * 2, "more than once"),
@@ -113,6 +113,9 @@ def test_one_line_is_enough(tmp_path, run):
 def test_wrong_usage(predictions, tmp_path, run):
     assert run(predictions).exit_code == 2
     assert run(predictions, "-o", tmp_path, "--no-such-option").exit_code == 2
+    nonsense = run(predictions, "-o", tmp_path / "out", "--section", "nonsense")
+    assert nonsense.exit_code == 2 and "nonsense" in nonsense.stderr
+    assert not (tmp_path / "out").exists()
     unknown = run(predictions, "-o", tmp_path / "out", "--metrics", "blue")
     assert unknown.exit_code == 1 and "bleu_coco" in unknown.stderr
 

@@ -94,6 +94,25 @@ def test_texts_that_follow_the_image_are_told(seeing_model, control, manifest, t
     assert str(tmp_path) not in card
 
 
+def test_empty_reports_are_kept_scored_as_empty_and_not_written_again(
+    seeing_model, manifest, tmp_path, monkeypatch
+):
+    from llava_rad.evaluation import split_reports
+
+    split = split_reports.open_split(str(seeing_model), manifest, tmp_path / "out")
+    processor = split.model.processor
+    decode = processor.decode
+    monkeypatch.setattr(processor, "decode", lambda ids, ends: "")
+    written = split.write("reports.jsonl")
+    assert written.empty == 11 == len(written.texts) and not written.failures
+    assert "11 of 11 reports are empty, and scored as such" in split.notes(written)
+    assert split.facts(written)["empty"] == 11
+    split.write_predictions(tmp_path / "out/predictions.jsonl", written)
+    assert {row["prediction"] for row in lines(tmp_path / "out/predictions.jsonl")} == {""}
+    monkeypatch.setattr(processor, "decode", decode)
+    assert split.write("reports.jsonl").texts == written.texts
+
+
 def test_a_run_that_was_cut_off_goes_on(seeing_model, control, tmp_path):
     out = tmp_path / "out"
     assert control(seeing_model, out).exit_code == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_nothing_can_be_read(run, studies, manifest, tmp_path):
         (["--split", "tests"], 2, "--split"),
         (["--metrics", "blue"], 1, "bleu_coco"),
         (["--batch-size", "0"], 2, "--batch-size"),
-        (["-o", "FILE"], 1, "cannot write"),
+        (["-o", "FILE"], 1, "cannot be written to"),
     ],
 )
 def test_wrong_use_ends_in_one_clear_line(run, tmp_path, change, code, says):
@@ -218,3 +219,33 @@ def test_stopped_while_it_writes_it_ends_with_the_same_files(
         done = run_program("run", *options)
         assert done.exit_code == 0, done.stderr
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_the_section_that_the_model_was_trained_to_write(
+    run_program, seeing_model, studies, tmp_path
+):
+    """It is what the reports are compared with, or the difference is said."""
+    folder = tmp_path / "model"
+    shutil.copytree(seeing_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["training"] = {"settings": {"data": {"section": "impression"}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    manifest = tmp_path / "m.jsonl"
+    written = [replace(s, impression=f"In short: {s.findings}") for s in studies]
+    save_manifest(written, manifest)
+
+    done = run_program("run", *arguments(folder, manifest, tmp_path / "own"))
+    assert done.exit_code == 0 and "was trained to write" not in done.stderr
+    rows = lines(tmp_path / "own" / "predictions.jsonl")
+    assert {row["section"] for row in rows} == {"impression"}
+    assert all(row["reference"].startswith("In short: ") for row in rows)
+    metrics = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert metrics["predictions"]["section"] == "impression"
+
+    out = tmp_path / "other"
+    done = run_program("run", *arguments(folder, manifest, out), "--section", "findings")
+    said = "the model was trained to write impression, and is compared with findings"
+    assert done.exit_code == 0 and said in done.stderr
+    facts = json.loads((out / "metrics.json").read_text())["generation"]
+    assert (facts["section"], facts["model_section"]) == ("findings", "impression")
+    assert run_program("run", "--section", "nonsense").exit_code == 2

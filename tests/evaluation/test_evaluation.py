@@ -227,3 +227,23 @@ def test_both_policies_for_uncertain_mentions_are_shown_side_by_side(tmp_path):
 def test_blank_references_are_an_error(tmp_path):
     with pytest.raises(MetricError, match="all references are blank"):
         evaluate(tmp_path, ["no effusion"] * 2, ["", " \n"])
+
+
+def test_a_section_that_is_none_is_refused(tmp_path):
+    with pytest.raises(MetricError, match=r"no section 'nonsense'.*findings, impression"):
+        evaluate(tmp_path, [NORMAL] * 2, [NORMAL] * 2, ["rouge"], section="nonsense")
+
+
+def test_the_files_own_section_counts_and_another_is_said(tmp_path):
+    said = {"more": lambda i: {"section": "impression"}}
+    found = evaluate(tmp_path, [NORMAL] * 2, [NORMAL] * 2, ["rouge"], **said)
+    assert found.section == "impression" and not any("section" in w for w in found.warnings)
+    found = evaluate(tmp_path, [NORMAL] * 2, [NORMAL] * 2, ["rouge"], section="findings", **said)
+    assert "the file says that its references are impression, not findings" in found.warnings
+
+
+@pytest.mark.parametrize("mark", ["___", "XXXX", "<###>", "[**Name**]"])
+def test_marks_in_generated_texts_are_counted(tmp_path, mark):
+    texts = [f"Seen by {mark}.", NORMAL, NORMAL]
+    found = evaluate(tmp_path, texts, [NORMAL] * 3, ["rouge"])
+    assert any("1 of 3 predictions hold de-identification marks" in w for w in found.warnings)

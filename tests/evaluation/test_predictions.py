@@ -42,9 +42,9 @@ def test_all_fields(tmp_path):
     [
         ([], "empty_file", "no lines"),
         (["", "  "], "empty_file", "no lines"),
-        (["{"], "not_json", "line 1"),
-        ([ROW, "nonsense"], "not_json", "line 2"),
-        (["[" * 100_000], "not_json", "line 1"),
+        (["{"], "not_json", "jsonl:1:"),
+        ([ROW, "nonsense"], "not_json", "jsonl:2:"),
+        (["[" * 100_000], "not_json", "jsonl:1:"),
         (["[1]"], "not_an_object", "list"),
         ([{"id": "1", "prediction": "a"}], "missing_field", "'reference'"),
         ([{"id": "1", "reference": "a"}], "missing_field", "'prediction'"),
@@ -133,3 +133,49 @@ def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path):
         except DataError:
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+def test_labels_of_other_capitals_are_the_same_and_said_so(tmp_path):
+    rows = [{**ROW, "labels": {"pleural effusion": 1, "EDEMA": None, "Mass": 0}}]
+    found = read_predictions(write(tmp_path, *rows))
+    assert found.rows[0].labels == {"Pleural Effusion": 1.0, "Mass": 0.0}
+    assert found.notes == (
+        "labels that differ only in capitals are one: 'pleural effusion' as 'Pleural Effusion'",
+    )
+    with pytest.raises(DataError, match="same label"):
+        read_predictions(write(tmp_path, {**ROW, "labels": {"Edema": 1, "edema": 0}}))
+
+
+def test_half_characters_are_counted(tmp_path):
+    found = read_predictions(write(tmp_path, {**ROW, "prediction": "half \ud83d"}))
+    assert found.predictions == ["half ?"]
+    assert found.notes == ("half characters in 1 texts were read as question marks",)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            '{"id": "1", "prediction": "a", "reference": "b", "labels": {"Edema": 1e999}}',
+            "too large",
+        ),
+        ('{"id": "1", "prediction": "a", "reference": "b", "labels": {"Edema": NaN}}', "no number"),
+        ('{"id": ' + "9" * 5000 + "}", "too many digits"),
+        ('{"id": "1", "prediction": "a", "prediction": "b", "reference": "c"}', "given twice"),
+        ('{"id": "1", "prediction": "a", "reference": "b", "image": "a\\u0000"}', "a path"),
+        ('{"id": "1", "prediction": "a", "reference": "b", "patient_id": ["x"]}', "a list"),
+        ('{"a":' * 60_000, "nested too deep"),
+    ],
+)
+def test_harmful_lines_are_refused(tmp_path, line, says):
+    with pytest.raises(DataError, match=says):
+        read_predictions(write(tmp_path, line))
+
+
+def test_patients_without_a_name_are_none(tmp_path):
+    rows = [{**ROW, "id": str(i), "patient_id": word} for i, word in enumerate(["nan", "N/A", "p"])]
+    assert [row.patient for row in read_predictions(write(tmp_path, *rows)).rows] == [
+        None,
+        None,
+        "p",
+    ]

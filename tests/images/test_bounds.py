@@ -139,9 +139,9 @@ def test_a_frame_of_a_deflated_file(make_dicom, phantom, minmax_of):
         assert np.array_equal(load_radiograph(data, frame=number).pixels, minmax_of(frame))
 
 
-def test_damaged_deflated_data_are_broken(make_dicom, phantom):
+def test_damaged_deflated_data_are_named(make_dicom, phantom):
     data = make_dicom(phantom, syntax=DEFLATED)
     start = 144 + int.from_bytes(data[140:144], "little")
     with pytest.raises(ImageError) as error:
         load_radiograph(data[:start] + b"\xff" + data[start + 1 :])
-    assert error.value.kind == "broken_image"
+    assert error.value.kind == "truncated_image"

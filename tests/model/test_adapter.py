@@ -51,5 +51,5 @@ def test_pooling_keeps_the_border_of_an_odd_grid():
 
 @pytest.mark.parametrize("wrong", [{"layers": 0}, {"layers": 5}, {"pool": 0}, {"hidden": 0}])
 def test_refuses_shapes_that_do_not_exist(wrong):
-    with pytest.raises(ConfigError, match="adapter"):
+    with pytest.raises(ConfigError, match=f"AdapterConfig: '{next(iter(wrong))}' must be"):
         AdapterConfig(**wrong)

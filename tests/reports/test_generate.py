@@ -3,9 +3,14 @@ import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture, tiny_llm
 from transformers import LlamaForCausalLM
 
-from llava_rad.errors import ConfigError
+from llava_rad.errors import ConfigError, ModelError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
-from llava_rad.reports.generate import GenerationSettings, generate_reports, is_repetitive
+from llava_rad.reports.generate import (
+    GenerationSettings,
+    generate_reports,
+    is_repetitive,
+    text_warnings,
+)
 
 SHORT = GenerationSettings(max_new_tokens=24)
 
@@ -162,6 +167,52 @@ def test_sampling_follows_its_seed(tokenizer):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Broken(LlamaForCausalLM):
+    """A Llama whose logits are spoilt in one row from a step on."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        self.step += 1
+        if self.step > 3:
+            out.logits[-1, -1, 7] = self.value
+        return out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("way", [{}, {"num_beams": 3}, {"temperature": 1.0}, {"top_p": 0.5}])
+def test_logits_that_are_not_finite_are_an_error(tokenizer, way, value):
+    llm = tiny_llm("llama", len(tokenizer))
+    llm.__class__, llm.step, llm.value = Broken, 0, value
+    model = build(tokenizer, llm=llm)
+    with pytest.raises(ModelError, match="not finite") as caught:
+        generate_reports(model, lengths_5_to_40(2), GenerationSettings(max_new_tokens=9, **way))
+    assert caught.value.kind == "not_finite"
+
+
+def test_one_study_with_such_logits_does_not_stop_the_others(tokenizer, monkeypatch):
+    from llava_rad.data import Study, StudyImage
+    from llava_rad.reports import study as studies
+
+    model = build(tokenizer)
+    given = [Study(str(i), "p", images=(StudyImage("x", "frontal"),)) for i in range(4)]
+    bad = request(9, indication="bad")
+
+    def read(model, study):
+        asked = bad if study.study_id == "2" else request(int(study.study_id))
+        return studies.StudyRequest(asked, study.images, ())
+
+    def generate(model, requests, settings, *, keys):
+        if bad in requests:
+            raise ModelError("not finite", kind="not_finite")
+        return generate_reports(model, requests, settings, keys=keys)
+
+    monkeypatch.setattr(studies, "generate_reports", generate)
+    found = list(studies.report_studies(model, given, SHORT, batch_size=4, read=read))
+    assert [isinstance(f, studies.Failure) for f in found] == [False, False, True, False]
+    alone = [generate_reports(model, [request(i)], SHORT)[0].findings for i in (0, 1, 3)]
+    assert [f.findings for f in found if not isinstance(f, studies.Failure)] == alone
+
+
 def test_no_request_gives_no_report(tokenizer):
     assert generate_reports(build(tokenizer), []) == []
 
@@ -193,3 +244,26 @@ def test_settings_that_cannot_be_are_wrong_usage(wrong):
 )
 def test_tells_loops_from_reports(text, wanted):
     assert is_repetitive(text) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Seen by Dr. ___ today.", ["deidentification_mark"]),
+        ("Normal XXXX.", ["deidentification_mark"]),
+        ("The <unk> lungs <|end|> are clear.", ["foreign_token"]),
+        ("Lungs \ufffd clear.", ["foreign_token"]),
+        ("__ </s>", ["deidentification_mark", "foreign_token"]),
+        ("The lungs are clear. Heart < 50 % of the chest, [sic].", []),
+    ],
+)
+def test_what_does_not_belong_into_a_report_is_said(text, kinds):
+    assert [warning.split(":")[0] for warning in text_warnings(text)] == kinds
+
+
+def test_a_report_with_a_mark_carries_the_warning(tokenizer):
+    line = [*tokenizer("Seen by ___.", add_special_tokens=False)["input_ids"]]
+    model = scripted(tokenizer, [[*line, tokenizer.eos_token_id]])
+    (report,) = generate_reports(model, [request(0)], GenerationSettings(max_new_tokens=30))
+    assert report.findings == "Seen by ___."
+    assert report.warnings[0].startswith("deidentification_mark: ")

@@ -121,6 +121,19 @@ def test_changed_settings_are_refused_and_free_ones_are_not(train):
     assert len(find_checkpoints(folder / "checkpoints")) == 1
 
 
+def test_a_resumed_run_keeps_its_prompt(train, parts):
+    stage = ["stage=align", "align.epochs=0.2"]
+    train("prompted", *stage)
+    file = parts / "llm" / "chat_template.jinja"
+    published = file.read_text()
+    file.write_text(published.replace("<|im_start|>assistant", "<|im_start|>model"))
+    try:
+        said = train("prompted", *stage, fails=True)[1]
+    finally:
+        file.write_text(published)
+    assert re.search(r"error: .*rendered prompt\.align\.\S+ .*model.* now\b", said, re.DOTALL), said
+
+
 def test_cached_and_uncached_runs_learn_the_same(train):
     """Up to the rounding of the cache to bfloat16."""
     stage = ["stage=align", "align.epochs=1"]
@@ -153,7 +166,7 @@ def test_a_missing_image_and_an_infinite_loss_are_one_message_each(train, parts,
         assert "Traceback" not in said
     assert kept
 
-    folder, said = train("diverged", "stage=align", "align.lr=1e30", "align.clip=1e30", fails=True)
+    folder, said = train("diverged", "stage=align", "align.lr=1e18", "align.clip=1e18", fails=True)
     message = r"error: step \d+, studies s\d+.*: the (loss|gradient) is (nan|inf)"
     assert re.search(message, said), said
     (checkpoint,) = find_checkpoints(folder / "checkpoints")

@@ -1,0 +1,136 @@
+"""Tokenizers as their files describe them."""
+
+import json
+
+import pytest
+from helpers.llm_families import FAMILIES, folder_of, write_tokenizer
+from helpers.tiny_models import byte_level_tokenizer, sentencepiece_tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from llava_rad.errors import ModelError, WeightsError
+from llava_rad.model.tokenizer import (
+    adds_bos,
+    control_tokens,
+    decode,
+    prove_tokenizer,
+    read_tokenizer,
+    with_pad_token,
+)
+
+TEXTS = ["No acute disease.", "  two  blanks", "\nNew line", "<s> mark </s>", "T12, 2.5 cm – naïve"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("declared", [None, "LlamaTokenizerFast"])
+def test_every_id_is_that_of_the_tokenizers_own_file(name, declared, tmp_path):
+    family = FAMILIES[name]
+    roles = dict(family.roles)
+    if declared:
+        roles["tokenizer_class"] = declared
+    write_tokenizer(tmp_path, family.kind, list(family.special), **roles)
+    raw = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    found = read_tokenizer(tmp_path)
+    found.save_pretrained(tmp_path / "saved")
+    again = read_tokenizer(tmp_path / "saved")
+    texts = [*TEXTS, *(f"{mark}\nNo acute disease{mark}  so" for mark in family.special)]
+    for text in texts:
+        wanted = raw.encode(text).ids
+        assert found(text)["input_ids"] == wanted
+        assert again(text)["input_ids"] == wanted
+    assert control_tokens(again) == control_tokens(found)
+
+
+def test_text_after_an_image_keeps_its_two_tokens(tmp_path):
+    """As llava-hf's tokenizer: transformers' own class for Llama drops the blank and the break."""
+    special = ["<s>", "</s>", "<image>"]
+    write_tokenizer(
+        tmp_path, "prepend", special, bos="<s>", eos="</s>", tokenizer_class="LlamaTokenizer"
+    )
+    tokenizer = read_tokenizer(tmp_path)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("<image>\nNo")["input_ids"])
+    assert tokens[:3] == ["<image>", "▁", "<0x0A>"]
+
+
+def test_a_sentencepiece_file_alone_is_read(tmp_path):
+    import shutil
+
+    sentencepiece_tokenizer(tmp_path, legacy=False)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tmp_path / "tokenizer.model", alone)
+    facts = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "bos_token": "<s>"}
+    (alone / "tokenizer_config.json").write_text(json.dumps(facts))
+    tokenizer = read_tokenizer(alone)
+    assert adds_bos(tokenizer)
+    prove_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("Phi-3", "<|end|>"),
+        ("Gemma 3", "<end_of_turn>"),
+        ("Llama 3", "<|start_header_id|>"),
+        ("Qwen2.5", "<tool_call>"),
+        ("Qwen3", "</think>"),
+    ],
+)
+def test_marks_that_have_no_role_are_control_tokens_too(name, hidden):
+    tokenizer = read_tokenizer(folder_of(name))
+    assert control_tokens(tokenizer)[hidden] == tokenizer.convert_tokens_to_ids(hidden)
+
+
+def test_blank_added_tokens_steer_nothing():
+    assert "\n\n" not in control_tokens(read_tokenizer(folder_of("Gemma 3")))
+
+
+def test_a_pad_token_is_found_or_its_want_is_an_error(tmp_path):
+    special = ["<|a|>", "<|b|>"]
+    write_tokenizer(tmp_path, "byte-level", special, eos="<|b|>")
+    assert read_tokenizer(tmp_path).pad_token == "<|b|>"
+    write_tokenizer(tmp_path, "byte-level", special)
+    with pytest.raises(ModelError, match=r"neither a pad nor an unknown nor an end token.*eos_to"):
+        read_tokenizer(tmp_path)
+    assert with_pad_token(byte_level_tokenizer()).pad_token == "<|endoftext|>"
+
+
+def test_a_tokenizer_that_changes_text_is_refused(tmp_path):
+    core = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.train_from_iterator(TEXTS, trainers.WordLevelTrainer(special_tokens=["[UNK]"]))
+    core.save(str(tmp_path / "tokenizer.json"))
+    facts = {"unk_token": "[UNK]", "eos_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError, match=r"changes text: 'No acute cardiopulmonary process\.'"):
+        prove_tokenizer(read_tokenizer(tmp_path))
+
+
+def test_blanks_before_punctuation_are_kept(tmp_path):
+    write_tokenizer(tmp_path, "byte-level", ["<e>"], eos="<e>", clean_up_tokenization_spaces=True)
+    tokenizer = read_tokenizer(tmp_path)
+    text = "T 12 . No n't ,"
+    assert decode(tokenizer, tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", '{"eos_token": 7}'),
+    ],
+)
+def test_damaged_files_are_one_error_with_the_folders_name(tmp_path, file, content):
+    write_tokenizer(tmp_path, "byte-level", ["<e>"], eos="<e>")
+    (tmp_path / file).write_text(content)
+    with pytest.raises(WeightsError, match=tmp_path.name) as caught:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_has_no_tokenizer(tmp_path):
+    with pytest.raises(WeightsError, match="tokenizer cannot be loaded"):
+        read_tokenizer(tmp_path)
