@@ -15,6 +15,9 @@ VIEWS: tuple[str, ...] = get_args(View)
 SPLITS: tuple[str, ...] = get_args(Split)
 
 
+_OLDEST = 150  # years; more is a typing error or another unit
+
+
 @dataclass(frozen=True)
 class StudyImage:
     """One image of a study.
@@ -139,7 +142,15 @@ class Study:
                 kind="bad_sex",
             )
         if self.age is not None:
-            object.__setattr__(self, "age", _number(self.age, "age", self.study_id))
+            age = _number(self.age, "age", self.study_id)
+            if not 0 <= age <= _OLDEST:
+                raise DataError(
+                    f"age is {shown(self.age)}",
+                    where=self.study_id,
+                    remedy=f"Give years from 0 to {_OLDEST}, or leave it out",
+                    kind="bad_age",
+                )
+            object.__setattr__(self, "age", age)
         labels = {
             name: None if value is None else _number(value, f"label {name!r}", self.study_id)
             for name, value in self.labels.items()

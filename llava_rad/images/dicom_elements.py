@@ -26,6 +26,7 @@ from llava_rad.images.integrity import not_whole
 from llava_rad.images.limits import MAX_HEADER_BYTES, too_large
 
 _UNDEFINED = 0xFFFFFFFF
+_MOST_ELEMENTS = 2**16  # before the pixel data; real headers have some hundreds
 _STEP = 2**16  # bytes inflated at once
 _DEFLATED_HEADER = 2**20  # bytes of a deflated file in which its header is looked for
 _PIXELS = {
@@ -278,9 +279,17 @@ def _read(
     found: dict[BaseTag, Any] = {}
     value = {"tag": 0, "start": -1, "length": 0}
     stopped = False
+    count = 0
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
-        nonlocal stopped
+        nonlocal stopped, count
+        count += 1
+        if count > _MOST_ELEMENTS:  # zeros, for instance, read as elements without a value
+            raise ImageError(
+                f"more than {_MOST_ELEMENTS} elements stand where the pixel data should be",
+                remedy="Copy or export the file again",
+                kind="broken_image",
+            )
         stopped = until is not None and until(tag)
         if not stopped:
             file.empty = False

@@ -35,6 +35,7 @@ from transformers import (
 
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.encoders.clip import ClipEncoder
+from llava_rad.encoders.hf import load_config
 from llava_rad.encoders.open_clip_vit import load_open_clip
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
@@ -262,7 +263,7 @@ def _llm_config(config: Mapping[str, Any], where: Path) -> PreTrainedConfig:
     config_class, _ = _family(config, where)
     known = set(config_class().to_dict()) | _OLD_FIELDS
     known -= {"model_type"} | {key for key in _OLD_FIELDS if config.get(key) is None}
-    return config_class.from_dict({k: v for k, v in config.items() if k in known})
+    return load_config(config_class, {k: v for k, v in config.items() if k in known}, where)
 
 
 def _family(

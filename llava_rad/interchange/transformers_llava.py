@@ -29,8 +29,9 @@ from transformers import (
 from llava_rad.encoders import ImageEncoder, Preprocessing
 from llava_rad.encoders.clip import ClipEncoder
 from llava_rad.encoders.dinov2 import Dinov2Encoder
+from llava_rad.encoders.hf import load_config
 from llava_rad.encoders.siglip import SiglipEncoder
-from llava_rad.errors import ModelError, WeightsError
+from llava_rad.errors import ModelError, WeightsError, shown
 from llava_rad.interchange.image_boundary import fit_to_published
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
 from llava_rad.interchange.state import module_from_state, read_weights
@@ -75,9 +76,17 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
         ModelError: the model is of a kind that this project's model cannot express.
     """
     maira = config["model_type"] == _MAIRA_2
-    llava: Any = LlavaConfig.from_dict({**config, "model_type": "llava"})
-    _require_plain(llava, folder / "config.json")
-    llm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(llava.text_config)]
+    where = folder / "config.json"
+    llava: Any = load_config(LlavaConfig, {**config, "model_type": "llava"}, where)
+    _require_plain(llava, where)
+    llm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(llava.text_config), None)
+    if llm_class is None:
+        raise ModelError(
+            f"text_config is of a {shown(llava.text_config.model_type)}, which is no LLM",
+            where=where,
+            remedy="Use the files as they were published",
+            kind="unsupported_setting",
+        )
     rules = (
         ("language_model.", "llm", ""),
         ("model.language_model.", "llm", f"{llm_class.base_model_prefix}."),
@@ -230,6 +239,14 @@ def _template(
             before=turns.before,
             image_end=turns.between,
             after=turns.after,
+        )
+    if not 0 <= image_token_id < len(tokenizer):
+        raise ModelError(
+            f"the image's token {shown(image_token_id)} is none of the tokenizer's "
+            f"{len(tokenizer)}",
+            where=folder / "config.json",
+            remedy="Use the files as they were published, all of one and the same model",
+            kind="unsupported_setting",
         )
     image_token = tokenizer.convert_ids_to_tokens(image_token_id)
     fitted = fit_to_published(template, tokenizer, image_token)

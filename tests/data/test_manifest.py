@@ -171,6 +171,8 @@ GOOD = '{"study_id": "a", "patient_id": "p"}'
         ),
         ('{"study_id": "b", "patient_id": "q", "sex": "female"}', "bad_sex", "F"),
         ('{"study_id": "b", "patient_id": "q", "age": "54"}', "", "number"),
+        ('{"study_id": "b", "patient_id": "q", "age": -1}', "bad_age", "from 0 to 150"),
+        ('{"study_id": "b", "patient_id": "q", "age": 1e30}', "bad_age", "from 0 to 150"),
         ('{"study_id": "b", "patient_id": "q", "labels": {"Edema": "yes"}}', "", "Edema"),
         ('{"study_id": "b", "patient_id": "q", "findings": ["x"]}', "", "findings"),
         ('{"study_id": "b", ', "not_json", "JSON"),

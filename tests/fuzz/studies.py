@@ -61,7 +61,7 @@ def _read_manifest(folder: Path, rng: Random) -> None:
         assert isinstance(study.study_id, str) and isinstance(study.patient_id, str)
         assert all(isinstance(image.path, str) for image in study.images)
         assert study.findings is None or isinstance(study.findings, str)
-        assert study.age is None or 0 <= study.age < 1e4
+        assert study.age is None or 0 <= study.age <= 150
     # What can be read can be written and is the same again.
     copy = folder / f"copy.{rng.choice(('jsonl', 'parquet'))}"
     digest = save_manifest(studies, copy)

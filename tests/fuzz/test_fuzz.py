@@ -88,8 +88,12 @@ def _misbehave(folder, rng):
     what = only_file(folder).read_text()
     if what == "refused":
         raise DataError("it is wrong", where="a", remedy="Do b", kind="bad")
-    if what == "long message":
-        raise DataError("x" * 10_000, kind="bad")
+    if what == "cannot be sent":
+
+        class HereError(DataError):
+            """Its class cannot be found from another process."""
+
+        raise HereError("it is wrong", kind="bad")
     if what == "uncaught":
         raise KeyError("a")
     if what == "exit":
@@ -113,7 +117,7 @@ def _misbehave(folder, rng):
     [
         ("loaded", "loaded", ""),
         ("refused", "refused", "bad"),
-        ("long message", "message", "bad: long"),
+        ("cannot be sent", "message", "bad: cannot be sent to another process"),
         ("uncaught", "uncaught", "KeyError"),
         ("exit", "uncaught", "SystemExit"),
         ("abort", "crashed", "SIGABRT"),

@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+import zlib
 
 import numpy as np
 import pydicom
@@ -130,6 +131,22 @@ def test_a_header_that_never_ends_is_refused(make_dicom, phantom, monkeypatch):
     assert comment[:100].encode() not in data
     inflated, kind = inflated_by(monkeypatch, data)
     assert (inflated < 2**21, kind) == (True, "too_large")
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED, uids.ExplicitVRLittleEndian])
+def test_zeros_in_place_of_the_pixel_data_are_not_read_to_their_end(make_dicom, syntax):
+    # A megabyte is 131,072 elements without a value; a small deflated file holds millions.
+    data = make_dicom(None, syntax=syntax, PatientComments="x" * 50)
+    start = 144 + int.from_bytes(data[140:144], "little")
+    if syntax == DEFLATED:
+        packer = zlib.compressobj(wbits=-15)
+        whole = zlib.decompress(data[start:], -15) + bytes(2**20)
+        data = data[:start] + packer.compress(whole) + packer.flush()
+    else:
+        data += bytes(2**20)
+    with pytest.raises(ImageError, match="more than 65536 elements") as error:
+        load_radiograph(data)
+    assert error.value.kind == "broken_image"
 
 
 def test_a_frame_of_a_deflated_file(make_dicom, phantom, minmax_of):

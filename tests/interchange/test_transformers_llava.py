@@ -385,3 +385,23 @@ def test_a_folder_without_a_tokenizer_is_named(folder, tmp_path):
         file.unlink()
     with pytest.raises(WeightsError, match="the tokenizer cannot be loaded"):
         convert(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"image_token_index": 10**20}, "unsupported_setting"),
+        ({"image_token_index": -1}, "unsupported_setting"),
+        ({"image_token_index": "one"}, "bad_config"),
+        ({"projector_hidden_act": 3}, "bad_config"),
+        ({"text_config": {"model_type": "clip_vision_model"}}, "bad_config"),
+        ({"text_config": {"model_type": "llama", "num_attention_heads": -4}}, "bad_config"),
+    ],
+)
+def test_settings_that_no_model_has_are_refused(folder, tmp_path, changes, kind):
+    configure(folder, **changes)
+    with pytest.raises((ModelError, WeightsError)) as caught:
+        convert(folder, tmp_path / "out")
+    assert caught.value.kind == kind
+    assert caught.value.remedy
+    assert not (tmp_path / "out").exists()
