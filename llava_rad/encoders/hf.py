@@ -59,9 +59,6 @@ def _check_sizes(config: Any) -> None:
     for name in ("text_config", "vision_config"):
         if getattr(config, name, None) is not None:
             _check_sizes(getattr(config, name))
-    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
-    if isinstance(width, int) and isinstance(heads, int) and width % heads:
-        raise ValueError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
 
 
 def load_model(
