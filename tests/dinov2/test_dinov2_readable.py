@@ -33,7 +33,7 @@ def images(tmp_path):
     return paths
 
 
-@pytest.mark.parametrize("cache_size", [20, None])
+@pytest.mark.parametrize("cache_size", [32, None])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_listed_and_left_out(images, tmp_path, cache_size, workers):
     data = DataConfig(cache_size=cache_size, workers=workers)

@@ -78,7 +78,7 @@ def test_pretraining_is_flat(tmp_path, counted):
         start,
         tmp_path / "run",
         trackers=[],
-        data__cache_size=28,
+        data__cache_size=32,
         crops__local_count=0,
         loss__ibot_weight=0.0,
         optimiser__batch_size=1,
