@@ -30,7 +30,7 @@ test: lint
 test-fast: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "not slow and not check"
 
-# Slower proofs: the wheel in an empty folder, and what tests marked "check" run.
+# Slower proofs (tests marked "check"): the wheel in an empty folder, more damaged inputs.
 check: $(BIN)/.installed
 	$(BIN)/python -m pytest -m check
 
