@@ -67,6 +67,7 @@ def read_tokenizer(folder: Path, *, where: object = None) -> Any:
             reader: Any = PreTrainedTokenizerFast if whole else AutoTokenizer
             with quiet():
                 tokenizer = reader.from_pretrained(alone, trust_remote_code=False)
+            tokenizer("a")  # some settings of a wrong type show only here
         except Exception as error:  # missing, damaged and foreign files raise many kinds
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise WeightsError(
@@ -131,20 +132,8 @@ def with_pad_token(tokenizer: Any, *, where: object = None) -> Any:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer opens a text with its BOS token by itself.
-
-    Raises:
-        ModelError: it cannot read even one letter.
-    """
-    try:
-        ids = tokenizer("a")["input_ids"]
-    except Exception as error:  # its library raises what it likes
-        raise ModelError(
-            f"the tokenizer cannot read a text ({type(error).__name__})",
-            where=getattr(tokenizer, "name_or_path", None) or None,
-            remedy="Copy the tokenizer's files again",
-            kind="no_tokenizer",
-        ) from error
+    """Whether the tokenizer opens a text with its BOS token by itself."""
+    ids = tokenizer("a")["input_ids"]
     return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
 
 

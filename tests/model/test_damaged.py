@@ -241,3 +241,9 @@ def test_a_pad_token_beyond_the_llms_table_is_replaced(base):
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     model = build(tokenizer, llm=tiny_llm("llama", rows))
     assert model.processor.tokenizer.pad_token_id < rows
+
+
+@pytest.mark.parametrize("value", ["512", {"a": 1}])
+def test_a_tokenizer_setting_that_shows_only_when_text_is_read(folder, value):
+    edit(folder / "tokenizer/tokenizer_config.json", model_max_length=value)
+    refused(folder, "the tokenizer cannot be loaded")
