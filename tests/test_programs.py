@@ -112,7 +112,15 @@ def test_an_installation_without_programs_says_so(monkeypatch, tmp_path):
 def test_the_wheel_runs_without_a_checkout(tmp_path):
     """Built, put into an empty folder, and run from there on the packages installed here."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path / "dist"), str(ROOT)]
+    wheel = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
     subprocess.run(wheel, check=True)
     (file,) = (tmp_path / "dist").glob("*.whl")
     place = tmp_path / "place"
