@@ -122,12 +122,10 @@ class Process:
 
 
 def _run(arguments: list[str]) -> int:
-    from llava_rad.cli import app
-    from llava_rad.ending import terminable
+    from llava_rad.cli import main as command
 
     try:
-        with terminable():
-            app(arguments)
+        command(arguments)
     except SystemExit as ended:
         return int(ended.code or 0) if not isinstance(ended.code, str) else 1
     except BaseException:  # what a real process would print

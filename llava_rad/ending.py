@@ -19,8 +19,8 @@ from llava_rad.errors import LlavaRadError
 GOES_ON = "what was written stays, the same command goes on from there"
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: as KeyboardInterrupt, with another exit code."""
+class Terminated(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt no error; libraries that catch that let this through."""
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def plain_ending(
         if not (error.told or quiet()):
             say(f"error: {error}")
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Terminated) as error:
         text = stopped if isinstance(stopped, str) else stopped()
         if not quiet():
             say("stopped" + (f"; {text}" if text else ""))

@@ -50,11 +50,16 @@ app.command()(convert)
 app.command()(doctor)
 
 
-def main() -> None:
-    """Entry point of the command."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command.
+
+    Args:
+        arguments: of the command line; None takes the process's own.
+    """
+    from llava_rad.cli.common import say
+    from llava_rad.ending import plain_ending
+
     # bitsandbytes mentions optional kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from llava_rad.ending import terminable
-
-    with terminable():
-        app()
+    with plain_ending(say):  # before and after what a command says itself
+        app(arguments)
