@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_number, parse_sex, parse_split
+from llava_rad.data.fields import is_file, parse_age, parse_number, parse_sex, parse_split
 from llava_rad.data.image_sentences import image_sentences
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import SPLITS, Study, StudyImage
@@ -78,7 +78,7 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[Row]]:
     filled = ("image", "patient")
     for row in read_table(root / "metadata.csv", _COLUMNS, filled=filled, log=log):
         image = row["image"]
-        if not (root / image).is_file():
+        if not is_file(root / image):
             log.leave_out("image_missing", image)
             continue
         if image in listed:
@@ -124,5 +124,5 @@ def _image(root: Path, row: dict) -> StudyImage:
         str(path),
         view_of(row["view"]),
         row["view"] if row["view"] != "?" else None,
-        str(mask) if mask.is_file() else None,
+        str(mask) if is_file(mask) else None,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import (
     frontal_first,
+    is_file,
     parse_age,
     parse_number,
     parse_sex,
@@ -103,7 +104,7 @@ def read(
     folder = Path(images) if images else path.parent
     rows_of: dict[str, list[Row]] = {}
     for row in read_table(path, filled=(image,), once=image, compare=compare, log=log):
-        if not _is_file(folder / row[image]):
+        if not is_file(folder / row[image]):
             log.leave_out("image_missing", row[image])
         else:
             rows_of.setdefault(row.get(column["study_id"]) or row[image], []).append(row)
@@ -170,13 +171,6 @@ def _column(there: list[str], name: str, path: Path, log: ConversionLog, *, need
 def _image(folder: Path, row: Row, image: str, view: str) -> StudyImage:
     position = row.get(view)
     return StudyImage(str(folder / row[image]), view_of(position), position)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that the system cannot hold
-        return False
 
 
 def _label(cell: str, name: str, study_id: str, log: ConversionLog) -> float | None:

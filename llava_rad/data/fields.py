@@ -48,9 +48,17 @@ def frontal_first(images: Iterable[StudyImage]) -> tuple[StudyImage, ...]:
     return tuple(sorted(images, key=lambda image: VIEWS.index(image.view)))
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path made of what a table says is a file; of a name that no system holds too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long; a NUL
+        return False
+
+
 def first_existing(*paths: Path) -> Path | None:
     """The first of the paths that is a file, or None."""
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)
 
 
 def parse_number(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_split
+from llava_rad.data.fields import is_file, parse_split
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, tidy
 from llava_rad.data.study import Study, StudyImage, View
@@ -42,7 +42,7 @@ def read(root: Path, log: ConversionLog, *, keep_marks: bool = False) -> Iterato
         study_id, report = str(row.get("id", "")), tidy(_text(row, "report", path))
         images = []
         for view, name in zip(_VIEWS, _paths(row, path), strict=False):
-            if (root / "images" / name).is_file():
+            if is_file(root / "images" / name):
                 images.append(StudyImage(str(root / "images" / name), view))
             else:
                 log.leave_out("image_missing", name)

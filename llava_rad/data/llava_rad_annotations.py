@@ -17,7 +17,7 @@ from typing import Any
 
 from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_split
+from llava_rad.data.fields import is_file, parse_split
 from llava_rad.data.study import Split, Study, StudyImage
 from llava_rad.errors import DataError
 from llava_rad.readers import is_missing, read_json
@@ -80,7 +80,7 @@ def _read_file(path: Path, split: Split, images: Path, log: ConversionLog) -> It
             log.leave_out("no_findings", study_id)
         elif view not in FRONTAL_VIEWS:
             log.leave_out("not_frontal", study_id)
-        elif not (images / image).is_file():
+        elif not is_file(images / image):
             log.leave_out("image_missing", study_id)
         else:
             yield Study(

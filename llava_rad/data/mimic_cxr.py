@@ -14,7 +14,13 @@ from pathlib import Path
 
 from llava_rad.data.chexpert_labels import parse_chexpert_labels
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import first_existing, frontal_first, parse_number, parse_split
+from llava_rad.data.fields import (
+    first_existing,
+    frontal_first,
+    is_file,
+    parse_number,
+    parse_split,
+)
 from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, parse_report
@@ -73,7 +79,7 @@ def read(
     for study, study_images in images.items():
         subject, study_id = study[0], f"s{study[1]}"
         report = reports_folder / _study_path(*study).with_suffix(".txt")
-        if report.is_file():
+        if is_file(report):
             try:
                 sections = parse_report(read_text(report))
             except DataError:  # one bad file does not end the others

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import parse_age, parse_sex, parse_split
+from llava_rad.data.fields import is_file, parse_age, parse_sex, parse_split
 from llava_rad.data.label_template import (
     FINDING_LABELS,
     NO_FINDING,
@@ -49,7 +49,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
         age = parse_age(row["age"])
         if age is None:
             log.note("no_usable_age", image_id)
-        if not row["path"].is_file():
+        if not is_file(row["path"]):
             log.leave_out("image_missing", image_id)
             continue
         extra = {"follow_up": row["follow_up"]} if row.get("follow_up") else {}

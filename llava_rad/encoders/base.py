@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.weights import LoadReport
-from llava_rad.errors import ConfigError, ModelError
+from llava_rad.errors import ConfigError, ModelError, shown
 from llava_rad.files import give_rights
 
 
@@ -65,9 +65,10 @@ class ImageEncoder(nn.Module, ABC):
     def _freeze(self, *, dim: int, patch_size: int, depth: int) -> None:
         """Called last by each family's constructor."""
         self.dim, self.patch_size, self.depth = dim, patch_size, depth
-        if self.layer is not None and not -depth <= self.layer <= -1:
+        layer = self.layer
+        if layer is not None and not (isinstance(layer, int) and -depth <= layer <= -1):
             raise ConfigError(
-                f"layer {self.layer} does not exist in an encoder of {depth} blocks",
+                f"layer {shown(layer)} does not exist in an encoder of {depth} blocks",
                 where=self.name,
                 remedy=f"Use -1 to -{depth}, or None for the output after the final norm",
             )

@@ -1,7 +1,7 @@
 """Loading transformers models with every key accounted for and no chatter."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
     # Attention may be named by a hub repository, whose code would then be run.
     kept = {k: v for k, v in values.items() if not k.lstrip("_").startswith("attn_implementation")}
     try:
+        _check_sizes(kept)  # lists are made of them
         config = config_class.from_dict(kept)
-        _check_sizes(config)
+        _check_sizes(config.to_dict())
     except Exception as error:  # transformers' validation raises many kinds
         raise WeightsError(
             f"the configuration is not valid ({why(error)})",
@@ -45,20 +46,22 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
 
 
 # Sizes that no tensor's shape shows, or that modules are made by before tensors are read.
-_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-_LARGEST_SIZE = 2**20
+_LARGEST = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "image_size", "patch_size"), 2**20),
+    **dict.fromkeys(("num_attention_heads", "num_hidden_layers"), 2**12),
+}
 
 
-def _check_sizes(config: Any) -> None:
+def _check_sizes(values: Mapping[str, Any]) -> None:
     """Raise ValueError for a size that no network has."""
-    for name in (*_SIZES, "image_size", "patch_size"):
-        value = getattr(config, name, None)
+    for name, largest in _LARGEST.items():
+        value = values.get(name)
         for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, int) and not 1 <= number <= _LARGEST_SIZE:
+            if isinstance(number, int) and not 1 <= number <= largest:
                 raise ValueError(f"{name} is {shown(number)}")
     for name in ("text_config", "vision_config"):
-        if getattr(config, name, None) is not None:
-            _check_sizes(getattr(config, name))
+        if isinstance(values.get(name), Mapping):
+            _check_sizes(values[name])
 
 
 def load_model(

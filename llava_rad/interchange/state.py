@@ -11,6 +11,7 @@ from llava_rad.encoders.hf import WEIGHT_FILES
 from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError
 from llava_rad.model.quiet import quiet
+from llava_rad.readers.text import why
 from llava_rad.weight_files import read_state_dict
 
 #: Tables that old versions saved and new ones compute.
@@ -52,19 +53,28 @@ def module_from_state(
         source: named in errors.
 
     Raises:
-        WeightsError: a tensor is missing, unexpected or of another shape.
+        WeightsError: a tensor is missing, unexpected or of another shape, or a setting is one that
+            no such module has.
     """
     left_out = set(matching(list(state), _COMPUTED))
     kept = {key: tensor for key, tensor in state.items() if key not in left_out}
-    with quiet():
-        result: Any = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=kept,
-            dtype=dtype,
-            ignore_mismatched_sizes=True,  # they come back in the report instead
-            output_loading_info=True,
-        )
+    try:
+        with quiet():
+            result: Any = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=kept,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # they come back in the report instead
+                output_loading_info=True,
+            )
+    except Exception as error:  # settings that fit no layer raise many kinds
+        raise WeightsError(
+            f"no {model_class.__name__} can be made of these settings and tensors ({why(error)})",
+            where=source,
+            remedy="Use the files as they were published, all of one and the same model",
+            kind="bad_config",
+        ) from error
     module, info = result
     mismatched = {
         key: f"{key} {list(a)} against {list(b)}" for key, a, b in info["mismatched_keys"]

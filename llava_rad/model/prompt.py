@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from llava_rad.errors import ConfigError, ModelError
+from llava_rad.errors import ConfigError, ModelError, shown
 from llava_rad.images import Radiograph
 from llava_rad.model.chat import chat_turns
 
@@ -120,6 +120,7 @@ class PromptTemplate:
     report_end: str = ""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for role, line in self.image_lines.items():
             if role not in ROLES:
                 raise ConfigError(
@@ -139,6 +140,24 @@ class PromptTemplate:
                     f"unknown field '{name}'",
                     where="prompt.field_lines",
                     remedy=f"Known: {', '.join(FIELDS)}",
+                )
+
+    def _check_types(self) -> None:
+        """Refuse what is no text: templates come from files."""
+        texts: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("before", "after", "separator", "image_end", "instruction", "report_end")
+        }
+        for name in ("stop", "instruction_with_indication"):
+            texts[name] = "" if getattr(self, name) is None else getattr(self, name)
+        for name in ("image_lines", "field_lines"):
+            lines = getattr(self, name)
+            texts |= lines if isinstance(lines, Mapping) else {name: lines}
+        texts |= {f"stop_texts {number}": text for number, text in enumerate(self.stop_texts)}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise ConfigError(
+                    f"{name} is {shown(text)}", where="prompt", remedy="Give it as a text"
                 )
 
     def parts(self, request: ReportRequest, *, special_tokens: Iterable[str] = ()) -> list[str]:

@@ -67,8 +67,12 @@ def read_tokenizer(folder: Path, *, where: object = None) -> Any:
             reader: Any = PreTrainedTokenizerFast if whole else AutoTokenizer
             with quiet():
                 tokenizer = reader.from_pretrained(alone, trust_remote_code=False)
-            tokenizer("a")  # some settings of a wrong type show only here
-        except Exception as error:  # missing, damaged and foreign files raise many kinds
+            _try_out(tokenizer)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # Missing, damaged and foreign files raise many kinds; the library's own panics are no
+        # Exceptions.
+        except BaseException as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise WeightsError(
                 f"the tokenizer cannot be loaded ({lines[0].replace(alone, str(folder))})".replace(
@@ -88,6 +92,14 @@ def read_tokenizer(folder: Path, *, where: object = None) -> Any:
             kind="no_tokenizer",
         )
     return with_pad_token(tokenizer, where=place)
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Tokenise once what reports and prompts hold: some damage shows only then."""
+    letters = "".join(map(chr, range(32, 127)))
+    words = " ".join(map(str, tokenizer.all_special_tokens))
+    for text in ("a", *_PROBES, letters, "é中\n\n\t", words):
+        tokenizer.decode(tokenizer(text)["input_ids"])
 
 
 def _leave_out_code(copied: Path, folder: Path) -> None:

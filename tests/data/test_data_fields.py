@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_rad.data.fields import frontal_first, parse_age, parse_sex, parse_split
+from llava_rad.data.fields import first_existing, frontal_first, parse_age, parse_sex, parse_split
 from llava_rad.data.study import StudyImage
 from llava_rad.errors import DataError
 from llava_rad.views import view_of
@@ -75,3 +75,10 @@ def test_frontal_images_come_first_and_else_keep_their_order() -> None:
 
 
 LATE_FRONTAL = ("lateral", "frontal", "unknown", "frontal")
+
+
+@pytest.mark.parametrize("name", ["a" * 70_000, "a\0b", "x/" * 3000, "", "\ud800"])
+def test_a_name_that_no_system_holds_is_no_file(name, tmp_path):
+    (tmp_path / "there").write_text("")
+    assert first_existing(tmp_path / name) is None
+    assert first_existing(tmp_path / name, tmp_path / "there") == tmp_path / "there"

@@ -198,6 +198,7 @@ def test_a_tower_without_pooling_head_gives_the_mean(preprocessing, pixels, rand
         ("num_hidden_layers", 10**9),
         ("patch_size", 0),
         ("hidden_size", -32),
+        ("num_hidden_layers", 2**31),
     ],
 )
 def test_sizes_that_no_tower_has_are_refused_before_anything_is_made(tmp_path, key, value):

@@ -310,3 +310,12 @@ def test_a_copy_interpolates_with_its_own_table(model, preprocessing, copier):
         twin.model.embeddings.position_embeddings.zero_()
     assert torch.equal(encoder.encode(pixels).patches, before)
     assert not torch.equal(twin.encode(pixels).patches, before)
+
+
+@pytest.mark.parametrize("layer", [[], "last", 0, -9])
+def test_a_recorded_layer_that_is_none_is_refused(dinov2, preprocessing, tmp_path, layer):
+    Dinov2Encoder(dinov2, preprocessing).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "feature_layer": layer}))
+    with pytest.raises(ConfigError, match="does not exist in an encoder of 3 blocks"):
+        load_encoder(tmp_path)

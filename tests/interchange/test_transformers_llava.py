@@ -396,6 +396,10 @@ def test_a_folder_without_a_tokenizer_is_named(folder, tmp_path):
         ({"projector_hidden_act": 3}, "bad_config"),
         ({"text_config": {"model_type": "clip_vision_model"}}, "bad_config"),
         ({"text_config": {"model_type": "llama", "num_attention_heads": -4}}, "bad_config"),
+        (
+            {"text_config": {"model_type": "llama", "rope_parameters": {"rope_type": {}}}},
+            "bad_config",
+        ),
     ],
 )
 def test_settings_that_no_model_has_are_refused(folder, tmp_path, changes, kind):

@@ -99,3 +99,21 @@ def test_what_ends_an_image_line_is_part_of_the_template():
     assert PromptTemplate.from_dict(template.to_dict()) == template
     older = {k: v for k, v in template.to_dict().items() if k != "image_end"}
     assert PromptTemplate.from_dict(older).image_end == "\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"instruction": {"a": 1}},
+        {"before": None},
+        {"stop": 3},
+        {"stop_texts": ("USER:", 1)},
+        {"field_lines": ["indication"]},
+        {"field_lines": {"indication": 2}},
+        {"image_lines": {"current_frontal": None}},
+        {"image_lines": 7},
+    ],
+)
+def test_what_is_no_text_is_refused(changes):
+    with pytest.raises(ConfigError, match="Give it as a text"):
+        PromptTemplate.from_dict({**PromptTemplate().to_dict(), **changes})

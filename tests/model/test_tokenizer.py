@@ -6,6 +6,7 @@ import pytest
 from helpers.llm_families import FAMILIES, folder_of, write_tokenizer
 from helpers.tiny_models import byte_level_tokenizer, sentencepiece_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.model.tokenizer import (
@@ -133,4 +134,26 @@ def test_damaged_files_are_one_error_with_the_folders_name(tmp_path, file, conte
 
 def test_an_empty_folder_has_no_tokenizer(tmp_path):
     with pytest.raises(WeightsError, match="tokenizer cannot be loaded"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_fails_at_its_first_text_is_damaged(tmp_path):
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "many"}))
+    with pytest.raises(WeightsError, match="the tokenizer cannot be loaded") as caught:
+        read_tokenizer(tmp_path)
+    assert caught.value.kind == "no_tokenizer"
+
+
+def test_a_panic_of_the_tokenizers_library_is_an_error(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """As the library's: no Exception."""
+
+    def panic(self, text, **options):
+        raise PanicException("index out of bounds: the len is 4 but the index is 4")
+
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", panic)
+    with pytest.raises(WeightsError, match="index out of bounds"):
         read_tokenizer(tmp_path)
