@@ -21,6 +21,7 @@ GROUND = {
     "outputs",
     "processes",
     "programs",
+    "quiet",
     "readers",
     "statistics",
     "tensor_stream",

@@ -98,11 +98,10 @@ def say_left_out(log: "ConversionLog") -> None:
         say(f"noted, {fact}: {len(ids)}")
 
 
-def write_out(text: str, file: Any = None) -> None:
-    """Print results to stdout or a file; what a terminal cannot show is escaped."""
-    stream = file or sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+def write_out(text: str) -> None:
+    """Print results to stdout; what a terminal cannot show is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def write_json(values: Any) -> None:

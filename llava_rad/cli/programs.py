@@ -76,7 +76,7 @@ def train(
 ) -> None:
     """Train a report model, or pretrain an encoder; the same command resumes a stopped run.
 
-    Example: llava-rad train report vicuna_7b_lora data.sources=mimic.jsonl --processes 4
+    Example: llava-rad train report vicuna_7b_lora 'data.sources=[{path: mimic.jsonl}]'
     """
     with user_errors():
         from llava_rad.programs import find_config, program

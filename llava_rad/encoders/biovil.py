@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llava_rad.encoders.base import EncoderOutput, ImageEncoder
-from llava_rad.encoders.preprocessing import FILE_NAME, Preprocessing
+from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import ConfigError, WeightsError
@@ -145,10 +145,10 @@ def load(request: LoadRequest) -> BioViLEncoder:
         variant, file = saved_as, request.folder / "model.safetensors"
     else:
         variant, file = _published_checkpoint(request.folder)
-    own = (request.folder / FILE_NAME).is_file()
+    published = None if request.has_preprocessing() else _VARIANTS[variant].preprocessing
     encoder = BioViLEncoder(
         variant,
-        request.final_preprocessing(None if own else _VARIANTS[variant].preprocessing),
+        request.final_preprocessing(published),
         name=request.name,
     )
     report = load_into(encoder, read_state_dict(file), source=file, ignore=_NOT_THE_TOKENS)

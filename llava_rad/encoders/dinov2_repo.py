@@ -30,11 +30,13 @@ from llava_rad.encoders.positions import (
     table_side,
 )
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.repo_checkpoint import backbone_of
+from llava_rad.encoders.repo_checkpoint import backbone_of, require_backbone
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.weights import LoadReport, load_into
 from llava_rad.errors import WeightsError
 from llava_rad.weight_files import read_state_dict
+
+_TELL_SIZES = ("cls_token", "pos_embed", "patch_embed.proj.weight")
 
 _POSITIONS = "embeddings.position_embeddings"
 _BLOCK = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.(.+)$")  # the index after a chunk counts from 0 too
@@ -287,16 +289,7 @@ def repo_config(
         WeightsError: a tensor that tells a size is missing, or the number of heads is needed.
     """
     backbone, _ = backbone_of(state_dict, where)
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight")
-    missing = [key for key in needed if key not in backbone]
-    if missing:
-        raise WeightsError(
-            f"not a DINOv2 backbone: {', '.join(missing)} missing",
-            where=where,
-            remedy="Name a file with the backbone's weights, in the layout of the DINOv2 "
-            "repository, or a transformers folder",
-            kind="keys_do_not_fit",
-        )
+    require_backbone(backbone, _TELL_SIZES, "DINOv2", where)
     dim = backbone["cls_token"].shape[-1]
     patch_size = backbone["patch_embed.proj.weight"].shape[-1]
     if num_heads is None and dim % 64:

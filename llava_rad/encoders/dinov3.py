@@ -19,7 +19,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from llava_rad.encoders import hf
 from llava_rad.encoders.base import EncoderOutput, ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.repo_checkpoint import backbone_of
+from llava_rad.encoders.repo_checkpoint import backbone_of, require_backbone
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
@@ -175,15 +175,7 @@ def _renamed(name: str, tensor: Tensor, inner: str) -> dict[str, Tensor]:
 
 def _repo_config(backbone: Mapping[str, Tensor], file: Path) -> DINOv3ViTConfig:
     needed = ("cls_token", "patch_embed.proj.weight", "rope_embed.periods")
-    missing = [key for key in needed if key not in backbone]
-    if missing:
-        raise WeightsError(
-            f"not a DINOv3 backbone: {', '.join(missing)} missing",
-            where=file,
-            remedy="Name a file with the backbone's weights, in the layout of the DINOv3 "
-            "repository, or a transformers folder",
-            kind="keys_do_not_fit",
-        )
+    require_backbone(backbone, needed, "DINOv3", file)
     dim = backbone["cls_token"].shape[-1]
     periods = backbone["rope_embed.periods"].float()
     expected = _THETA ** (torch.arange(len(periods)) / len(periods))

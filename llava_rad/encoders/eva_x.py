@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from llava_rad.encoders.positions import table_side
-from llava_rad.encoders.preprocessing import FILE_NAME, Preprocessing
+from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.encoders.timm_vit import TimmEncoder, make_trunk
+from llava_rad.encoders.timm_vit import TimmEncoder, loaded_encoder, make_trunk
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
 
@@ -65,19 +65,9 @@ def load_state(state: Mapping[str, Any], request: LoadRequest, file: Path) -> Ti
     separate = not model_args["qkv_fused"]
     renamed = {_renamed(key, separate): tensor for key, tensor in plain.items()}
     report = load_into(trunk, renamed, source=file, ignore=_OF_THE_TRAINING)
-    published = None
-    if request.preprocessing is None and not (request.folder / FILE_NAME).is_file():
-        published = EVA_X
-    encoder = TimmEncoder(
-        trunk.to(request.dtype),
-        request.final_preprocessing(published),
-        architecture=_ARCHITECTURE,
-        model_args=model_args,
-        name=request.name,
-        layer=request.final_layer(),
-    )
-    encoder.load_report = report
-    return encoder
+    published = None if request.has_preprocessing() else EVA_X
+    preprocessing = request.final_preprocessing(published)
+    return loaded_encoder(trunk, report, request, preprocessing, _ARCHITECTURE, model_args)
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Tensor]:

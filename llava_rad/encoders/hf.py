@@ -1,17 +1,16 @@
 """Loading transformers models with every key accounted for and no chatter."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError, shown
+from llava_rad.quiet import quiet
 from llava_rad.readers.text import why
 from llava_rad.weight_files import read_state_dict
 
@@ -95,7 +94,7 @@ def load_model(
     pickled = file.name.startswith("pytorch_model")
     state = read_state_dict(file) if pickled else None
     try:
-        with _quiet():
+        with quiet(logging.CRITICAL):  # our own report says what it would
             result: Any = model_class.from_pretrained(
                 None if pickled else folder,
                 config=config,
@@ -132,21 +131,6 @@ def load_model(
     return model, report.require_complete()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back transformers' load report and progress bar; ours says the same."""
-    level = transformers_logging.get_verbosity()
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bar:
-            transformers_logging.enable_progress_bar()
-
-
 def tower_of(model: PreTrainedModel) -> Any:
     """The module with the norms and blocks, which older versions nest as ``vision_model``."""
     return getattr(model, "vision_model", model)
@@ -155,5 +139,5 @@ def tower_of(model: PreTrainedModel) -> Any:
 def save_model(model: PreTrainedModel, folder: Path, *, layer: int | None) -> None:
     """Write ``config.json`` and ``model.safetensors``, with the chosen layer in the former."""
     model.config.feature_layer = layer
-    with _quiet():
+    with quiet(logging.CRITICAL):
         model.save_pretrained(folder)

@@ -15,7 +15,7 @@ from typing import Any
 
 from llava_rad.encoders.positions import table_side
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.encoders.timm_vit import TimmEncoder, make_trunk
+from llava_rad.encoders.timm_vit import TimmEncoder, loaded_encoder, make_trunk
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import WeightsError
 from llava_rad.weight_files import read_state_dict
@@ -80,13 +80,4 @@ def load_state(state: Mapping[str, Any], request: LoadRequest, file: Path) -> Ti
     trunk = make_trunk(_ARCHITECTURE, model_args, where=file)
     preprocessing = request.final_preprocessing()
     report = load_into(trunk, plain, source=file)
-    encoder = TimmEncoder(
-        trunk.to(request.dtype),
-        preprocessing,
-        architecture=_ARCHITECTURE,
-        model_args=model_args,
-        name=request.name,
-        layer=request.final_layer(),
-    )
-    encoder.load_report = report
-    return encoder
+    return loaded_encoder(trunk, report, request, preprocessing, _ARCHITECTURE, model_args)

@@ -7,7 +7,7 @@ into the keys. The teacher is what is used; a checkpoint without one gives its s
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -59,3 +59,22 @@ def backbone_of(
             kind="keys_do_not_fit",
         )
     return plain, left_out
+
+
+def require_backbone(
+    backbone: Mapping[str, Any], needed: Sequence[str], method: str, where: object
+) -> None:
+    """Check that a weight file has what tells a backbone's sizes.
+
+    Raises:
+        WeightsError: a key is missing; ``method`` names the repository whose layout it should be.
+    """
+    missing = [key for key in needed if key not in backbone]
+    if missing:
+        raise WeightsError(
+            f"not a {method} backbone: {', '.join(missing)} missing",
+            where=where,
+            remedy=f"Name a file with the backbone's weights, in the layout of the {method} "
+            "repository, or a transformers folder",
+            kind="keys_do_not_fit",
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llava_rad.encoders.preprocessing import Preprocessing
+from llava_rad.encoders.preprocessing import FILE_NAME, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class LoadRequest:
     def final_layer(self) -> int | None:
         """The layer asked for, else the one recorded when the folder was saved."""
         return self.layer if self.layer is not None else self.config.get("feature_layer")
+
+    def has_preprocessing(self) -> bool:
+        """Whether one was asked for or lies in the folder, so that no published one is needed."""
+        return self.preprocessing is not None or (self.folder / FILE_NAME).is_file()
 
     def final_preprocessing(self, published: Preprocessing | None = None) -> Preprocessing:
         """The one asked for, else ``published``, else the folder's; at the size asked for.

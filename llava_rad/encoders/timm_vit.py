@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llava_rad.encoders.base import EncoderOutput, ImageEncoder
 from llava_rad.encoders.preprocessing import FILE_NAME, Preprocessing
 from llava_rad.encoders.request import LoadRequest
-from llava_rad.encoders.weights import load_into
+from llava_rad.encoders.weights import LoadReport, load_into
 from llava_rad.errors import WeightsError
 from llava_rad.weight_files import read_state_dict
 
@@ -151,11 +151,33 @@ def load(request: LoadRequest) -> TimmEncoder:
     trunk = make_trunk(architecture, model_args, where=folder / "config.json")
     report = load_into(trunk, read_state_dict(file), source=file, ignore=_CLASSIFIER)
     published = None
-    if request.preprocessing is None and not (folder / FILE_NAME).is_file():
+    if not request.has_preprocessing():
         published = _published_preprocessing(config, where=folder / "config.json")
+    preprocessing = request.final_preprocessing(published)
+    return loaded_encoder(trunk, report, request, preprocessing, architecture, model_args)
+
+
+def loaded_encoder(
+    trunk: Any,
+    report: LoadReport,
+    request: LoadRequest,
+    preprocessing: Preprocessing,
+    architecture: str,
+    model_args: dict[str, Any],
+) -> TimmEncoder:
+    """The encoder around a trunk that has its weights.
+
+    Args:
+        trunk: made by :func:`make_trunk` with the same architecture and arguments.
+        report: of the loading of its weights.
+        request: says name, dtype and layer.
+        preprocessing: makes its input.
+        architecture: timm's name of it.
+        model_args: with which timm made it, besides its name.
+    """
     encoder = TimmEncoder(
         trunk.to(request.dtype),
-        request.final_preprocessing(published),
+        preprocessing,
         architecture=architecture,
         model_args=model_args,
         name=request.name,

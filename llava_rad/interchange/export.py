@@ -43,7 +43,7 @@ from llava_rad.interchange.towers import (
 from llava_rad.model import PromptTemplate, ReportModel, ReportProcessor
 from llava_rad.model.card import NOT_FOR_CARE
 from llava_rad.model.llm import untie_if_different
-from llava_rad.model.quiet import quiet
+from llava_rad.quiet import quiet
 
 IMAGE = "<image>"
 

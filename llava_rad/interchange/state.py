@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from llava_rad.encoders.hf import WEIGHT_FILES
 from llava_rad.encoders.weights import LoadReport, matching
 from llava_rad.errors import WeightsError
-from llava_rad.model.quiet import quiet
+from llava_rad.quiet import quiet
 from llava_rad.readers.text import why
 from llava_rad.weight_files import read_state_dict
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.model.quiet import quiet
+from llava_rad.quiet import quiet
 
 # Where multimodal checkpoints keep the weights of their text model, today and formerly.
 _TEXT_WEIGHTS = {

@@ -27,8 +27,8 @@ from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_conf
 from llava_rad.model.hub import download
 from llava_rad.model.lora import LoraSettings
 from llava_rad.model.proof import attention_fits, prove, prove_whole
-from llava_rad.model.quiet import quiet
 from llava_rad.model.tokenizer import TOKENIZER_FILES, prove_tokenizer, read_tokenizer
+from llava_rad.quiet import quiet
 from llava_rad.readers import read_json
 
 Quantization = Literal["4bit", "8bit"]

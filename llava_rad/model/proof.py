@@ -19,7 +19,7 @@ from torch import Tensor
 from llava_rad.errors import ModelError
 from llava_rad.model.causal_lm import CausalLM, first_line
 from llava_rad.model.lora import LoraSettings, attach_lora
-from llava_rad.model.quiet import quiet
+from llava_rad.quiet import quiet
 
 _VOCABULARY = 64
 _WINDOW = 4

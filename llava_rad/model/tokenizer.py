@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.model.quiet import quiet
+from llava_rad.quiet import quiet
 from llava_rad.readers import read_json
 
 #: Files that describe a tokenizer; the chat format is one of them.
