@@ -14,6 +14,7 @@ GROUND = {
     "caches",
     "config",
     "ending",
+    "extras",
     "files",
     "locks",
     "names",

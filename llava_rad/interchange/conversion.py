@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from peft import PeftModel
 
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.interchange import llava, transformers_llava
@@ -16,6 +15,7 @@ from llava_rad.interchange.source import source_folder
 from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
+from llava_rad.model.lora import without_lora
 from llava_rad.outputs import own_file
 from llava_rad.readers import read_json
 
@@ -174,7 +174,7 @@ def _read_own(folder: Path, sources: Sources, to: Target) -> ReportModel:
 
 def _count(model: ReportModel) -> dict[str, int]:
     lora = [n for n, _ in model.llm.named_parameters() if "lora_" in n]
-    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    llm = without_lora(model.llm)
     return {
         "encoder": len(model.encoder.state_dict()),
         "adapter": len(model.adapter.state_dict()),

@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 
 from llava_rad.errors import WeightsError
+from llava_rad.extras import command, is_installed
 from llava_rad.model.configuration import ReportModelConfig
 from llava_rad.model.hub import download
-from llava_rad.model.llm import Quantization, has_bitsandbytes
+from llava_rad.model.llm import Quantization
 from llava_rad.model.report_model import ReportModel
 from llava_rad.model.tokenizer import TOKENIZER_FILES
 
@@ -86,19 +87,19 @@ def load(
     if quantize is None:
         config = ReportModelConfig.load(folder)
         quantize = config.llm_quantize if config.llm_weights == "lora" else None
-        if quantize is not None and not has_bitsandbytes():
+        if quantize is not None and not is_installed("quantize"):
             _log.warning(
-                "%s: its LoRA was trained on a %s LLM, which needs bitsandbytes: pip install "
-                "bitsandbytes",
+                "%s: its LoRA was trained on a %s LLM, which needs bitsandbytes: %s",
                 name,
                 quantize,
+                command("quantize"),
             )
             quantize = None
-    model = ReportModel.from_pretrained(
+    return ReportModel.from_pretrained(
         folder,
         dtype=dtype,
         device=device,
         quantize=None if quantize == "none" else quantize,
         base_llm=base_llm,
+        merged=quantize in (None, "none"),
     )
-    return model if model.quantize else model.merge()
