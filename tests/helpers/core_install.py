@@ -35,7 +35,7 @@ def hide(modules: set[str]) -> None:
             raise importlib.metadata.PackageNotFoundError(name)
         return version(name)
 
-    finder.find_spec = find
+    finder.find_spec = staticmethod(find)
     importlib.metadata.version = version_of
 
 

@@ -113,9 +113,7 @@ def test_a_model_loads_with_its_lora_merged_as_peft_merges_it(tmp_path):
     tokenizer = byte_level_tokenizer()
     llm = tiny_llm("llama", len(tokenizer))
     llm.save_pretrained(tmp_path / "llm")
-    model = build(
-        tokenizer, llm=llm, llm_id=str(tmp_path / "llm"), lora=LoraSettings(r=2, alpha=4)
-    )
+    model = build(tokenizer, llm=llm, llm_id=str(tmp_path / "llm"), lora=LoraSettings(r=2, alpha=4))
     for name, parameter in model.llm.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

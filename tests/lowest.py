@@ -1,0 +1,26 @@
+"""Print the lowest direct versions that pyproject.toml allows, as constraints for pip.
+
+python tests/lowest.py > lowest.txt
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+
+def lowest() -> list[str]:
+    """A line ``name==version`` for each package with a lower bound."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    found = {}
+    for requirement in requirements:
+        match = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
+        if match:
+            name, version = match.groups()
+            if found.setdefault(name, version) != version:
+                raise SystemExit(f"{name} has two lower bounds: {found[name]} and {version}")
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+if __name__ == "__main__":
+    print("\n".join(lowest()))
