@@ -106,7 +106,8 @@ def write_studies(manifest: Path, folder: Path, count: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from llava_rad.data import Split, StudyImage, load_manifest, save_manifest
+    from llava_rad.data import StudyImage, load_manifest, save_manifest
+    from llava_rad.data.study import Split
 
     given = [study for study in load_manifest(manifest) if study.findings]
     random.Random(0).shuffle(given)

@@ -21,7 +21,7 @@ EXTRAS = {
 }
 
 
-class MissingExtra(LlavaRadError, ImportError):
+class MissingExtraError(LlavaRadError, ImportError):
     """A package is not installed; the message has the command. An ImportError, as Python has it."""
 
 
@@ -43,24 +43,24 @@ def require(extra: str, purpose: str) -> None:
         purpose: what they are needed for, the beginning of a sentence: "training".
 
     Raises:
-        MissingExtra: one is not.
+        MissingExtraError: one is not.
     """
     absent = _absent(extra)
     if absent:
-        raise MissingExtra(
+        raise MissingExtraError(
             f"{purpose} needs packages that are not installed ({', '.join(absent)})",
             remedy=f"Run: {command(extra)}",
             kind="missing_package",
         )
 
 
-def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
     """The error for people where an import failed, or None if it is no package of an extra."""
     module = (error.name or "").split(".")[0]
     extras = [extra for extra, modules in EXTRAS.items() if module in modules]
     if not extras:
         return None
-    return MissingExtra(
+    return MissingExtraError(
         f"the package {module} is not installed",
         remedy=f"Run: {' or '.join(command(extra) for extra in extras)}",
         kind="missing_package",

@@ -3,6 +3,7 @@
 python tests/lowest.py > lowest.txt
 """
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 def lowest() -> list[str]:
     """A line ``name==version`` for each package with a lower bound."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    requirements = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    found = {}
-    for requirement in requirements:
+    extras = project["optional-dependencies"].values()
+    found: dict[str, str] = {}
+    for requirement in itertools.chain(project["dependencies"], *extras):
         match = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
         if match:
             name, version = match.groups()

@@ -1,11 +1,14 @@
 """What is installed beside the core, and what works without it."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from PIL import Image
 
 from llava_rad.data import Study, StudyImage, save_manifest
 from llava_rad.ending import program_ending
-from llava_rad.extras import EXTRAS, MissingExtra, command, missing_extra, require
+from llava_rad.extras import EXTRAS, MissingExtraError, command, missing_extra, require
 from llava_rad.model import LoraSettings
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +79,7 @@ def test_an_import_that_no_extra_mends_stays_what_it_is():
 def test_a_lora_to_train_needs_an_extra(monkeypatch):
     without(monkeypatch, "peft")
     tokenizer = byte_level_tokenizer()
-    with pytest.raises(MissingExtra) as caught:
+    with pytest.raises(MissingExtraError) as caught:
         build(tokenizer, llm=tiny_llm("llama", len(tokenizer)), lora=LoraSettings(r=2))
     assert command("train") in str(caught.value)
 
@@ -166,3 +169,79 @@ def test_a_report_imports_nothing_that_it_does_not_need(work):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=work, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def build_distributions(folder):
+    """The wheel and the source distribution of the checkout."""
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+@pytest.mark.check
+def test_wheel_and_source_distribution_hold_what_is_needed(tmp_path):
+    wheel, source = build_distributions(tmp_path / "dist")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("py.typed", "mini/config.json", "recipes/training/train_report.py"):
+        assert f"llava_rad/{name}" in names
+    assert not [n for n in names if n.startswith(("tests/", "benchmarks/"))]
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (unpacked,) = (tmp_path / "source").iterdir()
+    assert (unpacked / "tests" / "test_extras.py").is_file()
+    again = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "2")]
+    subprocess.run(again, cwd=unpacked, check=True, capture_output=True)
+    assert set(zipfile.ZipFile(next((tmp_path / "2").glob("*.whl"))).namelist()) == names
+
+
+def link_torch(site):
+    """Torch with its accelerator's libraries, gigabytes that are not fetched a second time."""
+    for found in importlib.metadata.distributions():
+        name = found.metadata["Name"].lower()
+        if name.startswith(("torch", "triton", "nvidia", "cuda")):
+            for top in {file.parts[0] for file in found.files or () if file.parts[0] != ".."}:
+                target = Path(str(found.locate_file(top)))
+                if target.exists() and top != "__pycache__" and not (site / top).exists():
+                    (site / top).symlink_to(target)
+
+
+@pytest.mark.check
+def test_the_wheel_alone_in_an_empty_environment(work, tmp_path):
+    wheel, _ = build_distributions(tmp_path / "dist")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = next((tmp_path / "venv").glob("*/python*"))
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    link_torch(Path(site.strip()))
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    reach = [*pip, "download", "--no-deps", "-d", tmp_path, "six"]
+    if subprocess.run(reach, capture_output=True).returncode:
+        pytest.skip("the package index cannot be reached")
+    subprocess.run([*pip, "install", "-c", ROOT / "constraints.txt", wheel], check=True)
+    subprocess.run([*pip, "check"], check=True)
+
+    def call(*arguments):
+        return subprocess.run(
+            [python, "-m", "llava_rad", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=work,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            | {"LLAVA_RAD_CACHE": str(tmp_path / "cache")},
+        )
+
+    listed = subprocess.run([*pip, "list", "--format", "json"], capture_output=True, check=True)
+    installed = {MODULES.get(p["name"], p["name"]) for p in json.loads(listed.stdout)}
+    assert not installed & {module for names in EXTRAS.values() for module in names}
+    for line in (
+        "report images/0.png --model model --max-new-tokens 4",
+        "encode images --encoder model/encoder -o wheel.safetensors",
+        "data folder images -o wheel.jsonl",
+        "data check studies.parquet",
+        "configs copy vicuna_7b_lora -o wheel.yaml",
+        "doctor",
+    ):
+        done = call(*line.split())
+        assert done.returncode == 0, done.stderr
+    refused = call("train", "report", "vicuna_7b_lora")
+    assert refused.returncode == 1 and command("train") in refused.stderr

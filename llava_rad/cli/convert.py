@@ -10,7 +10,7 @@ import typer
 from llava_rad.cli.common import Format, status, user_errors, write_out
 
 
-class Target(str, enum.Enum):
+class Target(enum.StrEnum):
     """Formats that a checkpoint is converted to."""
 
     llava_rad = "llava-rad"

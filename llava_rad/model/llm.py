@@ -291,7 +291,7 @@ def load_llm(
         WeightsError: not found, or the weights lack a tensor of the architecture (such as Phi's
             ``lm_head.bias``), or hold one that it does not have.
         ModelError: the LLM cannot be used.
-        MissingExtra: it is to be quantised, and bitsandbytes is not installed.
+        MissingExtraError: it is to be quantised, and bitsandbytes is not installed.
     """
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if attention:

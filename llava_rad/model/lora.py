@@ -125,7 +125,7 @@ def attach_lora(llm: Any, settings: LoraSettings) -> "PeftModel":
     Raises:
         ModelError: it has a LoRA already, or peft has no layer for its parts.
         ConfigError: it has no layer of a chosen name.
-        MissingExtra: peft is not installed.
+        MissingExtraError: peft is not installed.
     """
     if has_lora(llm):
         raise ModelError("the LLM already has LoRA layers", remedy="Merge them first, or go on")
@@ -189,7 +189,7 @@ def wrap_with_lora(llm: Any, values: Mapping[str, Any], *, trainable: bool = Tru
 
     Raises:
         ModelError: peft has no layer for its parts.
-        MissingExtra: peft is not installed.
+        MissingExtraError: peft is not installed.
     """
     require("train", "a LoRA beside the LLM's weights")
     from peft import LoraConfig
@@ -264,7 +264,7 @@ def load_lora(
         WeightsError: a file or a tensor is missing or damaged, or one is there that the LLM has no
             place for.
         ModelError: the LLM cannot take it.
-        MissingExtra: peft is not installed.
+        MissingExtraError: peft is not installed.
     """
     values = read_lora_config(folder)
     tensors = read_tensors(folder / WEIGHTS_FILE)

@@ -44,7 +44,7 @@ def add_saved_lora(llm: Any, folder: Path, *, expected: str | None = None) -> An
         WeightsError: a file or a tensor is missing or damaged, or one is there that the LLM has no
             place for.
         ModelError: the sum is not finite.
-        MissingExtra: the LoRA needs peft, which is not installed.
+        MissingExtraError: the LoRA needs peft, which is not installed.
     """
     values = read_lora_config(folder)
     if not _is_plain(values):

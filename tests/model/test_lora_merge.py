@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.tiny_models import FAMILIES, byte_level_tokenizer, build, tiny_llm
+from helpers.tiny_models import FAMILIES, build, byte_level_tokenizer, tiny_llm
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture, tiny_llm
 
-from llava_rad.errors import ModelError
-from llava_rad.extras import MissingExtra
+from llava_rad.extras import MissingExtraError
 from llava_rad.model import LoraSettings, ReportModel, ReportRequest, RequestImage, load, load_llm
 from llava_rad.model.llm import quantization_of
 
@@ -147,7 +146,7 @@ def test_without_bitsandbytes_one_line_names_the_command(base, saved, monkeypatc
         importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
     )
     for quantize in ("4bit", "8bit"):
-        with pytest.raises(MissingExtra, match=r"llava-rad\[quantize\]") as caught:
+        with pytest.raises(MissingExtraError, match=r"llava-rad\[quantize\]") as caught:
             load_llm(base, quantize=quantize)
         assert "\n" not in str(caught.value)
     with caplog.at_level(logging.WARNING):
