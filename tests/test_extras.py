@@ -24,13 +24,12 @@ from llava_rad.model import LoraSettings
 ROOT = Path(__file__).parents[1]
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Distributions whose module has another name.
-MODULES = {"scikit-learn": "sklearn", "pylibjpeg-libjpeg": "libjpeg"}
 
 
 def modules(requirements):
+    """Names to import, of requirements or names of distributions."""
     names = {r.split(">")[0].split("[")[0] for r in requirements} - {"llava-rad"}
-    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+    return {core_install.MODULES.get(name, name) for name in names}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -231,7 +230,7 @@ def test_the_wheel_alone_in_an_empty_environment(work, tmp_path):
         )
 
     listed = subprocess.run([*pip, "list", "--format", "json"], capture_output=True, check=True)
-    installed = {MODULES.get(p["name"], p["name"]) for p in json.loads(listed.stdout)}
+    installed = modules(p["name"].lower() for p in json.loads(listed.stdout))
     assert not installed & {module for names in EXTRAS.values() for module in names}
     for line in (
         "report images/0.png --model model --max-new-tokens 4",

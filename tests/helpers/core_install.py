@@ -19,24 +19,36 @@ HIDDEN = {module for modules in EXTRAS.values() for module in modules}
 #: Packages that are slow to import and of no use to writing a report.
 AVOIDED = ("peft", "bitsandbytes", "datasets", "sklearn", "matplotlib", "accelerate", "scipy")
 
-_DISTRIBUTIONS = {"scikit-learn": "sklearn", "rouge-score": "rouge_score"}
+#: Distributions whose module has another name.
+MODULES = {
+    "scikit-learn": "sklearn",
+    "rouge-score": "rouge_score",
+    "pylibjpeg-libjpeg": "libjpeg",
+}
 
 
 def hide(modules: set[str]) -> None:
     """Have Python find neither these modules nor that they are installed."""
-    finder = importlib.machinery.PathFinder
-    find_spec, version = finder.find_spec, importlib.metadata.version
+    finder, metadata = importlib.machinery.PathFinder, importlib.metadata
+    find_spec, version, distributions = finder.find_spec, metadata.version, metadata.distributions
+
+    def is_hidden(distribution):
+        name = str(distribution).lower()
+        return MODULES.get(name, name) in modules
 
     def find(name, path=None, target=None):
         return None if name.split(".")[0] in modules else find_spec(name, path, target)
 
     def version_of(name):
-        if _DISTRIBUTIONS.get(name, name) in modules:
-            raise importlib.metadata.PackageNotFoundError(name)
+        if is_hidden(name):
+            raise metadata.PackageNotFoundError(name)
         return version(name)
 
+    def all_but_hidden(**context):
+        return (d for d in distributions(**context) if not is_hidden(d.metadata["Name"]))
+
     finder.find_spec = staticmethod(find)
-    importlib.metadata.version = version_of
+    metadata.version, metadata.distributions = version_of, all_but_hidden
 
 
 def main() -> None:
