@@ -7,8 +7,10 @@ A reference is one of
 - a model id on the hub.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import shutil
 import tempfile
@@ -140,18 +142,21 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
         mark_used(folder)
         return folder, digest
 
+    _log.info("Unpacking %s, once, into %s", file.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
         temporary = Path(name) / "model"
-        loaded = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
-        )
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # a bar that knows no setting
+            loaded = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+            )
         config = type(loaded.config).from_dict(
             {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
         )
         plain = type(loaded)(config)
         plain.load_state_dict(loaded.state_dict())
-        plain.half().save_pretrained(temporary)
+        with quiet():
+            plain.half().save_pretrained(temporary)
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, trust_remote_code=False
         )
