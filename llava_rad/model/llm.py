@@ -7,8 +7,10 @@ A reference is one of
 - a model id on the hub.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import shutil
 import tempfile
@@ -148,10 +150,12 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
         mark_used(folder)
         return folder, digest
 
+    _log.info("Unpacking %s, once, into %s", file.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
         temporary = Path(name) / "model"
-        _read_gguf(file).half().save_pretrained(temporary)
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # a bar that knows no setting
+            _read_gguf(file).half().save_pretrained(temporary)
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, trust_remote_code=False
         )
@@ -173,9 +177,8 @@ def _read_gguf(file: Path) -> Any:
     That asks for Accelerate, which has no part in it.
     """
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    with quiet():
-        llm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=llm)["tensors"]
+    llm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=llm)["tensors"]
     found = llm.load_state_dict(tensors, strict=False)
     llm.tie_weights()
     tied = set(llm.all_tied_weights_keys)
