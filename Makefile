@@ -27,8 +27,9 @@ demo: $(BIN)/.installed
 	@$(BIN)/llava-rad report --model mini \
 	  "$$($(BIN)/python -c 'import pydicom.data; print(pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False))')"
 
+# Two processes of one thread each; the tests of one file stay together.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "not slow and not check"

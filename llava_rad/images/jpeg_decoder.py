@@ -32,8 +32,8 @@ def decode_frame(frame: bytes, runner: base.DecodeRunner) -> bytes:
         ValueError: its values do not fit the bits that the header gives them.
     """
     # Without the name of a color space on both sides, YCbCr would be made RGB.
-    space = {"colorspace": "RGB", "outcolorspace": "RGB"} if runner.samples_per_pixel == 3 else {}
-    values = imagecodecs.jpeg8_decode(frame, **space)
+    space = "RGB" if runner.samples_per_pixel == 3 else None
+    values = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
     if 8 * values.dtype.itemsize > runner.bits_allocated:
         raise ValueError(f"samples of {values.dtype}, {runner.bits_allocated} bits allocated")
     runner.set_option("planar_configuration", 0)
