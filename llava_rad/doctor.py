@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from llava_rad.bundled import BUNDLED
 from llava_rad.files import user_cache
 from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
-from llava_rad.model.loading import BUNDLED
 
 PACKAGES = (
     "llava-rad",

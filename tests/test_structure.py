@@ -11,8 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 # The ground floor, which knows only itself.
 GROUND = {
     "errors",
+    "bundled",
     "caches",
     "config",
+    "devices",
     "ending",
     "files",
     "locks",

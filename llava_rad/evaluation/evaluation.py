@@ -396,8 +396,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     rates = None if stated is None else stated.mean(axis=1)
     return {
         "predictions": {
-            "file": e.predictions.path.name,
-            "sha256": file_hash(e.predictions.path),
+            "file": e.predictions.name,
+            "sha256": file_hash(e.predictions.path) if e.predictions.path else None,
             "section": e.section,
             "count": e.count,
             "empty_predictions": sum(map(is_empty, e.predictions.predictions)),

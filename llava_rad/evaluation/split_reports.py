@@ -28,7 +28,8 @@ from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
 from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
-from llava_rad.reports.generate import GenerationSettings, Report
+from llava_rad.reports.generate import GenerationSettings
+from llava_rad.reports.report import Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
