@@ -80,7 +80,8 @@ def load_radiograph(
             return _as_asked(source, rendering)
         if isinstance(source, Image.Image):
             return read_image(source, rendering=rendering, frame=frame, source=label)
-        if not isinstance(source, bytes | bytearray | memoryview) and hasattr(source, "__array__"):
+        file = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
+        if not file and hasattr(source, "__array__"):
             return _read_array(np.asarray(source), rendering, label)
         return _read(content_of(source), rendering, frame, label)
 
