@@ -350,8 +350,8 @@ def _warnings(
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
     if units.name == "study":
         warnings.append(
-            "the file names no patients, so intervals resample studies and are too narrow if "
-            "patients have several; add 'patient_id'"
+            "no patients are named, so intervals resample studies and are too narrow if patients "
+            "have several; add 'patient_id' (patients=... in Python)"
         )
     suspicious = foreign(references)
     if suspicious and not predictions.languages:

@@ -66,7 +66,7 @@ def load_radiograph(
     Example:
         >>> radiograph = llava_rad.load_radiograph("chest.dcm")
         >>> radiograph
-        <Radiograph 1955 x 1841, unknown view, minmax, chest.dcm>
+        <Radiograph 1955 x 1841, PA, minmax, chest.dcm>
         >>> np.asarray(radiograph).dtype
         dtype('uint8')
     """

@@ -70,9 +70,7 @@ class Radiograph:
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
     ) -> NDArray[np.generic]:
-        if copy:
-            return np.array(self.pixels, dtype)
-        return np.asarray(self.pixels, dtype)
+        return np.array(self.pixels, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         height, width = self.pixels.shape

@@ -38,7 +38,7 @@ def one_study(given: Given) -> Study:
     return _Namer().study(given)
 
 
-def studies_of(inputs: Given | Iterable[Given]) -> Iterator[Study | Failure]:
+def given_studies(inputs: Given | Iterable[Given]) -> Iterator[Study | Failure]:
     """The studies that are given, one after the other.
 
     Paths in a row are taken together, as the command line takes them; everything else comes as it

@@ -33,11 +33,14 @@ class Report:
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
     Example:
-        >>> report = model.report("chest.dcm", indication="cough")
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+        >>> report = model.report("chest.dcm", settings=short)
         >>> print(report)  # doctest: +ELLIPSIS
-        ...
+        The ...
+        <BLANKLINE>
         Shown as current frontal: chest.dcm
-        Note: view_unknown: chest.dcm does not state its view, taken as frontal
+        Note: cut off at max_new_tokens.
+        Note: collimator: the rectangular collimator was ignored: it leaves 2.0% of the picture
         [llava-rad-mini] Demonstration for research; not for clinical use.
         >>> report.to_dict()["roles"]
         ['current_frontal']

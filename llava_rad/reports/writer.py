@@ -14,7 +14,7 @@ from llava_rad.model import ReportModel
 from llava_rad.model import load as load_model
 from llava_rad.model.llm import Quantization
 from llava_rad.reports.generate import GenerationSettings
-from llava_rad.reports.given import Given, one_study, studies_of
+from llava_rad.reports.given import Given, given_studies, one_study
 from llava_rad.reports.report import Report
 from llava_rad.reports.request import StudyRequest
 from llava_rad.reports.study import READERS, Failure, read_study, report_studies, with_indication
@@ -28,9 +28,8 @@ class ReportWriter(ReportModel):
     taken for a frontal one, and what is noticed becomes a warning of the report.
 
     Example:
-        >>> model = llava_rad.load("mini")
-        >>> model.report("chest.dcm", indication="cough").model
-        'llava-rad-mini'
+        >>> model.report("chest.dcm", indication="cough").images
+        ('chest.dcm',)
     """
 
     @classmethod
@@ -75,8 +74,8 @@ class ReportWriter(ReportModel):
             ModelError: no frontal view to describe, or the model's numbers are not finite.
 
         Example:
-            >>> report = model.report("chest.dcm", indication="cough")
-            >>> report.roles
+            >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+            >>> model.report(["exam/1_lat.dcm", "exam/1_pa.dcm"], settings=short).roles
             ('current_frontal',)
             >>> model.report("lateral.dcm")
             Traceback (most recent call last):
@@ -161,7 +160,7 @@ a lateral view). Give a frontal (PA or AP) radiograph.
                 )
         studies = (
             study if isinstance(study, Failure) else with_indication([study], indication)[0]
-            for study in studies_of(inputs)
+            for study in given_studies(inputs)
         )
         results = report_studies(
             self,
@@ -203,9 +202,8 @@ def load(
 
     Example:
         >>> model = llava_rad.load("mini", device="cpu")
-        >>> report = model.report("chest.dcm", indication="cough")
-        >>> report.model, report.empty
-        ('llava-rad-mini', False)
+        >>> model.config.name, str(model.device)
+        ('llava-rad-mini', 'cpu')
     """
     model = load_model(
         name,
