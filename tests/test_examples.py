@@ -12,7 +12,6 @@ import huggingface_hub
 import numpy as np
 import pydicom.data
 import pytest
-import torch
 from helpers.dicom_files import UID, dicom_bytes, write_exam
 
 import llava_rad
@@ -51,20 +50,24 @@ class Hub:
         pass
 
 
-@pytest.fixture(scope="module")
-def model():
-    # The examples are short, and the same on every machine.
-    return llava_rad.load("mini", device="cpu")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    shutil.copy(CHEST, tmp_path / "chest.dcm")
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copy(CHEST, folder / "chest.dcm")
     lateral = dicom_bytes(StudyInstanceUID=f"{UID}7", ViewPosition="LL")
-    (tmp_path / "lateral.dcm").write_bytes(lateral)
-    write_exam(tmp_path / "exam", 1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    (folder / "lateral.dcm").write_bytes(lateral)
+    write_exam(folder / "exam", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(huggingface_hub, "HfApi", Hub)
+        patch.setattr("llava_rad.devices._best", lambda: "cpu")  # the same on every machine
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    """The one that the example of ``load`` loads, as this takes seconds."""
+    return run(examples("load")["load"])["model"]
 
 
 def examples(name):
@@ -72,17 +75,21 @@ def examples(name):
     return {test.name: test for test in found if test.examples}
 
 
+def run(test, **names):
+    """Run an example; gives the names it has made."""
+    test.globs = {"llava_rad": llava_rad, "np": np, **names}
+    said = []
+    runner = doctest.DocTestRunner()
+    runner.run(test, out=said.append, clear_globs=False)
+    assert not runner.failures, "".join(said)
+    return test.globs
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLIC)
-def test_the_examples_run(name, model, place, monkeypatch):
-    # The mini model is loaded once; load itself is proved by the fixture.
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "load"])
+def test_the_examples_run(name, model):
     for test in examples(name).values():
-        test.globs |= {"llava_rad": llava_rad, "np": np, "model": model}
-        said = []
-        runner.run(test, out=said.append)
-        assert not runner.failures, "".join(said)
+        run(test, model=model)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -111,7 +111,7 @@ class Study:
     Example:
         >>> images = (llava_rad.StudyImage("chest.dcm", view="frontal"),)
         >>> study = llava_rad.Study("s1", "p1", images=images, indication="cough")
-        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
         >>> model.report(study, settings=short).study_id
         's1'
     """

@@ -35,9 +35,9 @@ class GenerationSettings:
         ConfigError: a value is out of its range.
 
     Example:
-        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
         >>> model.report("chest.dcm", settings=short).tokens
-        12
+        4
     """
 
     max_new_tokens: Count = 256
@@ -84,10 +84,10 @@ def generate_reports(
         >>> from llava_rad.model import ReportRequest, RequestImage
         >>> picture = llava_rad.load_radiograph("chest.dcm")
         >>> request = ReportRequest((RequestImage("current_frontal", picture),))
-        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
         >>> [report] = llava_rad.generate_reports(model, [request], short)
         >>> report.tokens
-        12
+        4
     """
     if not requests:
         return []

@@ -33,7 +33,7 @@ class Report:
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
     Example:
-        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
         >>> report = model.report("chest.dcm", settings=short)
         >>> print(report)  # doctest: +ELLIPSIS
         The ...

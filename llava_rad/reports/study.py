@@ -29,15 +29,11 @@ class Failure:
         error: what went wrong.
 
     Example:
-        >>> paths = ["missing.dcm", "chest.dcm"]
-        >>> short = llava_rad.GenerationSettings(max_new_tokens=12)
-        >>> for result in model.reports(paths, settings=short, errors="yield"):
+        >>> for result in model.reports(["missing.dcm", "lateral.dcm"], errors="yield"):
         ...     if isinstance(result, llava_rad.Failure):
-        ...         print(result.error.kind, result.study_id)
-        ...     else:
-        ...         print("report", result.study_id)
-        no_input missing.dcm
-        report chest.dcm
+        ...         print(result.study_id, result.error.kind)
+        missing.dcm no_input
+        lateral.dcm no_frontal
     """
 
     study_id: str
