@@ -132,7 +132,7 @@ def score(
         given texts: 2 pairs, findings, 2 distinct outputs (100.0 %)
         ...
     """
-    texts: list[str] = [getattr(text, "findings", text) for text in predictions]
+    texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
     return ScoreTable(
         evaluate_predictions(
             given_predictions(texts, references, patients=patients, language=language),
