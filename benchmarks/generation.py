@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     from llava_rad import load
     from llava_rad.data import expand_inputs
     from llava_rad.errors import LlavaRadError
-    from llava_rad.reports.generate import Report
+    from llava_rad.reports.report import Report
     from llava_rad.reports.study import report_studies
 
     try:

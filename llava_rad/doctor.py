@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from llava_rad.bundled import BUNDLED
 from llava_rad.extras import command, is_installed
 from llava_rad.files import user_cache
 from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
-from llava_rad.model.loading import BUNDLED
 
 #: Of the core.
 PACKAGES = ("llava-rad", "torch", "torchvision", "transformers", "pydicom", "imagecodecs", "timm")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from llava_rad.encoders import ImageEncoder
+from llava_rad.encoders.pictures import encode_images
 from llava_rad.errors import LlavaRadError
-from llava_rad.images import load_radiograph
 from llava_rad.names import escape_name, unescape_name
 from llava_rad.outputs import own_file
 from llava_rad.tensor_stream import TensorStream
@@ -29,46 +29,6 @@ class Encoded:
 
     count: int
     failed: tuple[str, ...]
-
-
-def encode_images(
-    encoder: ImageEncoder,
-    paths: Sequence[str],
-    *,
-    batch_size: int = 8,
-    frame: int | None = None,
-) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor] | LlavaRadError]]:
-    """Encode image files in order.
-
-    Args:
-        encoder: from :func:`llava_rad.load_encoder`.
-        paths: image files.
-        batch_size: images encoded together.
-        frame: which picture of files that hold several, see ``load_radiograph``.
-
-    Yields:
-        Each path with (CLS [dim], patch tokens [tokens, dim]), or with the error that kept it
-        from being read.
-    """
-    parameter = next(encoder.parameters())
-    for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
-        results: list[torch.Tensor | LlavaRadError] = []
-        for path in batch:
-            try:
-                rendering = encoder.preprocessing.rendering
-                picture = load_radiograph(path, rendering=rendering, frame=frame)
-                results.append(encoder.preprocessing(picture))
-            except LlavaRadError as error:
-                results.append(error)
-        inputs = [r for r in results if isinstance(r, torch.Tensor)]
-        tokens: Iterator[tuple[torch.Tensor, torch.Tensor]] = iter(())
-        if inputs:
-            with torch.inference_mode():
-                out = encoder.encode(torch.stack(inputs).to(parameter.device))
-            tokens = iter(zip(out.cls.cpu(), out.patches.cpu(), strict=True))
-        for path, result in zip(batch, results, strict=True):
-            yield path, result if isinstance(result, LlavaRadError) else next(tokens)
 
 
 def encode_to_file(

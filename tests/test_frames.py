@@ -7,7 +7,7 @@ from helpers.tiny_models import build, byte_level_tokenizer, tiny_encoder
 from PIL import Image
 
 from llava_rad.data import Study, StudyImage
-from llava_rad.encoding import encode_images
+from llava_rad.encoders.pictures import encode_images
 from llava_rad.images import load_radiograph
 from llava_rad.reports.file import run_id
 from llava_rad.reports.generate import GenerationSettings

@@ -10,10 +10,10 @@ import pydicom.data
 import pytest
 import torch
 
+from llava_rad.bundled import BUNDLED
 from llava_rad.encoders import load_encoder
 from llava_rad.images import load_radiograph
 from llava_rad.model import ReportRequest, RequestImage, load
-from llava_rad.model.loading import BUNDLED
 from llava_rad.reports.generate import generate_reports
 
 FOLDER = BUNDLED["mini"]

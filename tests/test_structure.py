@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 # The ground floor, which knows only itself.
 GROUND = {
     "errors",
+    "bundled",
     "caches",
     "config",
+    "devices",
     "ending",
     "extras",
     "files",
@@ -95,6 +99,13 @@ def test_the_programs_are_imported_by_nobody():
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.ImportFrom) and node.module:
                     assert node.module.split(".")[0] not in {"training", "eval"}, file
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    heavy = ("torch", "transformers", "numpy", "huggingface_hub")
+    code = f"import sys, llava_rad; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_public_names_are_there():

@@ -26,7 +26,7 @@ import torch
 from llava_rad.data import convert, hash_manifest, load_manifest
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.model import ReportModel
-from llava_rad.reports.generate import DISCLAIMER
+from llava_rad.reports.report import DISCLAIMER
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 20_000_000  # bytes that the package may carry

@@ -1,4 +1,4 @@
-"""What commands share: their options' kinds, errors in one line, devices, output and progress."""
+"""What commands share: their options' kinds, errors in one line, output and progress."""
 
 import contextlib
 import enum
@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from llava_rad.data import ConversionLog
 
 
@@ -50,34 +48,6 @@ def user_errors(stopped: str | Callable[[], str] = "") -> Iterator[None]:
         yield
 
 
-def pick_device(name: str) -> str:
-    """The device of this name; ``auto`` is a GPU if there is one. Raises ConfigError."""
-    import torch
-
-    from llava_rad.errors import ConfigError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"this device cannot be used ({str(error).splitlines()[0]})",
-            where=f"--device {name}",
-            remedy="See: llava-rad doctor",
-        ) from error
-    return name
-
-
-def pick_dtype(precision: Precision, device: str) -> "torch.dtype":
-    """The number format of this name; ``auto`` is bfloat16 on a GPU and float32 on a CPU."""
-    import torch
-
-    if precision is Precision.auto:
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, precision.value)
-
-
 def say(text: str) -> None:
     """Print a message to stderr, on one line whatever the names in it."""
     from rich.console import Console
@@ -90,12 +60,8 @@ def say(text: str) -> None:
 
 def say_left_out(log: "ConversionLog") -> None:
     """Say which files were passed over, and what was noted of studies."""
-    from llava_rad.data.image_files import summarise
-
-    for line in summarise(log.left_out):
+    for line in log.summary():
         say(line)
-    for fact, ids in log.noted.items():
-        say(f"noted, {fact}: {len(ids)}")
 
 
 def write_out(text: str) -> None:

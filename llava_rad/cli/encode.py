@@ -7,8 +7,6 @@ import typer
 
 from llava_rad.cli.common import (
     Precision,
-    pick_device,
-    pick_dtype,
     progress,
     say,
     say_left_out,
@@ -44,7 +42,6 @@ def encode(
         from llava_rad.encoders import load_encoder
         from llava_rad.encoding import encode_to_file, is_token_file
         from llava_rad.errors import ConfigError
-        from llava_rad.model.loading import BUNDLED
         from llava_rad.outputs import refuse_foreign, refuse_inputs
 
         if output.suffix != ".safetensors":
@@ -59,10 +56,8 @@ def encode(
         refuse_inputs(output, [*images, *paths])
         refuse_foreign(output, is_token_file, "file of tokens", overwrite=overwrite)
         say_left_out(log)
-        place = pick_device(device)
         with status(f"Loading {encoder}"):
-            source = str(BUNDLED[encoder] / "encoder") if encoder in BUNDLED else encoder
-            loaded = load_encoder(source, dtype=pick_dtype(dtype, place), device=place)
+            loaded = load_encoder(encoder, dtype=dtype.value, device=device)
         with progress("Images", len(paths)) as advance:
 
             def told(_: str, error: "LlavaRadError | None") -> None:

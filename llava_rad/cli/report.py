@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,8 +11,6 @@ from llava_rad.cli.common import (
     Format,
     Precision,
     Quantize,
-    pick_device,
-    pick_dtype,
     progress,
     say,
     say_left_out,
@@ -88,7 +86,9 @@ def report(
             run_id,
         )
         from llava_rad.reports.generate import GenerationSettings
+        from llava_rad.reports.report import Report
         from llava_rad.reports.study import (
+            READERS,
             Failure,
             StudyReader,
             empty_report,
@@ -120,20 +120,18 @@ def report(
             top_p=top_p,
             seed=seed,
         )
-        place = pick_device(device)
-        number = pick_dtype(dtype, place)
         with status(f"Loading {model}"):
             loaded = load(
                 model,
-                dtype=number,
-                device=place,
+                device=device,
+                dtype=dtype.value,
                 quantize=quantize.value if quantize else None,
                 base_llm=llm,
             )
-        precision = f"{number}, {loaded.quantize or 'not quantised'}"
+        precision = f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read: StudyReader = functools.partial(read_study, frame=frame)
-        as_text = functools.partial(_as_text, many=True)
+        as_text = functools.partial(Report.to_text, heading=True)
 
         failed, incomplete, total = [], 0, len(studies)
         file, remember = None, Remembering(read)
@@ -158,15 +156,16 @@ def report(
             if total > len(todo):
                 say(f"{total - len(todo)} of {total} are in {output} already")
             advance = stack.enter_context(progress("Reports", len(todo)))
-            for result in report_studies(loaded, todo, settings, batch_size=batch_size, read=read):
+            for result in report_studies(
+                loaded, todo, settings, batch_size=batch_size, workers=READERS, read=read
+            ):
                 if isinstance(result, Failure):
                     failed.append(result.study_id)
                     say(f"error: {result.error}")
                     advance()
                     continue
-                lost = [w for w in result.warnings if w.startswith("unreadable: ")]
-                incomplete += bool(lost)
-                for warning in lost:
+                incomplete += bool(result.lost)
+                for warning in result.lost:
                     say(f"error: {result.study_id}: {warning}")
                 if result.empty:
                     # Written nevertheless: the same command gives the same again.
@@ -177,7 +176,7 @@ def report(
                 elif style is Format.json:
                     write_json({**result.to_dict(), "run": run})
                 else:
-                    write_out(_as_text(result, many=total > 1))
+                    write_out(result.to_text(heading=total > 1))
                 state["written"] += 1
                 advance()
             if file is not None and part is not None:
@@ -190,21 +189,3 @@ def report(
             say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)
-
-
-def _as_text(report: Any, *, many: bool) -> str:
-    from llava_rad.names import escape_name, one_line
-
-    lines = [one_line(f"== {report.study_id}")] if many else []
-    lines += [report.findings or "(no text)", ""]
-    if report.truncated:
-        lines.append("Note: cut off at --max-new-tokens.")
-    if report.repetitive:
-        lines.append("Note: the text repeats itself; do not rely on it.")
-    lines += [
-        one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
-        for path, role in zip(report.images, report.roles, strict=True)
-    ]
-    lines += [one_line(f"Note: {warning}") for warning in report.warnings]
-    lines.append(f"[{report.model}] {report.disclaimer}")
-    return "\n".join(lines) + ("\n" if many else "")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from llava_rad.data.image_files import summarise
+
 
 @dataclass
 class ConversionLog:
@@ -22,3 +24,10 @@ class ConversionLog:
     def note(self, fact: str, row_id: str) -> None:
         """Record something about a row that was used."""
         self.noted.setdefault(fact, []).append(row_id)
+
+    def summary(self) -> list[str]:
+        """What was passed over, with the first names of each reason, and what was noted."""
+        return [
+            *summarise(self.left_out),
+            *(f"noted, {fact}: {len(ids)}" for fact, ids in self.noted.items()),
+        ]

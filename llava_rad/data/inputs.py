@@ -2,17 +2,32 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.dicom_studies import group_files, studies_of
+from llava_rad.data.dicom_studies import ImageGroup, group_files, studies_of
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.image_files import FoundImages, find_images, match_files, summarise
 from llava_rad.data.manifest import FORMATS, load_manifest
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 from llava_rad.names import escape_name
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An input of which no study can be made.
+
+    Attributes:
+        given: the input.
+        error: why.
+    """
+
+    given: str
+    error: DataError
 
 
 def expand_inputs(
@@ -40,29 +55,101 @@ def expand_inputs(
     Raises:
         DataError: an input names no file, or two manifests hold different studies of one id.
     """
+
+    def refuse(given: str, error: DataError) -> NoReturn:
+        raise error
+
+    found = _studies(paths, identifiers, log, refuse)
+    return [study for study in found if isinstance(study, Study)]
+
+
+def try_inputs(
+    paths: Iterable[str | Path], *, log: ConversionLog | None = None
+) -> list[Study | Unusable]:
+    """As :func:`expand_inputs`, with an :class:`Unusable` in the place of what names no file.
+
+    Raises:
+        DataError: two manifests hold different studies of one id.
+    """
+    return _studies(paths, None, log, Unusable)
+
+
+def _studies(
+    paths: Iterable[str | Path],
+    identifiers: Identifiers | None,
+    log: ConversionLog | None,
+    unusable: Callable[[str, DataError], Unusable],
+) -> list[Study | Unusable]:
     log = log if log is not None else ConversionLog()
     files: list[str] = []
     listed: dict[str, tuple[str, Study]] = {}
-    order: list[Study | str] = []
+    order: list[Study | str | Unusable] = []
     for given in paths:
-        for item in _expand(os.fspath(given), log):
-            if isinstance(item, str):
-                files.append(item)
-                order.append(item)
+        try:
+            items = list(_expand(os.fspath(given), log))
+        except DataError as error:
+            order.append(unusable(os.fspath(given), error))
+            continue
+        order += items
+        for found in items:
+            if isinstance(found, str):
+                files.append(found)
                 continue
-            known = listed.setdefault(item.study_id, (os.fspath(given), item))
-            if known[1] != item:
-                raise _two_studies(item.study_id, given)
-            order.append(item)
+            known = listed.setdefault(found.study_id, (os.fspath(given), found))
+            if known[1] != found:
+                raise _two_studies(found.study_id, given)
     groups = group_files(_once(files))
     made = studies_of(groups, identifiers or Identifiers(), log, named_by_file=identifiers is None)
     starting = {group.files[0]: study for group, study in zip(groups, made, strict=True)}
-    studies: dict[str, Study] = {}
+    studies: dict[str, Study | Unusable] = {}
     for item in order:
+        if isinstance(item, Unusable):
+            studies.setdefault(item.given, item)
+            continue
         study = starting.get(item) if isinstance(item, str) else item
         if study is not None and studies.setdefault(study.study_id, study) != study:
             raise _two_studies(study.study_id, item if isinstance(item, str) else study.study_id)
     return list(studies.values())
+
+
+def expand_study(paths: Sequence[str | Path], *, log: ConversionLog | None = None) -> Study:
+    """Turn inputs into one study.
+
+    Args:
+        paths: one input as :func:`expand_inputs` takes it, or image files that are the views of
+            one study. What says nothing of its study, such as a PNG file, goes with the others.
+        log: as for :func:`expand_inputs`.
+
+    Raises:
+        DataError: an input names no file, one input holds several studies (``several_studies``),
+            or files state different studies or patients (``different_studies``).
+    """
+    studies = expand_inputs(paths, log=log)
+    if len(studies) == 1:
+        return studies[0]
+    if len(paths) < 2:
+        raise DataError(
+            f"{len(studies)} studies are there, one was expected",
+            where=paths[0] if paths else None,
+            remedy="Use model.reports for a report each, or give the files of one study",
+            kind="several_studies",
+        )
+    groups = group_files(expand_images(paths))
+    uids = {group.study_uid for group in groups} - {None}
+    patients = {group.patient_id for group in groups} - {None}
+    if max(len(uids), len(patients)) > 1:
+        what = f"{len(uids)} studies" if len(uids) > 1 else f"{len(patients)} patients"
+        raise DataError(
+            f"the files are of {what}, by their headers",
+            where=paths[0],
+            remedy="Use model.reports for a report each; a Study may hold any images",
+            kind="different_studies",
+        )
+    whole = ImageGroup(
+        tuple(file for group in groups for file in group.files),
+        tuple(header for group in groups for header in group.headers),
+    )
+    return studies_of([whole], Identifiers(), ConversionLog(), named_by_file=True)[0]
 
 
 def files_of(studies: Iterable[Study], given: Iterable[str | Path] = ()) -> Iterator[str]:

@@ -29,6 +29,13 @@ class StudyImage:
         view_position: the data set's own word for it, such as ``"PA"`` or ``"AP SUPINE"``.
         lung_mask: a file of the image's size whose pixels are not 0 inside the lungs, or None;
             resolved like ``path``.
+
+    Raises:
+        DataError: a value is of another kind.
+
+    Example:
+        >>> llava_rad.StudyImage("scan.png", view="lateral").view
+        'lateral'
     """
 
     path: str
@@ -97,6 +104,16 @@ class Study:
         source: the data set it comes from, and how its text was made where it is no report.
         language: ISO 639-1 code of the texts.
         extra: further facts by name, each a text (dates, MeSH terms, licences ...).
+
+    Raises:
+        DataError: a value is of another kind or out of its range.
+
+    Example:
+        >>> images = (llava_rad.StudyImage("chest.dcm", view="frontal"),)
+        >>> study = llava_rad.Study("s1", "p1", images=images, indication="cough")
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
+        >>> model.report(study, settings=short).study_id
+        's1'
     """
 
     study_id: str

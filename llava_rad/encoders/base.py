@@ -3,16 +3,21 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llava_rad.encoders.pictures import encode_images
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.weights import LoadReport
-from llava_rad.errors import ConfigError, ModelError, shown
+from llava_rad.errors import ConfigError, LlavaRadError, ModelError, shown
 from llava_rad.files import give_rights
+from llava_rad.images import PictureSource, is_picture_source
 
 
 class EncoderOutput(NamedTuple):
@@ -127,6 +132,77 @@ class ImageEncoder(nn.Module, ABC):
             )
         self.grid(pixel_values.shape[-2], pixel_values.shape[-1])
         return self._encode(pixel_values.to(self.dtype))
+
+    def embed(
+        self,
+        images: PictureSource | Iterable[PictureSource],
+        *,
+        batch_size: int = 8,
+        frame: int | None = None,
+    ) -> NDArray[np.float32]:
+        """One vector an image: the CLS token, or what the family has in its place.
+
+        Args:
+            images: one or several: paths, bytes, pictures of Pillow, arrays, radiographs; all that
+                :func:`llava_rad.load_radiograph` takes.
+            batch_size: images encoded together.
+            frame: which picture of files that hold several, counted from 1.
+
+        Returns:
+            float32 [images, dim].
+
+        Raises:
+            ImageError: an image cannot be read; it is named.
+
+        Example:
+            >>> encoder = llava_rad.load_encoder("mini")
+            >>> encoder.embed(["chest.dcm", "lateral.dcm"]).shape
+            (2, 192)
+        """
+        rows = [cls for cls, _ in self._tokens_of(images, batch_size, frame)]
+        return torch.stack(rows).float().numpy() if rows else np.empty((0, self.dim), np.float32)
+
+    def patches(
+        self,
+        images: PictureSource | Iterable[PictureSource],
+        *,
+        batch_size: int = 8,
+        frame: int | None = None,
+    ) -> NDArray[np.float32]:
+        """The patch tokens of images, row by row from the upper left.
+
+        Args:
+            images: as for :meth:`embed`.
+            batch_size: images encoded together.
+            frame: which picture of files that hold several, counted from 1.
+
+        Returns:
+            float32 [images, tokens, dim]; :meth:`grid` says how many rows and columns they are.
+
+        Raises:
+            ImageError: an image cannot be read; it is named.
+
+        Example:
+            >>> encoder = llava_rad.load_encoder("mini")
+            >>> encoder.patches("chest.dcm").shape
+            (1, 144, 192)
+        """
+        rows = [patches for _, patches in self._tokens_of(images, batch_size, frame)]
+        empty = np.empty((0, self.num_tokens, self.dim), np.float32)
+        return torch.stack(rows).float().numpy() if rows else empty
+
+    def _tokens_of(
+        self,
+        images: PictureSource | Iterable[PictureSource],
+        batch_size: int,
+        frame: int | None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        several = [images] if is_picture_source(images) else images
+        sources = cast("Iterable[PictureSource]", several)
+        for _, tokens in encode_images(self, sources, batch_size=batch_size, frame=frame):
+            if isinstance(tokens, LlavaRadError):
+                raise tokens
+            yield tokens
 
     def forward(self, pixel_values: Tensor) -> EncoderOutput:
         """Same as :meth:`encode`."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from llava_rad.bundled import BUNDLED
+from llava_rad.devices import pick_device, pick_dtype
 from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
@@ -130,12 +132,6 @@ _FAMILIES = {
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 # Repositories often hold the same weights twice; PyTorch files are fetched only without the first.
 _HUB_FILES = [
     "*.json",
@@ -150,7 +146,7 @@ def load_encoder(
     name_or_path: str | Path,
     *,
     revision: str | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
     layer: int | None = None,
     image_size: int | None = None,
@@ -161,7 +157,8 @@ def load_encoder(
     Args:
         name_or_path: one of, tried in this order:
 
-            - a name of :data:`ENCODERS`, such as ``"rad-dino"``;
+            - a name of :data:`ENCODERS`, such as ``"rad-dino"``, or ``"mini"``, the encoder of the
+              bundled model;
             - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
               wrote, a transformers, timm or open_clip model, or BioViL's or RadJEPA's published
               checkpoint;
@@ -170,19 +167,25 @@ def load_encoder(
               it or ``preprocessing`` given;
             - a hub id, ``"owner/name"``.
         revision: branch, tag or commit of a hub repository.
-        dtype: of the weights, ``"float32"`` unless told whatever the file holds.
-        device: where to put it; the CPU unless told.
+        dtype: of the weights, whatever the file holds; see :func:`llava_rad.devices.pick_dtype`.
+        device: where to put it, see :func:`llava_rad.devices.pick_device`; None is the CPU.
         layer: see :class:`ImageEncoder`; None keeps what was saved or registered.
         image_size: side of the input in pixels, where it shall differ from the published one.
         preprocessing: instead of the one saved with the weights.
 
     Raises:
         WeightsError: not found, not downloadable, or not fitting; the remedy says what to do.
-        ConfigError: an argument cannot be followed.
+        ConfigError: an argument cannot be followed, or there is no such device.
+
+    Example:
+        >>> encoder = llava_rad.load_encoder("mini", device="cpu")
+        >>> encoder.dim, encoder.num_tokens
+        (192, 144)
     """
     name = str(name_or_path)
     entry = ENCODERS.get(name)
-    path = Path(name_or_path).expanduser()
+    place = None if device is None else pick_device(device)
+    path = Path(encoder_source(name) if name in BUNDLED else name_or_path).expanduser()
     if revision is not None and entry is None and path.exists():
         raise ConfigError(
             f"revision '{revision}' was given for a local path",
@@ -192,7 +195,7 @@ def load_encoder(
     request = LoadRequest(
         folder=path,
         name=name,
-        dtype=_parse_dtype(dtype),
+        dtype=pick_dtype(dtype, place or "cpu"),
         layer=layer if layer is not None else entry.layer if entry else None,
         image_size=image_size,
         preprocessing=preprocessing,
@@ -210,10 +213,17 @@ def load_encoder(
             "there is no such encoder, folder or file",
             where=name,
             remedy="Use a path that exists, a hub id 'owner/name', or one of "
-            + ", ".join(ENCODERS),
+            + ", ".join((*BUNDLED, *ENCODERS)),
             kind="no_such_encoder",
         )
-    return encoder.to(device) if device is not None else encoder
+    return encoder.to(place) if place is not None else encoder
+
+
+def encoder_source(name: str) -> str:
+    """What a short name stands for: a folder or a hub id; anything else stands for itself."""
+    if name in BUNDLED:
+        return str(BUNDLED[name] / "encoder")
+    return ENCODERS[name].hub_id if name in ENCODERS else name
 
 
 def _load_registered(
@@ -330,13 +340,3 @@ def _not_downloaded(hub_id: str, reason: str, file: str | None = None) -> Weight
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is None:
-        return torch.float32
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}", remedy=f"Use one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]

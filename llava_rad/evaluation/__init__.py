@@ -3,7 +3,8 @@
 :mod:`predictions` is the file format, :mod:`evaluation` gathers what is said about one file,
 :mod:`baselines` scores texts written without the image, :mod:`image_gain` those written with a
 wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text,
-:mod:`split_reports` writes the reports on one split of a manifest.
+:mod:`scoring` scores texts in memory, :mod:`split_reports` writes the reports on one split of a
+manifest.
 """
 
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json
@@ -20,6 +21,7 @@ from llava_rad.evaluation.image_gain import (
 from llava_rad.evaluation.output import evaluation_table, write_evaluation
 from llava_rad.evaluation.page import render_page
 from llava_rad.evaluation.predictions import Prediction, Predictions, read_predictions, read_reports
+from llava_rad.evaluation.scoring import ScoreTable, score
 
 __all__ = [
     "CONTROLS",
@@ -29,6 +31,7 @@ __all__ = [
     "ImageControl",
     "Prediction",
     "Predictions",
+    "ScoreTable",
     "control_markdown",
     "control_table",
     "control_to_json",
@@ -39,6 +42,7 @@ __all__ = [
     "read_predictions",
     "read_reports",
     "render_page",
+    "score",
     "to_json",
     "write_evaluation",
 ]

@@ -350,8 +350,8 @@ def _warnings(
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
     if units.name == "study":
         warnings.append(
-            "the file names no patients, so intervals resample studies and are too narrow if "
-            "patients have several; add 'patient_id'"
+            "no patients are named, so intervals resample studies and are too narrow if patients "
+            "have several; add 'patient_id' (patients=... in Python)"
         )
     suspicious = foreign(references)
     if suspicious and not predictions.languages:
@@ -396,8 +396,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     rates = None if stated is None else stated.mean(axis=1)
     return {
         "predictions": {
-            "file": e.predictions.path.name,
-            "sha256": file_hash(e.predictions.path),
+            "file": e.predictions.name,
+            "sha256": file_hash(e.predictions.path) if e.predictions.path else None,
             "section": e.section,
             "count": e.count,
             "empty_predictions": sum(map(is_empty, e.predictions.predictions)),

@@ -43,35 +43,56 @@ def write_evaluation(
     write_result(folder / "report.html", page)
 
 
-def evaluation_table(evaluation: Evaluation) -> str:
-    """Headline values with intervals, baselines and parts, and what the scorers are."""
+def table_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The headline values, the primary one first.
+
+    Returns:
+        For each ``metric`` and ``value`` its ``result``, its interval from ``low`` to ``high``
+        (None where there is none), and a number for each baseline and part of the references.
+    """
     baselines = evaluation.baselines.headlines()
     parts = evaluation.by_reference()
     rows = []
     for name, shown in evaluation.shown.items():
-        values = evaluation.scores.results[name].values
         for value in shown:
             key = f"{name}/{value}"
             interval = evaluation.intervals[name].get(value)
             rows.append(
-                [
-                    name,
-                    value_label(value),
-                    f"{values[value]:.4f}",
-                    f"{interval.low:.4f}-{interval.high:.4f}" if interval else "",
-                    *(f"{numbers[key]:.4f}" for numbers in baselines.values()),
-                    *(f"{numbers[key]:.4f}" for numbers in parts.values()),
-                ]
+                {
+                    "metric": name,
+                    "value": value,
+                    "result": evaluation.scores.results[name].values[value],
+                    "low": interval.low if interval else None,
+                    "high": interval.high if interval else None,
+                    **{BASELINE_NAMES[of]: numbers[key] for of, numbers in baselines.items()},
+                    **{f"{part} refs": numbers[key] for part, numbers in parts.items()},
+                }
             )
-    head = ["metric", "value", "result", "95 % interval"]
-    head += [BASELINE_NAMES[name] for name in baselines] + [f"{part} refs" for part in parts]
+    return rows
+
+
+def evaluation_table(evaluation: Evaluation) -> str:
+    """Headline values with intervals, baselines and parts, and what the scorers are."""
+    values = table_rows(evaluation)
+    others = list(values[0])[5:] if values else []
+    rows = [
+        [
+            row["metric"],
+            value_label(row["value"]),
+            f"{row['result']:.4f}",
+            "" if row["low"] is None else f"{row['low']:.4f}-{row['high']:.4f}",
+            *(f"{row[name]:.4f}" for name in others),
+        ]
+        for row in values
+    ]
+    head = ["metric", "value", "result", "95 % interval", *others]
     primary = f"primary metric, declared before: {key_label(evaluation.primary)}"
     if rows and evaluation.primary.partition("/")[0] in evaluation.shown:
         primary += " (first row); the others are exploratory"
     else:
         primary += "; it was not computed, so all values are exploratory"
     facts = [
-        f"{evaluation.predictions.path.name}: {evaluation.count} pairs, {evaluation.section}, "
+        f"{evaluation.predictions.name}: {evaluation.count} pairs, {evaluation.section}, "
         f"{evaluation.distinct} distinct outputs "
         f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
         f"single report chosen among {evaluation.baselines.fixed_from}; normal and abnormal told "

@@ -2,11 +2,14 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, described
+from llava_rad.metrics.result import check_pairs
+from llava_rad.names import plain_text
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.readers import is_missing, read_json_lines
 
@@ -46,14 +49,19 @@ class Predictions:
     """The rows of a file, in its order.
 
     Attributes:
-        path: the file.
+        path: the file; None for texts that were given in memory.
         rows: at least one.
         notes: what was changed while reading, for the reader of the scores.
     """
 
-    path: Path
+    path: Path | None
     rows: tuple[Prediction, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the file, for people."""
+        return "given texts" if self.path is None else self.path.name
 
     @property
     def predictions(self) -> list[str]:
@@ -88,7 +96,7 @@ def read_predictions(path: Path) -> Predictions:
             twice.
     """
     rows: list[Prediction] = []
-    changed = 0
+    changed: list[str] = []
     halves: list[None] = []
     respelt: set[str] = set()
     lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=lambda: halves.append(None))
@@ -96,10 +104,7 @@ def read_predictions(path: Path) -> Predictions:
         where = f"{path}:{line}"
         texts = {}
         for field in ("prediction", "reference"):
-            texts[field] = _text(record, field, where)
-            clean = _CONTROL.sub(" ", texts[field])
-            changed += clean != texts[field]
-            texts[field] = clean
+            texts[field] = _clean(_text(record, field, where), changed)
         image = record.get("image")
         if not (image is None or isinstance(image, str)) or "\0" in (image or ""):
             raise _wrong("image", image, "a path", where)
@@ -116,14 +121,54 @@ def read_predictions(path: Path) -> Predictions:
             )
         )
     _check_rows([row.id for row in rows], path)
-    notes = []
-    if changed:
-        notes.append(f"control characters in {changed} texts were read as spaces")
+    notes = _notes(changed)
     if halves:
         notes.append(f"half characters in {len(halves)} texts were read as question marks")
     if respelt:
         notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))
+
+
+def given_predictions(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    patients: Sequence[str] | None = None,
+    language: str | None = None,
+) -> Predictions:
+    """Texts in memory, numbered from 1.
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        patients: whose each study is, where known.
+        language: of the references, where known.
+
+    Raises:
+        MetricError: the texts are not two equally long, non-empty lists of strings.
+        DataError: there are more or fewer patients than texts.
+    """
+    check_pairs(predictions, references)
+    if patients is not None and len(patients) != len(references):
+        raise DataError(
+            f"{len(patients)} patients for {len(references)} texts",
+            remedy="Give one for each text, in their order",
+            kind="other_length",
+        )
+    changed: list[str] = []
+    rows = [
+        Prediction(
+            id=str(i + 1),
+            prediction=_clean(plain_text(prediction), changed),
+            reference=_clean(plain_text(reference), changed),
+            labels={},
+            image=None,
+            patient=None if patients is None else str(patients[i]),
+            language=language,
+        )
+        for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True))
+    ]
+    return Predictions(None, tuple(rows), tuple(_notes(changed)))
 
 
 def read_reports(path: Path) -> dict[str, str]:
@@ -139,6 +184,18 @@ def read_reports(path: Path) -> dict[str, str]:
     ]
     _check_rows([id for id, _ in rows], path)
     return {id: _CONTROL.sub(" ", text) for id, text in rows}
+
+
+def _clean(text: str, changed: list[str]) -> str:
+    clean = _CONTROL.sub(" ", text)
+    changed += [text] if clean != text else []
+    return clean
+
+
+def _notes(changed: list[str]) -> list[str]:
+    if not changed:
+        return []
+    return [f"control characters in {len(changed)} texts were read as spaces"]
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:

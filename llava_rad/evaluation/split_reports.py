@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate.utils import broadcast_object_list
 
 from llava_rad.data import SECTIONS, Section, Study, TargetSelection, load_manifest, select_targets
 from llava_rad.data.manifest import hash_manifest
 from llava_rad.data.study import Split
+from llava_rad.devices import pick_dtype
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.model import ReportModel, load
 from llava_rad.observations import OBSERVATIONS
@@ -28,7 +28,8 @@ from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
 from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
-from llava_rad.reports.generate import GenerationSettings, Report
+from llava_rad.reports.generate import GenerationSettings
+from llava_rad.reports.report import Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -302,9 +303,7 @@ def open_split(
     """
     studies = load_manifest(manifest, split=None if split == "all" else split)
     device = process_state().device
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, precision)
+    dtype = pick_dtype(precision, device)
     loaded = load(model, dtype=dtype, device=device, base_llm=base_llm)
     trained = _target_settings(loaded)
     if section is None:
@@ -327,7 +326,7 @@ def open_split(
         manifest_hash=hash_manifest(manifest),
         split=split,
         settings=settings or GenerationSettings(),
-        precision=precision,
+        precision=str(dtype).removeprefix("torch."),
         folder=folder,
         batch_size=batch_size,
         section=section,

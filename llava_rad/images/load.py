@@ -1,4 +1,4 @@
-"""The one door: a file in, a radiograph or an ImageError out."""
+"""The one door: a file or a picture in memory in, a radiograph or an ImageError out."""
 
 import os
 import stat
@@ -6,20 +6,29 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from llava_rad.errors import ConfigError, ImageError
 from llava_rad.images.dicom import looks_like_dicom, read_dicom
-from llava_rad.images.limits import MAX_BYTES, too_large
+from llava_rad.images.limits import MAX_BYTES, check_size, too_large
 from llava_rad.images.quiet import quiet_libraries
-from llava_rad.images.radiograph import Radiograph, Rendering
-from llava_rad.images.raster import looks_like_raster, read_raster
+from llava_rad.images.radiograph import Notes, Radiograph, Rendering
+from llava_rad.images.raster import looks_like_raster, read_image, read_raster, rendered
+
+#: What :func:`load_radiograph` reads.
+PictureSource = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.generic] | Radiograph
+)
 
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 
 
 def load_radiograph(
-    source: str | Path | bytes | BinaryIO,
+    source: PictureSource,
     *,
     rendering: Rendering = "minmax",
     frame: int | None = None,
@@ -32,13 +41,16 @@ def load_radiograph(
     JPEG 2000 and PGM.
 
     Args:
-        source: a path, the bytes of a file, or a binary file object, read from where it stands.
+        source: a path; the bytes of a file; a binary file object, read from where it stands; a
+            picture of Pillow; gray values [height, width] as an array of integers or floats with
+            bones bright, or uint8 [height, width, 3]; a radiograph, which comes back as it is.
         rendering: ``"minmax"`` maps the smallest valid value to 0 and the largest to 255, which
             is what RAD-DINO's training images went through; ``"voi"`` applies the file's VOI LUT
             or first window as a viewer does, and falls back to min-max with a warning.
         frame: which picture of a file that holds several, counted from 1; without it such a file
             is refused.
-        name: stands for the source in messages and in ``Radiograph.source``; by default the path.
+        name: stands for the source in messages and in ``Radiograph.source``; by default the path,
+            or the kind of what is in memory, such as ``"<bytes>"``.
 
     Returns:
         The radiograph with the facts and warnings of how it was read.
@@ -48,8 +60,15 @@ def load_radiograph(
             ``not_a_file``, ``unreadable``, ``empty_file``, ``too_large``, ``too_small`` (under 32
             pixels a side), ``not_dicom``, ``unknown_format``, ``no_pixel_data``, ``multi_frame``,
             ``truncated_image``, ``broken_image``, ``unsupported_encoding``, ``constant_image``,
-            ``not_finite``.
+            ``not_finite``, ``wrong_shape`` (of an array), ``other_rendering`` (of a radiograph).
         ConfigError: if there is no such rendering.
+
+    Example:
+        >>> radiograph = llava_rad.load_radiograph("chest.dcm")
+        >>> radiograph
+        <Radiograph 1955 x 1841, PA, minmax, chest.dcm>
+        >>> np.asarray(radiograph).dtype
+        dtype('uint8')
     """
     if rendering not in ("minmax", "voi"):
         raise ConfigError(
@@ -57,7 +76,54 @@ def load_radiograph(
         )
     label = name or label_of(source)
     with image_errors(label):
+        if isinstance(source, Radiograph):
+            return _as_asked(source, rendering)
+        if isinstance(source, Image.Image):
+            return read_image(source, rendering=rendering, frame=frame, source=label)
+        file = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
+        if not file and hasattr(source, "__array__"):
+            return _read_array(np.asarray(source), rendering, label)
         return _read(content_of(source), rendering, frame, label)
+
+
+def is_picture_source(value: object) -> TypeGuard[PictureSource]:
+    """Whether a value is one picture that :func:`load_radiograph` takes, and not several.
+
+    A list of paths is several, in an array or a table's column too.
+    """
+    kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | Radiograph
+    if isinstance(value, kinds) or hasattr(value, "read"):
+        return True
+    return hasattr(value, "__array__") and getattr(value, "ndim", 0) >= 2
+
+
+def _as_asked(radiograph: Radiograph, rendering: Rendering) -> Radiograph:
+    if radiograph.rendering == rendering:
+        return radiograph
+    raise ImageError(
+        f"the radiograph was rendered with '{radiograph.rendering}', '{rendering}' is needed",
+        remedy=f"Read its file with load_radiograph(..., rendering='{rendering}')",
+        kind="other_rendering",
+    )
+
+
+def _read_array(array: NDArray[Any], rendering: Rendering, label: str) -> Radiograph:
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
+        image = Image.fromarray(array)
+        return read_image(image, rendering=rendering, frame=None, source=label)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise ImageError(
+            f"an array of {array.dtype} with the shape {list(array.shape)} is no picture",
+            remedy="Give numbers [height, width], or uint8 [height, width, 3]",
+            kind="wrong_shape",
+        )
+    check_size(*array.shape)
+    bits = 1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize
+    facts = {"file_format": "memory", "mode": str(array.dtype), "lossy": False}
+    gray = np.ascontiguousarray(array)
+    return rendered(gray, bits, Notes(facts), inverted=False, rendering=rendering, source=label)
 
 
 @contextmanager
@@ -100,10 +166,12 @@ def label_of(source: object) -> str:
     """Return what to call a source in messages: its path, or its kind."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return str(getattr(source, "name", "") or f"<{type(source).__name__}>")
+    named = getattr(source, "source", "") or getattr(source, "filename", "")
+    named = named or getattr(source, "name", "")
+    return named if isinstance(named, str) and named else f"<{type(source).__name__}>"
 
 
-def content_of(source: str | Path | bytes | BinaryIO) -> bytes:
+def content_of(source: Any) -> bytes:
     """Return the bytes of a file.
 
     Raises:
@@ -133,7 +201,7 @@ def content_of(source: str | Path | bytes | BinaryIO) -> bytes:
     return data
 
 
-def _read_all(source: str | Path | BinaryIO) -> bytes:
+def _read_all(source: Any) -> bytes:
     """Read a path or file object, but not much more than the limit."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -148,8 +216,8 @@ def _read_all(source: str | Path | BinaryIO) -> bytes:
     data = source.read(MAX_BYTES + 1) if hasattr(source, "read") else None
     if not isinstance(data, bytes):
         raise ImageError(
-            "this is neither a path, nor bytes, nor a binary file object",
-            remedy='Open files with mode "rb"',
+            "this is neither a path, nor bytes, nor a binary file object, nor a picture",
+            remedy='Open files with mode "rb", or give an array or a picture of Pillow',
             kind="unreadable",
         )
     return data

@@ -1,17 +1,26 @@
 """The one form in which an X-ray image leaves this package."""
 
+import io
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+from PIL import Image
+
+from llava_rad.names import one_line
+
+# Longest side of a picture that is shown beside its text.
+_THUMBNAIL = 400
 
 Rendering = Literal["minmax", "voi"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Radiograph:
     """One view of the chest as an 8-bit picture, and what was used to make it.
+
+    ``numpy.asarray`` of it is the picture, and a notebook shows it.
 
     Attributes:
         pixels: uint8 [height, width], 0 black to 255 white; bones are bright.
@@ -38,6 +47,13 @@ class Radiograph:
         source: the path or name it was read from.
         scale: rows and columns of ``pixels`` to one as stored. Not 1 where pixels that are not
             square were resampled: masks and places given in stored pixels are multiplied by it.
+
+    Example:
+        >>> radiograph = llava_rad.load_radiograph("lateral.dcm")
+        >>> radiograph.view, radiograph.view_position
+        ('lateral', 'LL')
+        >>> np.asarray(radiograph).shape
+        (64, 64)
     """
 
     pixels: NDArray[np.uint8]
@@ -50,6 +66,27 @@ class Radiograph:
     warnings: tuple[str, ...]
     source: str
     scale: tuple[float, float] = (1.0, 1.0)
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape
+        view = self.view_position or f"{self.view} view"
+        return f"<Radiograph {height} x {width}, {view}, {self.rendering}, {one_line(self.source)}>"
+
+    def thumbnail(self) -> bytes:
+        """The picture as a small JPEG file, for pages and notebooks."""
+        picture = Image.fromarray(self.pixels)
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL), reducing_gap=2.0)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=85)
+        return file.getvalue()
+
+    def _repr_jpeg_(self) -> bytes:
+        return self.thumbnail()
 
 
 @dataclass

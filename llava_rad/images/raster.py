@@ -64,13 +64,8 @@ def read_raster(data: bytes, *, rendering: Rendering, frame: int | None, source:
     """
     notes = Notes()
     with opened_raster(data, frame, notes) as (image, orientation):
+        gray, bits, inverted = _seen(image, orientation, notes)
         tags = dict(getattr(image, "tag_v2", {}))
-        # Pillow turns white-is-zero TIFF pictures of up to 8 bits and leaves deeper ones.
-        inverted = tags.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
-        gray, bits = _gray(image, notes)
-    gray = as_seen(gray, image.format, orientation)
-    if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
-        gray = gray.view(np.uint32)  # Pillow has signed 32-bit pictures only
     stored_bits = data[24] if image.format == "PNG" else max(tags.get(_BITS_PER_SAMPLE, (8,)))
     if bits == 8 < stored_bits:
         notes.warn(
@@ -78,8 +73,69 @@ def read_raster(data: bytes, *, rendering: Rendering, frame: int | None, source:
             f"of {stored_bits} bits a sample the upper 8 were read; {stored_bits} bits are kept "
             "for gray without alpha only",
         )
-    notes.facts["bits_stored"] = bits
+    return rendered(gray, bits, notes, inverted=inverted, rendering=rendering, source=source)
 
+
+def read_image(
+    image: Image.Image, *, rendering: Rendering, frame: int | None, source: str
+) -> Radiograph:
+    """Read a picture that Pillow holds as its file would be read.
+
+    What only a file shows stays unchecked: whether it is whole, and bits that Pillow left out.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
+    notes = Notes()
+    here = image.tell()
+    image.seek(chosen_frame(_frames(image), frame))
+    try:
+        check_size(image.height, image.width)
+        orientation = _orientation(image, notes)
+        notes.facts.update(file_format=image.format or "memory", mode=image.mode)
+        notes.facts["lossy"] = _LOSSY.get(str(image.format), False)
+        _load(image)
+        gray, bits, inverted = _seen(image, orientation, notes)
+    finally:
+        image.seek(here)
+    return rendered(gray, bits, notes, inverted=inverted, rendering=rendering, source=source)
+
+
+def _seen(image: Image.Image, orientation: int, notes: Notes) -> tuple[NDArray[Any], int, bool]:
+    """Gray values of a loaded picture as seen, their bits, and whether the lowest is white."""
+    tags = dict(getattr(image, "tag_v2", {}))
+    # Pillow turns white-is-zero TIFF pictures of up to 8 bits and leaves deeper ones.
+    inverted = tags.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
+    gray, bits = _gray(image, notes)
+    gray = as_seen(gray, image.format, orientation)
+    if tags.get(_SAMPLE_FORMAT) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
+        gray = gray.view(np.uint32)  # Pillow has signed 32-bit pictures only
+    return gray, bits, inverted
+
+
+def rendered(
+    gray: NDArray[Any],
+    bits: int,
+    notes: Notes,
+    *,
+    inverted: bool,
+    rendering: Rendering,
+    source: str,
+) -> Radiograph:
+    """A radiograph of gray values that come without a header.
+
+    Args:
+        gray: [height, width], integers or floats.
+        bits: of each value.
+        notes: facts and warnings so far; ``file_format``, ``mode`` and ``lossy`` are there.
+        inverted: whether the lowest value is white.
+        rendering: see ``load_radiograph``.
+        source: path or name.
+
+    Raises:
+        ImageError: see ``load_radiograph``.
+    """
+    notes.facts["bits_stored"] = bits
     curve, name = None, "none"
     if rendering == "voi":
         if bits <= 8:
@@ -132,9 +188,7 @@ def opened_raster(
     elif data.startswith(b"RIFF"):
         check_webp(data)
     with _open(data) as image:
-        # The further pictures of an MPO file are for screens and for depth.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        image.seek(chosen_frame(frames, frame))
+        image.seek(chosen_frame(_frames(image), frame))
         check_size(image.height, image.width, smallest=smallest)
         if _is_uncompressed(image) and 8 * len(data) < image.height * image.width:
             raise cut_off()  # before memory is given to it
@@ -147,6 +201,11 @@ def opened_raster(
         )
         _load(image)
         yield image, orientation
+
+
+def _frames(image: Image.Image) -> int:
+    # The further pictures of an MPO file are for screens and for depth.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def _is_uncompressed(image: Image.Image) -> bool:

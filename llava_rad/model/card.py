@@ -28,6 +28,29 @@ def put_section(card: str, section: str) -> str:
     return "\n".join([*lines[:start], section.rstrip(), *rest]) + "\n"
 
 
+def hub_card(card: str, config: ReportModelConfig, name: str) -> str:
+    """A model's card as the hub shows it.
+
+    Args:
+        card: Markdown of the model's folder.
+        config: of the model.
+        name: OWNER/NAME of the repository.
+    """
+    from huggingface_hub import ModelCardData
+
+    text = card.replace("THIS_FOLDER", name)
+    if text.startswith("---"):
+        return text
+    on_hub = config.llm.revision is not None and not config.llm.id.startswith("package:")
+    about = ModelCardData(
+        library_name="llava-rad",
+        pipeline_tag="image-text-to-text",
+        tags=["radiology", "chest-x-ray", "report-generation"],
+        base_model=config.llm.id if on_hub else None,
+    )
+    return f"---\n{about.to_yaml()}\n---\n\n{text}"
+
+
 def model_card(config: ReportModelConfig) -> str:
     """Markdown that says what the model is made of and how to run it."""
     encoder = "in this folder" if config.encoder.id == "encoder" else f"`{config.encoder.id}`"

@@ -7,49 +7,40 @@ from typing import Literal
 
 import torch
 
-from llava_rad.errors import WeightsError
+from llava_rad.bundled import BUNDLED
+from llava_rad.devices import pick_device, pick_dtype
+from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.extras import command, is_installed
 from llava_rad.model.configuration import ReportModelConfig
-from llava_rad.model.hub import download
+from llava_rad.model.hub import MODEL_FILES, download
 from llava_rad.model.llm import Quantization
 from llava_rad.model.report_model import ReportModel
-from llava_rad.model.tokenizer import TOKENIZER_FILES
-
-#: Models that come with the package: name -> folder.
-BUNDLED = {"mini": Path(__file__).parents[1] / "mini"}
-
-#: What is read of a model's folder; nothing else is fetched from the hub.
-FILES = (
-    "config.json",
-    "processor.json",
-    "adapter.safetensors",
-    "README.md",
-    "encoder/*.json",
-    "encoder/*.safetensors",
-    "lora/adapter_config.json",
-    "lora/adapter_model.safetensors",
-    "llm/*.json",
-    "llm/*.safetensors",
-    *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
-)
 
 _log = logging.getLogger(__name__)
 
 
-def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
+def model_folder(
+    name: str, files: Sequence[str] = MODEL_FILES, revision: str | None = None
+) -> Path:
     """The local folder of a model, downloaded from the hub if it has to be.
 
     Args:
         name: ``mini``, a folder, or a hub id.
         files: names and patterns of the files that are fetched.
+        revision: branch, tag or commit of a hub repository.
 
     Raises:
         WeightsError: neither a bundled name, nor a folder, nor to be had from the hub.
+        ConfigError: a revision of what is no hub repository.
     """
-    if name in BUNDLED:
-        return BUNDLED[name]
-    folder = Path(name).expanduser()
+    folder = BUNDLED.get(name) or Path(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"revision '{revision}' was given for a local model",
+                where=name,
+                remedy="Leave revision out: only hub repositories have revisions",
+            )
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise WeightsError(
@@ -58,14 +49,15 @@ def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
             remedy=f"Give a folder, a hub id (OWNER/NAME), or one of: {', '.join(BUNDLED)}",
             kind="model_not_found",
         )
-    return download(name, files)
+    return download(name, files, revision)
 
 
 def load(
     name: str = "mini",
     *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
     quantize: Quantization | Literal["none"] | None = None,
     base_llm: str | None = None,
 ) -> ReportModel:
@@ -73,8 +65,9 @@ def load(
 
     Args:
         name: ``mini``, a folder, or a hub id.
-        dtype: of the weights.
-        device: where to put it; None leaves it on the CPU.
+        device: where to put it, see :func:`llava_rad.devices.pick_device`.
+        dtype: of the weights, see :func:`llava_rad.devices.pick_dtype`.
+        revision: branch, tag or commit of a hub repository.
         quantize: ``"4bit"`` or ``"8bit"`` for the LLM, ``"none"`` for plain weights; None is what
             its LoRA was trained on.
         base_llm: another place of the same base LLM.
@@ -82,8 +75,11 @@ def load(
     Raises:
         WeightsError: not found, incomplete or damaged.
         ModelError: the base LLM is another one.
+        ConfigError: there is no such device on this machine, or no such number format.
     """
-    folder = model_folder(name)
+    place = pick_device(device)
+    number = pick_dtype(dtype, place)
+    folder = model_folder(name, revision=revision)
     if quantize is None:
         config = ReportModelConfig.load(folder)
         quantize = config.llm_quantize if config.llm_weights == "lora" else None
@@ -97,8 +93,8 @@ def load(
             quantize = None
     return ReportModel.from_pretrained(
         folder,
-        dtype=dtype,
-        device=device,
+        dtype=number,
+        device=place,
         quantize=None if quantize == "none" else quantize,
         base_llm=base_llm,
         merged=quantize in (None, "none"),

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,9 @@ from llava_rad.files import (
 )
 from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
-from llava_rad.model.card import model_card
+from llava_rad.model.card import hub_card, model_card
 from llava_rad.model.configuration import EncoderReference, ReportModelConfig
+from llava_rad.model.hub import upload
 from llava_rad.model.llm import (
     LLMReference,
     Quantization,
@@ -99,7 +101,8 @@ class ReportModel(nn.Module):
         self.llm = llm
         self.processor = processor
         self.grid = image_grid(encoder)
-        #: Hash of the folder it was loaded from; None for a model made in memory.
+        #: The folder it was loaded from, and its hash; None for a model made in memory.
+        self.folder: Path | None = None
         self.folder_hash: str | None = None
         if processor.tokens_per_image != adapter.config.tokens(self.grid):
             raise ModelError(
@@ -361,6 +364,60 @@ class ReportModel(nn.Module):
             ) from error
         return folder
 
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = True,
+        message: str = "Upload the model",
+        token: str | None = None,
+    ) -> str:
+        """Send the model to a repository of the Hugging Face hub, with its card.
+
+        A model that was loaded goes as its folder holds it, with the LoRA beside the base LLM and
+        with what was written on its card; a trained or new one is saved first. Its ``config.json``
+        and card name the settings it was trained with, paths too.
+
+        Args:
+            name: OWNER/NAME; made where it is not there.
+            private: whether a repository that is made is seen by its owner alone.
+            message: of the commit.
+            token: of the hub; None is the one that ``hf auth login`` keeps.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ModelError: its base LLM is a folder of this machine, which nobody else has.
+            WeightsError: its folder has changed since, or the hub refuses or cannot be reached.
+
+        Example:
+            >>> model.push_to_hub("me/cxr", private=True)
+            'https://huggingface.co/me/cxr'
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = self.folder
+            if folder is None or self.trainable_parameters():
+                folder = self.save_pretrained(Path(temporary) / "model")
+            elif hash_folder(folder) != self.folder_hash:
+                raise WeightsError(
+                    "the folder has changed since the model was loaded",
+                    where=folder,
+                    remedy="Load it again, and push that",
+                    kind="folder_changed",
+                )
+            config = ReportModelConfig.load(folder)
+            if config.llm_weights != "full" and config.llm.revision is None:
+                raise ModelError(
+                    "its base LLM is a folder of this machine, which nobody else has",
+                    where=config.llm.id,
+                    remedy="Save it whole (merge(), then save_pretrained), and push that folder",
+                    kind="local_llm",
+                )
+            text = (folder / CARD_FILE).read_text(encoding="utf-8")
+            card = hub_card(text, config, name)
+            return upload(folder, name, card=card, private=private, message=message, token=token)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -447,7 +504,7 @@ class ReportModel(nn.Module):
         adapter.to(device=device, dtype=torch.float32 if trainable else dtype)
         adapter.requires_grad_(trainable)
         model = cls(config, encoder, adapter, llm, processor)
-        model.folder_hash = _folder_hash(folder)
+        model.folder, model.folder_hash = folder, hash_folder(folder)
         return model.train(trainable)
 
 
@@ -484,7 +541,7 @@ def image_grid(encoder: ImageEncoder) -> tuple[int, int]:
     return encoder.grid(size, size)
 
 
-def _folder_hash(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
     """Hash of names, sizes and contents; the card is left out, and a whole LLM's contents."""
     digest = hashlib.sha256()
     for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != CARD_FILE):

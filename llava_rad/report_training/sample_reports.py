@@ -18,7 +18,8 @@ from llava_rad.metrics import headline_values, score
 from llava_rad.model import ReportModel
 from llava_rad.report_training.batches import MicroBatch, collate
 from llava_rad.report_training.samples import ReportSamples
-from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
+from llava_rad.reports.generate import GenerationSettings, generate_reports
+from llava_rad.reports.report import Report
 
 _LOG = logging.getLogger(__name__)
 

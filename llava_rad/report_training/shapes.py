@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, Dinov2Config, LlamaConfig, Phi3Config, PhiConfig
 
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.registry import ENCODERS
+from llava_rad.encoders.registry import encoder_source
 from llava_rad.errors import WeightsError
 from llava_rad.model.llm import llm_config
 from llava_rad.readers import read_json
@@ -101,8 +101,7 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
     if name in _DINOV2_VIT_B14:
         size = _DINOV2_VIT_B14[name]
         return _transformers_shape(Dinov2Config(image_size=size), size)
-    source = ENCODERS[name].hub_id if name in ENCODERS else name
-    find = _finder(source, revision)
+    find = _finder(encoder_source(name), revision)
     values = read_json(find("config.json"), error=WeightsError, expect=dict)
     values = values.get("vision_config", values)
     try:

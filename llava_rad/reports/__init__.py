@@ -1,11 +1,13 @@
 """From studies to reports: what a model is shown of a study, its text, and the file of the texts.
 
+:mod:`writer` is the model that people use. :mod:`given` makes studies of what they give,
 :mod:`request` chooses the images and texts of a study, :mod:`generate` decodes, :mod:`study` goes
 through many studies, :mod:`file` keeps what they gave so that an interrupted run resumes.
 """
 
 from llava_rad.reports.file import ReportFile, run_id
-from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
+from llava_rad.reports.generate import GenerationSettings, generate_reports
+from llava_rad.reports.report import Report
 from llava_rad.reports.request import StudyRequest, study_request
 from llava_rad.reports.study import (
     Failure,
@@ -14,15 +16,18 @@ from llava_rad.reports.study import (
     report_studies,
     with_indication,
 )
+from llava_rad.reports.writer import ReportWriter, load
 
 __all__ = [
     "Failure",
     "GenerationSettings",
     "Report",
     "ReportFile",
+    "ReportWriter",
     "StudyReader",
     "StudyRequest",
     "generate_reports",
+    "load",
     "read_study",
     "report_studies",
     "run_id",

@@ -23,7 +23,8 @@ from llava_rad.files import write_atomically
 from llava_rad.locks import FileLock
 from llava_rad.model import ReportModel
 from llava_rad.outputs import cannot_write, is_special, make_parent
-from llava_rad.reports.generate import GenerationSettings, Report
+from llava_rad.reports.generate import GenerationSettings
+from llava_rad.reports.report import Report
 from llava_rad.reports.shown import changes, shown_of
 
 _TRAILER = b"-- "

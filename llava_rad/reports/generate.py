@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
@@ -15,11 +15,8 @@ from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.model.lora import without_lora
 from llava_rad.model.tokenizer import decode
-from llava_rad.names import escape_name, plain_text
 from llava_rad.reports.draws import StudyDraws, draw_seed
-
-#: Said once with every report, in text, JSON and on the page.
-DISCLAIMER = "Demonstration for research; not for clinical use."
+from llava_rad.reports.report import Report
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,14 @@ class GenerationSettings:
         top_p: with sampling, the smallest set of tokens with this probability.
         repetition_penalty: 1 is none.
         seed: of the draws; each study has its own, made from this and its id.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    Example:
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
+        >>> model.report("chest.dcm", settings=short).tokens
+        4
     """
 
     max_new_tokens: Count = 256
@@ -48,48 +53,6 @@ class GenerationSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Report:
-    """A generated report.
-
-    Attributes:
-        findings: the text.
-        model: name of the model that wrote it.
-        tokens: how many tokens it took, the end token not counted.
-        truncated: the text reached ``max_new_tokens`` before its end.
-        repetitive: it goes on repeating a phrase; do not trust it.
-        study_id: of the study it belongs to, if that was given.
-        images: paths of the images that the model was shown, if they were given.
-        roles: what each of them was shown as, such as ``"current_frontal"``.
-        warnings: what was noticed on the way, each ``kind: text``.
-        disclaimer: one line that goes wherever the text goes.
-    """
-
-    findings: str
-    model: str
-    tokens: int
-    truncated: bool
-    repetitive: bool
-    study_id: str | None = None
-    images: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    disclaimer: str = field(default=DISCLAIMER)
-
-    @property
-    def empty(self) -> bool:
-        """The model wrote no text at all."""
-        return not self.findings
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; paths are written as :mod:`llava_rad.names` says."""
-        values = asdict(self)
-        values["images"] = [escape_name(path) for path in self.images]
-        values["roles"] = list(self.roles)
-        values["warnings"] = [plain_text(warning) for warning in self.warnings]
-        return values
 
 
 @torch.inference_mode()
@@ -116,6 +79,15 @@ def generate_reports(
 
     Raises:
         ModelError: a request cannot be put to this model, or its logits are not finite.
+
+    Example:
+        >>> from llava_rad.model import ReportRequest, RequestImage
+        >>> picture = llava_rad.load_radiograph("chest.dcm")
+        >>> request = ReportRequest((RequestImage("current_frontal", picture),))
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
+        >>> [report] = llava_rad.generate_reports(model, [request], short)
+        >>> report.tokens
+        4
     """
     if not requests:
         return []

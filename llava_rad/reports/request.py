@@ -17,11 +17,13 @@ class StudyRequest:
         request: for the processor.
         images: the images that were chosen.
         warnings: what was left out or taken for something, each ``kind: text``.
+        thumbnails: the images as small JPEG files, where the report is to show them.
     """
 
     request: ReportRequest
     images: tuple[StudyImage, ...]
     warnings: tuple[str, ...]
+    thumbnails: tuple[bytes, ...] = ()
 
 
 def study_request(

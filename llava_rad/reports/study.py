@@ -1,14 +1,17 @@
 """Reports for many studies: read, generate, give each as it comes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from llava_rad.data import Study
 from llava_rad.errors import ImageError, LlavaRadError, ModelError
-from llava_rad.images import Radiograph, load_radiograph
+from llava_rad.images import PictureSource, Radiograph, load_radiograph
 from llava_rad.model import ReportModel
-from llava_rad.reports.generate import GenerationSettings, Report, generate_reports
+from llava_rad.reports.generate import GenerationSettings, generate_reports
+from llava_rad.reports.read_ahead import read_ahead
+from llava_rad.reports.report import Report
 from llava_rad.reports.request import (
     StudyRequest,
     images_to_read,
@@ -19,10 +22,33 @@ from llava_rad.reports.request import (
 
 @dataclass(frozen=True)
 class Failure:
-    """A study without a report, and why."""
+    """A study without a report, and why.
+
+    Attributes:
+        study_id: of the study, or what was given where no study could be made of it.
+        error: what went wrong.
+
+    Example:
+        >>> for result in model.reports(["missing.dcm", "lateral.dcm"], errors="yield"):
+        ...     if isinstance(result, llava_rad.Failure):
+        ...         print(result.study_id, result.error.kind)
+        missing.dcm no_input
+        lateral.dcm no_frontal
+    """
 
     study_id: str
     error: LlavaRadError
+
+
+@dataclass(frozen=True)
+class StudyInMemory(Study):
+    """A study some of whose pictures are in memory.
+
+    Attributes:
+        pictures: by the ``path`` of the image that stands for each.
+    """
+
+    pictures: Mapping[str, PictureSource] = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_study(
@@ -35,16 +61,22 @@ def read_study(
 
     Args:
         model: that is to describe it.
-        study: with its images' paths.
+        study: with its images' paths, or their pictures.
         frame: which picture of files that hold several, see ``load_radiograph``.
     """
     rendering = model.processor.preprocessing.rendering
     template = model.processor.template
+    given = study.pictures if isinstance(study, StudyInMemory) else {}
     pictures: dict[str, Radiograph] = {}
     unreadable: dict[str, ImageError] = {}
     for image in images_to_read(study, template):
         try:
-            pictures[image.path] = load_radiograph(image.path, rendering=rendering, frame=frame)
+            pictures[image.path] = load_radiograph(
+                given.get(image.path, image.path),
+                rendering=rendering,
+                frame=frame,
+                name=image.path,
+            )
         except ImageError as error:
             unreadable[image.path] = error
     try:
@@ -57,55 +89,64 @@ def read_study(
     return replace(result, warnings=(*seen, *lost, *result.warnings))
 
 
+#: Threads that read ahead; a picture is read much faster than a report is written.
+READERS = 2
+
 #: Makes a study into what the model is shown, as :func:`read_study` does.
 StudyReader = Callable[[ReportModel, Study], StudyRequest | Failure]
 
 
 def report_studies(
     model: ReportModel,
-    studies: Iterable[Study],
+    studies: Iterable[Study | Failure],
     settings: GenerationSettings | None = None,
     *,
     batch_size: int = 1,
+    workers: int = 0,
     read: StudyReader = read_study,
-) -> Iterator[Report | Failure]:
+) -> Generator[Report | Failure, None, None]:
     """Write a report for each study, in order; a study that fails does not stop the others.
 
     Args:
         model: loaded with :func:`llava_rad.load`.
-        studies: each with its images' paths.
+        studies: each with its images' paths; a failure among them is given in its place.
         settings: of the decoding.
         batch_size: studies decoded together.
+        workers: threads that read the next studies while these are decoded; with 0 each batch is
+            read before it is decoded.
         read: how a study becomes a request.
 
     Yields:
         One result a study.
     """
-    remaining = iter(studies)
-    while batch := list(islice(remaining, batch_size)):
-        results: list[StudyRequest | Failure] = [read(model, study) for study in batch]
-        ready = [r for r in results if isinstance(r, StudyRequest)]
-        keys = [
-            study.study_id
-            for study, result in zip(batch, results, strict=True)
-            if isinstance(result, StudyRequest)
-        ]
-        reports = iter(_generate(model, ready, settings, keys))
-        for study, result in zip(batch, results, strict=True):
-            if isinstance(result, Failure):
-                yield result
-                continue
-            report = next(reports)
-            if isinstance(report, ModelError):
-                yield Failure(study.study_id, report)
-                continue
-            yield replace(
-                report,
-                study_id=study.study_id,
-                images=tuple(image.path for image in result.images),
-                roles=tuple(image.role for image in result.request.images),
-                warnings=(*result.warnings, *report.warnings),
-            )
+
+    def request_of(study: Study | Failure) -> StudyRequest | Failure:
+        return study if isinstance(study, Failure) else read(model, study)
+
+    ahead = max(batch_size, workers)
+    with contextlib.closing(
+        read_ahead(studies, request_of, workers=workers, ahead=ahead)
+    ) as results:
+        while batch := list(islice(results, batch_size)):
+            ready = [(s.study_id, r) for s, r in batch if isinstance(r, StudyRequest)]
+            keys, requests = [key for key, _ in ready], [request for _, request in ready]
+            reports = iter(_generate(model, requests, settings, keys))
+            for study, result in batch:
+                if isinstance(result, Failure):
+                    yield result
+                    continue
+                report = next(reports)
+                if isinstance(report, ModelError):
+                    yield Failure(study.study_id, report)
+                    continue
+                yield replace(
+                    report,
+                    study_id=study.study_id,
+                    images=tuple(image.path for image in result.images),
+                    roles=tuple(image.role for image in result.request.images),
+                    warnings=(*result.warnings, *report.warnings),
+                    thumbnails=result.thumbnails,
+                )
 
 
 def _generate(

@@ -187,7 +187,7 @@ def test_intervals_resample_patients_where_the_file_names_them(tmp_path):
     unnamed = evaluate(tmp_path, predictions, references)
     assert strict_json(unnamed)["intervals"]["unit"] == "study"
     assert "120 studies (no patient ids)" in evaluation_table(unnamed)
-    assert any("names no patients" in warning for warning in unnamed.warnings)
+    assert any("no patients are named" in warning for warning in unnamed.warnings)
     widths = [
         e.intervals["rouge"]["rougeL"].high - e.intervals["rouge"]["rougeL"].low
         for e in (named, unnamed)

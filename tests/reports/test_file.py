@@ -11,7 +11,7 @@ from PIL import Image
 from llava_rad.data import Study, StudyImage
 from llava_rad.errors import ConfigError, DataError
 from llava_rad.reports.file import ReportFile, Shard, is_report_file, merge_shards
-from llava_rad.reports.generate import Report
+from llava_rad.reports.report import Report
 from llava_rad.reports.shown import changes, shown_of
 
 

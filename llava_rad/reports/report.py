@@ -1,0 +1,130 @@
+"""A report: the text, what it was written from, and how people, programs and notebooks get it."""
+
+import base64
+import html
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from llava_rad.names import escape_name, one_line, plain_text
+
+#: Said once with every report, in text, JSON and on the page.
+DISCLAIMER = "Demonstration for research; not for clinical use."
+
+_LOST = "unreadable: "
+
+
+@dataclass(frozen=True)
+class Report:
+    """A generated report.
+
+    ``print`` writes it as ``llava-rad report`` does, and a notebook shows it with its pictures.
+
+    Attributes:
+        findings: the text.
+        model: name of the model that wrote it.
+        tokens: how many tokens it took, the end token not counted.
+        truncated: the text reached ``max_new_tokens`` before its end.
+        repetitive: it goes on repeating a phrase; do not trust it.
+        study_id: of the study it belongs to, if that was given.
+        images: paths of the images that the model was shown, if they were given.
+        roles: what each of them was shown as, such as ``"current_frontal"``.
+        warnings: what was noticed on the way, each ``kind: text``.
+        disclaimer: one line that goes wherever the text goes.
+        thumbnails: the images as small JPEG files; empty where nobody is to see them.
+
+    Example:
+        >>> short = llava_rad.GenerationSettings(max_new_tokens=4)
+        >>> report = model.report("chest.dcm", settings=short)
+        >>> print(report)  # doctest: +ELLIPSIS
+        The ...
+        <BLANKLINE>
+        Shown as current frontal: chest.dcm
+        Note: cut off at max_new_tokens.
+        Note: collimator: the rectangular collimator was ignored: it leaves 2.0% of the picture
+        [llava-rad-mini] Demonstration for research; not for clinical use.
+        >>> report.to_dict()["roles"]
+        ['current_frontal']
+    """
+
+    findings: str
+    model: str
+    tokens: int
+    truncated: bool
+    repetitive: bool
+    study_id: str | None = None
+    images: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    disclaimer: str = field(default=DISCLAIMER)
+    thumbnails: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def empty(self) -> bool:
+        """The model wrote no text at all."""
+        return not self.findings
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The warnings of images that cannot be read and were left out."""
+        return tuple(warning for warning in self.warnings if warning.startswith(_LOST))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; paths are written as :mod:`llava_rad.names` says."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnails"}
+        values["images"] = [escape_name(path) for path in self.images]
+        values["roles"] = list(self.roles)
+        values["warnings"] = [plain_text(warning) for warning in self.warnings]
+        return values
+
+    def to_text(self, *, heading: bool = False) -> str:
+        """The text for people: findings, what was shown, notes, model and disclaimer.
+
+        Args:
+            heading: begin with the study's id and end with a blank line, as one of several.
+        """
+        lines = [one_line(f"== {self.study_id}")] if heading else []
+        lines += [self._said, "", *self._shown(), *self._notes(), self._ending]
+        return "\n".join(lines) + ("\n" if heading else "")
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _repr_html_(self) -> str:
+        """The same with pictures; everything that is not ours is escaped."""
+        captions = self._shown() or [""] * len(self.thumbnails)
+        pictures = [
+            '<figure style="margin:0;max-width:20em">'
+            f'<img alt="{html.escape(caption)}" style="max-width:100%" '
+            f'src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+            f'<figcaption style="font-size:small">{html.escape(caption)}</figcaption></figure>'
+            for picture, caption in zip(self.thumbnails, captions, strict=True)
+        ]
+        shown = [] if pictures else self._shown()
+        notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*shown, *self._notes()])
+        return (
+            '<div style="display:flex;flex-wrap:wrap;gap:1em">'
+            + "".join(pictures)
+            + '<div style="flex:1;min-width:16em;max-width:45em">'
+            + f'<p style="white-space:pre-line">{html.escape(self._said)}</p>'
+            + (f'<ul style="font-size:small">{notes}</ul>' if notes else "")
+            + f'<p style="font-size:small"><em>{html.escape(self._ending)}</em></p></div></div>'
+        )
+
+    @property
+    def _said(self) -> str:
+        return plain_text(self.findings) or "(no text)"
+
+    @property
+    def _ending(self) -> str:
+        return f"[{self.model}] {self.disclaimer}"
+
+    def _shown(self) -> list[str]:
+        return [
+            one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
+            for path, role in zip(self.images, self.roles, strict=True)
+        ]
+
+    def _notes(self) -> list[str]:
+        notes = ["cut off at max_new_tokens."] * self.truncated
+        notes += ["the text repeats itself; do not rely on it."] * self.repetitive
+        return [one_line(f"Note: {note}") for note in (*notes, *self.warnings)]

@@ -1,0 +1,71 @@
+"""Texts in memory are scored as a file of them is."""
+
+import json
+
+import pytest
+
+import llava_rad
+from llava_rad.errors import DataError, MetricError
+from llava_rad.evaluation import evaluate_predictions, evaluation_table, read_predictions
+from llava_rad.metrics import Scorer
+from llava_rad.reports import Report
+
+WRITTEN = ["No effusion. Heart size is normal.", "Large left effusion.", "Clear lungs."]
+TRUE = ["No pleural effusion. Normal heart.", "Large left pleural effusion.", "Lungs are clear."]
+PATIENTS = ["a", "b", "b"]
+METRICS = ["rouge", "bleu_coco", "chexpert_rules"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return llava_rad.score(WRITTEN, TRUE, patients=PATIENTS, metrics=METRICS, resamples=50)
+
+
+def test_it_is_the_table_of_a_file(table, tmp_path):
+    file = tmp_path / "given texts"
+    rows = zip(WRITTEN, TRUE, PATIENTS, strict=True)
+    file.write_text(
+        "".join(
+            json.dumps({"id": i, "prediction": p, "reference": r, "patient_id": n}) + "\n"
+            for i, (p, r, n) in enumerate(rows)
+        )
+    )
+    evaluation = evaluate_predictions(read_predictions(file), Scorer(METRICS), resamples=50)
+    assert repr(table).startswith(evaluation_table(evaluation))
+    assert table.warnings == evaluation.warnings
+
+
+def test_values_are_had_by_name_as_dictionary_and_as_frame(table):
+    values = table.to_dict()
+    json.dumps(values, allow_nan=False)
+    assert values["metrics"]["rouge"]["values"]["rouge1"]["value"] == table["rouge/rouge1"]
+    frame = table.to_pandas()
+    assert frame.loc[("rouge", "rouge1"), "result"] == table["rouge/rouge1"]
+    assert frame.index[0][0] == "chexpert_rules"
+    assert {"result", "low", "high"} < set(frame.columns)
+    assert "&lt;" not in table._repr_html_() and "<pre>" in table._repr_html_()
+
+
+def test_reports_are_scored_by_their_findings(table):
+    reports = [Report(text, "m", 1, False, False) for text in WRITTEN]
+    again = llava_rad.score(reports, TRUE, patients=PATIENTS, metrics=METRICS, resamples=50)
+    assert repr(again) == repr(table)
+
+
+def test_what_was_not_computed_is_said():
+    table = llava_rad.score(
+        WRITTEN, TRUE, metrics=["rouge", "chexpert_rules"], language="de", resamples=50
+    )
+    assert "chexpert_rules" in table.left_out
+    assert "not computed: chexpert_rules" in repr(table)
+
+
+def test_lists_that_do_not_fit_are_refused():
+    for written, true, patients in (
+        (WRITTEN, TRUE[:2], None),
+        ([], [], None),
+        (WRITTEN, TRUE, ["a"]),
+        ([None] * 3, TRUE, None),
+    ):
+        with pytest.raises((MetricError, DataError)):
+            llava_rad.score(written, true, patients=patients, metrics=METRICS)
