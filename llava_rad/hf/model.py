@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -79,6 +79,11 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Put another head on the LLM."""
         self.language_model.set_output_embeddings(new_embeddings)
 
+    @property
+    def base_model(self) -> Any:
+        """The model without the LLM's head, for trainers that bring a loss of their own."""
+        return _Headless(self)
+
     def get_decoder(self, *args: Any, **kwargs: Any) -> Any:
         """The LLM without its head."""
         return self.language_model.get_decoder()
@@ -102,19 +107,35 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pooler_output=list(embeddings),  # type: ignore[arg-type]
         )
 
-    def embed(self, input_ids: Tensor, images: BaseModelOutputWithPooling | None = None) -> Tensor:
-        """Input embeddings, with those of the images in place of their tokens.
+    def embeds_of(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+    ) -> Tensor:
+        """Input embeddings of the LLM, with those of the images in place of their tokens.
 
         Args:
             input_ids: [batch, length].
-            images: from :meth:`get_image_features`, in the order of their tokens.
+            pixel_values: [images, 3, height, width], in the order of their tokens.
+            inputs_embeds: [batch, length, llm_dim], images included, instead of the others.
+            mm_encoder_outputs: ``image``: what :meth:`get_image_features` gave before.
 
         Returns:
             [batch, length, llm_dim]
 
         Raises:
-            ValueError: the image tokens do not match the images.
+            ValueError: not one of ``input_ids`` and ``inputs_embeds``, or the image tokens do not
+                match the images.
         """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if input_ids is None:
+            return inputs_embeds  # type: ignore[return-value]
+        images = (mm_encoder_outputs or {}).get("image")
+        if images is None and pixel_values is not None:
+            images = self.get_image_features(pixel_values)
         embeds = self.get_input_embeddings()(input_ids)
         if images is None:
             return embeds
@@ -125,7 +146,8 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"the prompts hold {int(slots.sum())} image tokens, the images give "
                 f"{len(features)}: use the processor that was saved with the model"
             )
-        return embeds.masked_scatter(slots.unsqueeze(-1), features.to(embeds.device, embeds.dtype))
+        features = features.to(embeds.device, embeds.dtype)
+        return embeds.masked_scatter(slots.unsqueeze(-1), features)
 
     def forward(
         self,
@@ -159,20 +181,34 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: not one of ``input_ids`` and ``inputs_embeds``, or the image tokens do not
                 match the images.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if input_ids is not None:
-            images = (mm_encoder_outputs or {}).get("image")
-            if images is None and pixel_values is not None:
-                images = self.get_image_features(pixel_values)
-            inputs_embeds = self.embed(input_ids, images)
+        embeds = self.embeds_of(input_ids, pixel_values, inputs_embeds, mm_encoder_outputs)
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE)
         return self.language_model(
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+
+
+class _Headless(nn.Module):
+    """Calls the parts of a model up to the LLM's hidden states; it has none of its own."""
+
+    def __init__(self, whole: LlavaRadForConditionalGeneration) -> None:
+        super().__init__()
+        self.__dict__["whole"] = whole  # no submodule: its weights are saved once
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        whole = self.__dict__["whole"]
+        embeds = whole.embeds_of(input_ids, pixel_values, inputs_embeds, mm_encoder_outputs)
+        return whole.language_model.base_model(inputs_embeds=embeds, **kwargs)

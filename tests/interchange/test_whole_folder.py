@@ -92,7 +92,7 @@ def eva():
 ENCODERS = {
     "dinov2": dinov2,
     "dinov2-inner-block": lambda: dinov2(layer=-2),
-    "dinov2-other-size": lambda: dinov2(size=84, position_interpolation="offset"),
+    "dinov2-other-size": lambda: dinov2(size=84, position_interpolation="scale_offset"),
     "dinov2-registers": registers,
     "dinov3": dinov3,
     "clip": clip,
@@ -220,8 +220,13 @@ class TestRefusals:
 
     def test_transformers_names_the_way_for_our_own_folder(self, tokenizer, tmp_path):
         source = saved(tmp_path, tokenizer)
-        with pytest.raises(ConfigError, match="own folder layout.*--to transformers"):
+        with pytest.raises(ConfigError, match=r"own folder layout.*--to transformers"):
             AutoConfig.from_pretrained(source)
+
+    def test_this_project_names_the_way_for_a_folder_of_transformers(self, tokenizer, tmp_path):
+        convert(saved(tmp_path, tokenizer), tmp_path / "whole", to="transformers")
+        with pytest.raises(WeightsError, match="llava-rad convert FOLDER -o NEW"):
+            ReportModel.from_pretrained(tmp_path / "whole")
 
     def test_a_damaged_folder(self, tokenizer, tmp_path):
         whole = tmp_path / "whole"
