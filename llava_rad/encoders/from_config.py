@@ -85,7 +85,6 @@ def config_of(encoder: ImageEncoder) -> Any:
             architecture=encoder.architecture,
             model_args=dict(encoder.model_args),
             do_pooling=False,
-            hidden_size=encoder.dim,
         )
     elif isinstance(tower := getattr(encoder, "model", None), PreTrainedModel):
         config = copy.deepcopy(tower.config)

@@ -27,6 +27,8 @@ AutoModelForImageTextToText.register(
     LlavaRadConfig, LlavaRadForConditionalGeneration, exist_ok=True
 )
 AutoImageProcessor.register(
-    LlavaRadConfig, image_processor_classes={"pil": LlavaRadImageProcessor}, exist_ok=True
+    LlavaRadConfig,
+    image_processor_classes=dict.fromkeys(("pil", "torchvision"), LlavaRadImageProcessor),
+    exist_ok=True,
 )
 AutoProcessor.register(LlavaRadConfig, LlavaRadProcessor, exist_ok=True)

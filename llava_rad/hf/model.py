@@ -27,9 +27,8 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = LlavaRadConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 (as transformers declares it)
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Adapter",)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -45,7 +44,7 @@ class LlavaRadForConditionalGeneration(PreTrainedModel, GenerationMixin):
         shape = AdapterConfig(**(config.adapter or {}))
         self.multi_modal_projector = Adapter(shape, self.vision_tower.dim, table.weight.shape[1])
         # The tower is left whole: its parts are called by name, not each through its forward.
-        self._no_split_modules = [*self._no_split_modules, type(self.vision_tower).__name__]
+        self._no_split_modules = [Adapter.__name__, type(self.vision_tower).__name__]
         self.post_init()
         self.vision_tower.requires_grad_(False)
 

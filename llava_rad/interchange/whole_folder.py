@@ -28,6 +28,7 @@ from llava_rad.hf import (
     LlavaRadProcessor,
     chat_template,
 )
+from llava_rad.interchange.image_boundary import example_request
 from llava_rad.interchange.parts import Parts, Sources, reference_of
 from llava_rad.interchange.state import module_from_state, read_weights
 from llava_rad.model import (
@@ -41,7 +42,7 @@ from llava_rad.model import (
 from llava_rad.model.card import NOT_FOR_CARE
 from llava_rad.model.configuration import MODEL_TYPE
 from llava_rad.model.llm import untie_if_different
-from llava_rad.model.prompt import IMAGE
+from llava_rad.model.prompt import IMAGE, ROLES
 from llava_rad.model.tokenizer import read_tokenizer
 from llava_rad.quiet import quiet
 from llava_rad.readers import read_json
@@ -205,7 +206,7 @@ def _processor(own: ReportProcessor, tokenizer: Any) -> tuple[LlavaRadProcessor,
 def _same_ids(processor: LlavaRadProcessor, own: ReportProcessor) -> bool:
     """Whether prompts, and reports in training, have the token ids that ours have."""
     image_id = processor.image_token_id
-    roles = tuple(own.template.image_lines)
+    roles = tuple(role for role in ROLES if role in own.template.image_lines)
     for shown in {roles[:1], roles}:
         images = tuple(RequestImage(role) for role in shown)
         for request in (ReportRequest(images), ReportRequest(images, indication="Cough for 3 d.")):
@@ -289,8 +290,8 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
 
 
 def _card(model: ReportModel, notes: list[str]) -> str:
-    request = ReportRequest((RequestImage(next(iter(model.processor.template.image_lines))),))
-    text = model.processor.template.text(replace(request, indication="INDICATION"))
+    request = replace(example_request(model.processor.template), indication="INDICATION")
+    text = model.processor.template.text(request)
     lines = [
         f"# {model.config.name}",
         "",
