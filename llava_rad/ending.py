@@ -94,13 +94,13 @@ def program_ending(stopped: str = "") -> contextlib.AbstractContextManager[None]
     Args:
         stopped: what has become of the work when a signal stops it.
     """
-    return plain_ending(_print, stopped, quiet=_is_no_main_process)
+    return plain_ending(_print, stopped, quiet=lambda: not is_first_process())
 
 
 def _print(text: str) -> None:
     print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
 
 
-def _is_no_main_process() -> bool:
-    """Whether a launcher started this process beside a first one, which does the talking."""
-    return os.environ.get("RANK", "0") not in ("", "0")
+def is_first_process() -> bool:
+    """Whether no launcher started this process beside a first one, which does the talking."""
+    return os.environ.get("RANK", "0") in ("", "0")

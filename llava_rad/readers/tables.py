@@ -12,6 +12,7 @@ from llava_rad.errors import DataError, LlavaRadError, cut
 from llava_rad.names import one_line
 from llava_rad.readers.missing import is_missing
 from llava_rad.readers.text import decode, why
+from llava_rad.wording import listed
 
 #: The endings of the tables that are read.
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -270,12 +271,11 @@ def _check_columns(
         )
     absent = [name for name in columns if name not in there]
     if absent:
-        listed = ", ".join(there) or "none: the file is empty"
         hint = "; separate them by commas" if len(there) == 1 and ";" in there[0] else ""
         raise error(
             f"the table has no column {', '.join(map(repr, absent))}",
             where=where,
-            remedy=f"Its columns are {cut(listed, 400)}{hint}",
+            remedy=f"{listed(there, 'column')}{hint}",
             kind="missing_column",
         )
 
