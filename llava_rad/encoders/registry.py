@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from llava_rad.bundled import BUNDLED
 from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
@@ -161,10 +162,11 @@ def load_encoder(
     Args:
         name_or_path: one of, tried in this order:
 
-            - a name of :data:`ENCODERS`, such as ``"rad-dino"``;
+            - ``"mini"``, the encoder of the bundled model, or a name of :data:`ENCODERS`, such as
+              ``"rad-dino"``;
             - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
-              wrote, a transformers, timm or open_clip model, or BioViL's or RadJEPA's published
-              checkpoint;
+              wrote (the run's folder too), a report model of this project, for its encoder, a
+              transformers, timm or open_clip model, or BioViL's or RadJEPA's published checkpoint;
             - a weight file in the layout of the original DINOv2 or DINOv3 repository (CheXFound's
               is one), of the I-JEPA code, or of EVA-X, with a ``preprocessor_config.json`` beside
               it or ``preprocessing`` given;
@@ -182,7 +184,7 @@ def load_encoder(
     """
     name = str(name_or_path)
     entry = ENCODERS.get(name)
-    path = Path(name_or_path).expanduser()
+    path = encoder_folder(name)
     if revision is not None and entry is None and path.exists():
         raise ConfigError(
             f"revision '{revision}' was given for a local path",
@@ -210,10 +212,26 @@ def load_encoder(
             "there is no such encoder, folder or file",
             where=name,
             remedy="Use a path that exists, a hub id 'owner/name', or one of "
-            + ", ".join(ENCODERS),
+            + ", ".join((*BUNDLED, *ENCODERS)),
             kind="no_such_encoder",
         )
     return encoder.to(device) if device is not None else encoder
+
+
+def encoder_folder(name: str) -> Path:
+    """The folder or file that a name stands for on this machine, whether or not there is one.
+
+    ``mini`` is the encoder of the bundled model; of a pretraining's run and of a report model it is
+    the encoder inside.
+    """
+    if name in BUNDLED:
+        return BUNDLED[name] / "encoder"
+    folder = Path(name).expanduser()
+    inner = folder / "encoder"
+    outer_is_none = (folder / "adapter.safetensors").exists() or not (
+        folder / "config.json"
+    ).exists()
+    return inner if outer_is_none and (inner / "config.json").is_file() else folder
 
 
 def _load_registered(

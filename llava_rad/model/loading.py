@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from llava_rad.bundled import BUNDLED
 from llava_rad.errors import WeightsError
 from llava_rad.model.configuration import ReportModelConfig
 from llava_rad.model.hub import download
@@ -14,8 +15,8 @@ from llava_rad.model.llm import Quantization, has_bitsandbytes
 from llava_rad.model.report_model import ReportModel
 from llava_rad.model.tokenizer import TOKENIZER_FILES
 
-#: Models that come with the package: name -> folder.
-BUNDLED = {"mini": Path(__file__).parents[1] / "mini"}
+#: Stages of a training run, in their order; each leaves a model in a folder of its name.
+STAGES = ("align", "finetune")
 
 #: What is read of a model's folder; nothing else is fetched from the hub.
 FILES = (
@@ -39,7 +40,7 @@ def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
     """The local folder of a model, downloaded from the hub if it has to be.
 
     Args:
-        name: ``mini``, a folder, or a hub id.
+        name: ``mini``, a folder, that of a training run (its last stage is taken), or a hub id.
         files: names and patterns of the files that are fetched.
 
     Raises:
@@ -49,7 +50,7 @@ def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
         return BUNDLED[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
+        return _of_run(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise WeightsError(
             "no such model folder",
@@ -58,6 +59,21 @@ def model_folder(name: str, files: Sequence[str] = FILES) -> Path:
             kind="model_not_found",
         )
     return download(name, files)
+
+
+def _of_run(folder: Path) -> Path:
+    """The folder itself or, where it is that of a training run, its last finished stage's."""
+    if (folder / "config.json").exists() or not (folder / "config.yaml").is_file():
+        return folder
+    for stage in reversed(STAGES):
+        if (folder / stage / "config.json").is_file():
+            return folder / stage
+    raise WeightsError(
+        "this is the folder of a training run that has finished no stage",
+        where=folder,
+        remedy="Resume the run with the command that started it",
+        kind="unfinished_run",
+    )
 
 
 def load(
@@ -71,7 +87,7 @@ def load(
     """Load a model to write reports with; its LoRA is merged where the LLM is not quantised.
 
     Args:
-        name: ``mini``, a folder, or a hub id.
+        name: ``mini``, a folder, that of a training run, or a hub id.
         dtype: of the weights.
         device: where to put it; None leaves it on the CPU.
         quantize: ``"4bit"`` or ``"8bit"`` for the LLM, ``"none"`` for plain weights; None is what
