@@ -1,5 +1,3 @@
-import importlib.util
-import sys
 import typing
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -269,27 +267,16 @@ def test_python_code_is_held_to_the_ranges_too(wrong):
         Ranged(**wrong)
 
 
-def programs_own(name):
-    path = Path(__file__).parents[1] / "eval" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"ranges_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def every_config():
     """Each dataclass that a run is set up with, and those inside it."""
+    from llava_rad.comparisons import AblationConfig, CompareConfig
     from llava_rad.dinov2.config import PretrainingConfig
     from llava_rad.model.configuration import ReportModelConfig
     from llava_rad.report_training import ReportTrainingConfig
     from llava_rad.reports.generate import GenerationSettings
 
     waiting = [PretrainingConfig, ReportTrainingConfig, ReportModelConfig, GenerationSettings]
-    waiting += [
-        programs_own("ablation").AblationConfig,
-        programs_own("compare_encoders").CompareConfig,
-    ]
+    waiting += [AblationConfig, CompareConfig]
     found = []
     while waiting:
         kind = waiting.pop()

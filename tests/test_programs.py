@@ -91,7 +91,6 @@ def test_training_starts_as_many_processes_as_told(monkeypatch):
     assert started[0][1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     assert started[0][5:] == [
         str(program("training/train_report.py")),
-        "--config",
         str(find_config("smollm2_mini", "report")),
         "output=out",
     ]

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 
 # The ground floor, which knows only itself.
 GROUND = {
+    "bundled",
     "errors",
     "caches",
     "config",
@@ -27,6 +28,7 @@ GROUND = {
     "tensor_stream",
     "views",
     "weight_files",
+    "wording",
 }
 # Every other part, and what it may import beside the ground floor.
 ALLOWED = {
@@ -46,7 +48,17 @@ ALLOWED = {
     "interchange": {"images", "encoders", "model"},
 }
 # These stand on top and may import everything.
-TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}
+TOP = {
+    "cli",
+    "comparisons",
+    "doctor",
+    "evaluation",
+    "inventory",
+    "report_training",
+    "serve",
+    "__init__",
+    "__main__",
+}
 
 
 def parts():

@@ -1,40 +1,13 @@
-"""What commands share: their options' kinds, errors in one line, devices, output and progress."""
+"""What commands share: errors in one line, output and progress."""
 
 import contextlib
-import enum
 import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from llava_rad.data import ConversionLog
-
-
-class Format(str, enum.Enum):
-    """How results are printed."""
-
-    text = "text"
-    json = "json"
-
-
-class Quantize(str, enum.Enum):
-    """Bits of the LLM's weights."""
-
-    four = "4bit"
-    eight = "8bit"
-    none = "none"
-
-
-class Precision(str, enum.Enum):
-    """Number format of the weights."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 @contextlib.contextmanager
@@ -50,34 +23,6 @@ def user_errors(stopped: str | Callable[[], str] = "") -> Iterator[None]:
         yield
 
 
-def pick_device(name: str) -> str:
-    """The device of this name; ``auto`` is a GPU if there is one. Raises ConfigError."""
-    import torch
-
-    from llava_rad.errors import ConfigError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"this device cannot be used ({str(error).splitlines()[0]})",
-            where=f"--device {name}",
-            remedy="See: llava-rad doctor",
-        ) from error
-    return name
-
-
-def pick_dtype(precision: Precision, device: str) -> "torch.dtype":
-    """The number format of this name; ``auto`` is bfloat16 on a GPU and float32 on a CPU."""
-    import torch
-
-    if precision is Precision.auto:
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, precision.value)
-
-
 def say(text: str) -> None:
     """Print a message to stderr, on one line whatever the names in it."""
     from rich.console import Console
@@ -86,6 +31,14 @@ def say(text: str) -> None:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(one_line(text))
+
+
+def say_once(text: str) -> None:
+    """Print a message to stderr, in the first process of a run alone."""
+    from llava_rad.ending import is_first_process
+
+    if is_first_process():
+        say(text)
 
 
 def say_left_out(log: "ConversionLog") -> None:

@@ -6,17 +6,21 @@ from typing import Annotated
 import typer
 
 from llava_rad.cli.common import say, user_errors
+from llava_rad.cli.options import Overwrite
 
 
 def merge(
     output: Annotated[
-        Path, typer.Argument(help="As given to report --shard I/N -o OUTPUT.", metavar="OUTPUT")
+        Path,
+        typer.Argument(help="The file that report --shard I/N -o OUTPUT named.", metavar="OUTPUT"),
     ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT, whatever it holds.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Join the shards OUTPUT.I-of-N of report into OUTPUT; incomplete or mixed ones are refused."""
+    """Join the shards OUTPUT.I-of-N of report into OUTPUT; incomplete or mixed ones are refused.
+
+    Example:
+        llava-rad merge reports.jsonl
+    """
     with user_errors("nothing was written"):
         from llava_rad.outputs import own_file, refuse_foreign
         from llava_rad.reports.file import is_report_file, merge_shards

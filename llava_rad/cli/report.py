@@ -8,11 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from llava_rad.cli.common import (
-    Format,
-    Precision,
-    Quantize,
-    pick_device,
-    pick_dtype,
     progress,
     say,
     say_left_out,
@@ -21,51 +16,50 @@ from llava_rad.cli.common import (
     write_json,
     write_out,
 )
+from llava_rad.cli.options import (
+    Decoding,
+    Format,
+    Frame,
+    Inputs,
+    Loading,
+    Model,
+    Overwrite,
+    Seed,
+    pick_device,
+    pick_dtype,
+)
 
 
 def report(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...", help="Files, folders, globs, or manifests.", show_default=False
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="mini, a folder, or a hub id.")] = "mini",
+    images: Inputs,
+    loading: Loading,
+    decoding: Decoding,
+    model: Model = "mini",
     indication: Annotated[str | None, typer.Option(help="Why the study was made.")] = None,
+    frame: Frame = None,
+    seed: Seed = 0,
     format: Annotated[
-        Format | None, typer.Option(help="Default: text; json (lines) with --output.")
+        Format | None,
+        typer.Option(help="How reports are written; by default text, and JSON lines to --output."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
+        typer.Option(
+            "--output", "-o", help="The file to write; the same command resumes a stopped run."
+        ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only this part, into OUTPUT.I-of-N; see: merge."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
-    quantize: Annotated[
-        Quantize | None,
-        typer.Option(help="Quantise the LLM's weights (bitsandbytes); default: as in training."),
-    ] = None,
-    dtype: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
-    ] = Precision.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is deterministic.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="With a temperature: share drawn from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")] = 256,
-    frame: Annotated[
-        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
-    ] = None,
-    llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
-    """Write the findings of chest X-rays."""
+    """Write the findings of chest X-rays.
+
+    Example:
+        llava-rad report chest.dcm --indication cough
+        llava-rad report scans/ --model runs/mine -o reports.jsonl
+    """
     state = {"written": 0}
 
     def kept() -> str:
@@ -87,7 +81,6 @@ def report(
             run_facts,
             run_id,
         )
-        from llava_rad.reports.generate import GenerationSettings
         from llava_rad.reports.study import (
             Failure,
             StudyReader,
@@ -97,7 +90,7 @@ def report(
             with_indication,
         )
 
-        style = format or (Format.json if output else Format.text)
+        style = format or ("json" if output else "text")
         part = Shard.parse(shard) if shard is not None else None
         if part is not None and output is None:
             raise ConfigError(
@@ -113,22 +106,16 @@ def report(
             for target in (output, *given):
                 refuse_inputs(target, files_of(everything, images))
             refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
-        settings = GenerationSettings(
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
-        place = pick_device(device)
-        number = pick_dtype(dtype, place)
+        settings = decoding.settings(seed)
+        place = pick_device(loading.device)
+        number = pick_dtype(loading.dtype, place)
         with status(f"Loading {model}"):
             loaded = load(
                 model,
                 dtype=number,
                 device=place,
-                quantize=quantize.value if quantize else None,
-                base_llm=llm,
+                quantize=loading.quantize,
+                base_llm=loading.base_llm,
             )
         precision = f"{number}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
@@ -145,7 +132,7 @@ def report(
                         run,
                         made_with=run_facts(loaded, settings, precision=precision, frame=frame),
                         studies=studies,
-                        as_text=None if style is Format.json else as_text,
+                        as_text=None if style == "json" else as_text,
                         overwrite=overwrite,
                     )
                 )
@@ -158,7 +145,9 @@ def report(
             if total > len(todo):
                 say(f"{total - len(todo)} of {total} are in {output} already")
             advance = stack.enter_context(progress("Reports", len(todo)))
-            for result in report_studies(loaded, todo, settings, batch_size=batch_size, read=read):
+            for result in report_studies(
+                loaded, todo, settings, batch_size=decoding.batch_size, read=read
+            ):
                 if isinstance(result, Failure):
                     failed.append(result.study_id)
                     say(f"error: {result.error}")
@@ -174,7 +163,7 @@ def report(
                     say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
                     file.write(result, remember.take(result.study_id))
-                elif style is Format.json:
+                elif style == "json":
                     write_json({**result.to_dict(), "run": run})
                 else:
                     write_out(_as_text(result, many=total > 1))

@@ -23,6 +23,7 @@ from llava_rad.data.manifest import hash_manifest
 from llava_rad.data.study import Split
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.model import ReportModel, load
+from llava_rad.model.llm import Quantization
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
@@ -73,7 +74,7 @@ class SplitReports:
         manifest_hash: hash of the manifest's content.
         split: the split's name, or ``all``.
         settings: of the decoding.
-        precision: number format of the weights.
+        precision: number format of the weights, and how the LLM is quantised, if it is.
         folder: where files of reports go.
         batch_size: studies decoded together.
         section: of the reports that the model's are compared with.
@@ -279,6 +280,8 @@ def open_split(
     settings: GenerationSettings | None = None,
     batch_size: int = 1,
     precision: Precision = "auto",
+    device: torch.device | None = None,
+    quantize: Quantization | Literal["none"] | None = None,
     base_llm: str | None = None,
 ) -> SplitReports:
     """Read a manifest and load a model onto this process's device.
@@ -293,6 +296,8 @@ def open_split(
         settings: of the decoding.
         batch_size: studies decoded together.
         precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        device: where to compute; None is this process's own.
+        quantize: of the LLM, as :func:`llava_rad.load` takes it.
         base_llm: another place of the model's base LLM.
 
     Raises:
@@ -301,11 +306,11 @@ def open_split(
         ModelError: the base LLM is another one.
     """
     studies = load_manifest(manifest, split=None if split == "all" else split)
-    device = process_state().device
+    device = device or process_state().device
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     dtype: torch.dtype = getattr(torch, precision)
-    loaded = load(model, dtype=dtype, device=device, base_llm=base_llm)
+    loaded = load(model, dtype=dtype, device=device, quantize=quantize, base_llm=base_llm)
     trained = _target_settings(loaded)
     if section is None:
         section = trained.get("section", "findings")
@@ -327,7 +332,7 @@ def open_split(
         manifest_hash=hash_manifest(manifest),
         split=split,
         settings=settings or GenerationSettings(),
-        precision=precision,
+        precision=f"{precision}, {loaded.quantize}" if loaded.quantize else precision,
         folder=folder,
         batch_size=batch_size,
         section=section,
