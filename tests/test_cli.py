@@ -341,10 +341,14 @@ def test_data_turns_a_folder_into_a_manifest(images, tmp_path):
 
 
 def test_data_lists_its_sets_and_names_what_is_wrong(images, tmp_path):
-    assert "mimic-cxr" in run("data", "--list").stdout
+    listed = run("data", "--list").stdout
+    assert "mimic-cxr" in listed and "-O keep_marks=false  leave ___ in the texts." in listed
+    assert "Layout: files/p10/" in listed and "``" not in listed
+    alone = run("data", "--list", "padchest").stdout
+    assert alone.startswith("padchest\n") and "mimic" not in alone
     assert run("data", "folder").exit_code == 2
     result = run("data", "mimic-xcr", images, "-o", tmp_path / "m.jsonl")
-    assert result.exit_code == 1 and "mimic-cxr" in result.stderr
+    assert result.exit_code == 2 and "mimic-cxr" in result.stderr
 
 
 def test_convert_makes_a_published_checkpoint_usable(shared_parity, images, tmp_path):
@@ -551,4 +555,4 @@ def test_data_says_what_it_knows_of_patients(tmp_path):
     result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "test=0.5")
     assert result.exit_code == 2 and "test is no option of a data set" in result.stderr
     result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "headers=true")
-    assert result.exit_code == 1 and "text_headers" in result.stderr
+    assert result.exit_code == 2 and "text_headers" in result.stderr

@@ -44,6 +44,7 @@ def encode(
         from llava_rad.encoding import encode_to_file, is_token_file
         from llava_rad.errors import ConfigError
         from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.wording import counted, verb
 
         if output.suffix != ".safetensors":
             raise ConfigError(
@@ -75,10 +76,10 @@ def encode(
                 frame=frame,
                 begin_anew=overwrite,
                 told=told,
-                resumed=lambda count: say(f"{count} of {len(paths)} are encoded already"),
+                resumed=lambda count: say(f"{count} of {len(paths)} {verb(count)} encoded already"),
             )
         ending = f", {len(result.failed)} of {len(paths)} failed" if result.failed else ""
         target = output if result.count else "nothing written"
-        say(f"{result.count} image{'s' * (result.count != 1)} -> {target}{ending}")
+        say(f"{counted(result.count, 'image')} -> {target}{ending}")
         if result.failed:
             raise typer.Exit(1)

@@ -24,11 +24,14 @@ def merge(
     with user_errors("nothing was written"):
         from llava_rad.outputs import own_file, refuse_foreign
         from llava_rad.reports.file import is_report_file, merge_shards
+        from llava_rad.wording import counted
 
         refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
         with own_file(output, "report run"):
             merged = merge_shards(output)
-        failed = f", {len(merged.failed)} studies failed in them" if merged.failed else ""
-        say(f"{merged.reports} reports of {merged.shards} shards -> {output}{failed}")
+        lost = counted(len(merged.failed), "study", "studies")
+        failed = f", {lost} failed in them" if merged.failed else ""
+        shards = counted(merged.shards, "shard")
+        say(f"{counted(merged.reports, 'report')} of {shards} -> {output}{failed}")
         if merged.failed:
             raise typer.Exit(1)

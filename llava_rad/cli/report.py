@@ -62,10 +62,16 @@ def report(
     """
     state = {"written": 0}
 
+    def written_so_far(how: str) -> str:
+        from llava_rad.wording import counted, verb
+
+        count = state["written"]
+        return f"{counted(count, 'report')} {verb(count, 'was', 'were')} {how}"
+
     def kept() -> str:
         if output is None:
-            return f"{state['written']} reports were printed, the same command begins anew"
-        return f"{state['written']} reports were added to {output}; the same command goes on there"
+            return f"{written_so_far('printed')}, the same command begins anew"
+        return f"{written_so_far(f'added to {output}')}; the same command goes on there"
 
     with user_errors(kept):
         from llava_rad.data import ConversionLog, expand_inputs
@@ -89,6 +95,7 @@ def report(
             report_studies,
             with_indication,
         )
+        from llava_rad.wording import counted, verb
 
         style = format or ("json" if output else "text")
         part = Shard.parse(shard) if shard is not None else None
@@ -143,7 +150,8 @@ def report(
                         say(f"error: {empty_report(study.study_id)}")
             todo = [s for s in studies if file is None or s.study_id not in file.done]
             if total > len(todo):
-                say(f"{total - len(todo)} of {total} are in {output} already")
+                there = total - len(todo)
+                say(f"{there} of {total} {verb(there)} in {output} already")
             advance = stack.enter_context(progress("Reports", len(todo)))
             for result in report_studies(
                 loaded, todo, settings, batch_size=decoding.batch_size, read=read
@@ -176,7 +184,7 @@ def report(
         if incomplete:
             ending += f", {incomplete} without an image that cannot be read"
         if output is not None or total > 1:
-            say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
+            say(f"{counted(written, 'report')} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)
 

@@ -149,12 +149,10 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     _check_rows([row.id for row in rows], path)
     notes = []
     if changed:
-        were = verb(changed, "was", "were")
-        notes.append(f"control characters in {counted(changed, 'text')} {were} read as spaces")
+        notes.append(f"control characters in {counted(changed, 'text')} were read as spaces")
     if halves:
-        many = len(halves)
-        were = verb(many, "was", "were")
-        notes.append(f"half characters in {counted(many, 'text')} {were} read as question marks")
+        texts = counted(len(halves), "text")
+        notes.append(f"half characters in {texts} were read as question marks")
     if respelt:
         notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))

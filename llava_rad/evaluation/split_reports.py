@@ -31,6 +31,7 @@ from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings, Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
+from llava_rad.wording import counted, verb
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -158,7 +159,7 @@ class SplitReports:
                                 file.write(report, of_study)
                 if file is not None and time.monotonic() - said > _PROGRESS_SECONDS:
                     said = time.monotonic()
-                    progress(f"{name}: {count} of {len(self.studies)} reports")
+                    progress(f"{name}: {count} of {counted(len(self.studies), 'report')}")
         if count == 0:
             raise DataError(
                 f"no study has a report; the first failed with: {failures[0].error}",
@@ -167,7 +168,7 @@ class SplitReports:
             )
         if file is None:
             return WrittenReports({}, 0, 0, 0, tuple(failures))
-        progress(f"{name}: {count} of {len(self.studies)} reports")
+        progress(f"{name}: {count} of {counted(len(self.studies), 'report')}")
         rows = [row for _, row in read_json_lines(file.path)]
         return WrittenReports(
             texts={row["study_id"]: row["findings"] for row in rows},
@@ -238,17 +239,23 @@ class SplitReports:
         if self.selection.left_out:
             notes.append(f"studies: {self.selection.summary()}")
         if written.failures:
+            lost, total = len(written.failures), counted(len(self.studies), "study", "studies")
             notes.append(
-                f"{len(written.failures)} of {len(self.studies)} studies have no report and are "
-                "not scored, because their pictures could not be read or nothing could be written"
+                f"{lost} of {total} {verb(lost, 'has', 'have')} no report and {verb(lost)} not "
+                "scored, because pictures could not be read or nothing could be written"
             )
-        for count, what in (
-            (written.truncated, "were cut off at the longest length"),
-            (written.repetitive, "go on repeating a phrase"),
-            (written.empty, "are empty, and scored as such"),
+        for count, one, many in (
+            (
+                written.truncated,
+                "was cut off at the longest length",
+                "were cut off at the longest length",
+            ),
+            (written.repetitive, "goes on repeating a phrase", "go on repeating a phrase"),
+            (written.empty, "is empty, and scored as such", "are empty, and scored as such"),
         ):
             if count:
-                notes.append(f"{count} of {len(written.texts)} reports {what}")
+                total = counted(len(written.texts), "report")
+                notes.append(f"{count} of {total} {verb(count, one, many)}")
         return tuple(notes)
 
     def write_predictions(self, path: Path, written: WrittenReports) -> None:

@@ -18,6 +18,7 @@ from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.files import cast, read_tensors, require_fingerprint, write_tensors
 from llava_rad.kernels.lora_linear import LoraLinear
 from llava_rad.readers import read_json
+from llava_rad.wording import counted
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -283,7 +284,7 @@ def put_lora(llm: PeftModel, tensors: Mapping[str, Tensor], *, where: Path) -> N
     if wrong:
         name = wrong[0]
         raise WeightsError(
-            f"{len(wrong)} tensors have another shape than {CONFIG_FILE} says: {name} is "
+            f"{counted(len(wrong), 'tensor')} of another shape than {CONFIG_FILE} says: {name} is "
             f"{list(tensors[name].shape)}, not {list(own[name].shape)}",
             where=where,
             remedy="Use the weights and the configuration of one and the same LoRA",

@@ -12,7 +12,7 @@ from llava_rad.errors import DataError, LlavaRadError, cut
 from llava_rad.names import one_line
 from llava_rad.readers.missing import is_missing
 from llava_rad.readers.text import decode, why
-from llava_rad.wording import listed
+from llava_rad.wording import counted, listed
 
 #: The endings of the tables that are read.
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -211,7 +211,7 @@ def _row(header: list[str], cells: list[str], where: str, error: type[LlavaRadEr
     beyond = any(cell.strip() for cell in cells[len(header) :])
     if len(cells) < named or beyond:
         raise error(
-            f"the row has {len(cells)} cells, and there are {named} columns",
+            f"the row has {counted(len(cells), 'cell')}, and the header {counted(named, 'column')}",
             where=where,
             remedy="Put text that holds a separator or a line break in double quotes; if this is "
             "the last row, the file may be cut off",

@@ -41,7 +41,7 @@ def bad(tmp_path):
 
 def test_a_better_model_is_told_from_a_worse_one(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
-    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    done = run(bad, good, "-o", tmp_path / "out.json", "--resamples", "200")
     assert done.exit_code == 0, done.stderr
     assert "32 pairs" in done.stdout and "p corrected" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(good)]
@@ -66,7 +66,7 @@ def test_pairs_are_matched_by_id_and_not_by_line(tmp_path, bad, run):
         ids=[f"s{i}" for i in order],
         references=[REFERENCES[i] for i in order],
     )
-    done = run(bad, shuffled, "--json", tmp_path / "out.json", "--resamples", "50")
+    done = run(bad, shuffled, "-o", tmp_path / "out.json", "--resamples", "50")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(shuffled)]
     assert all(difference["difference"] == 0 for difference in found.values())
@@ -108,7 +108,7 @@ def test_patients_are_resampled_and_swapped_whole(tmp_path, bad, run):
     some = [text if i < 8 else "clear lungs" for i, text in enumerate(REFERENCES)]
     good = write(tmp_path / "good.jsonl", some, more=lambda i: {"patient_id": f"p{i // 8}"})
     # One of the files names the patients.
-    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    done = run(bad, good, "-o", tmp_path / "out.json", "--resamples", "200")
     assert done.exit_code == 0, done.stderr
     assert "32 pairs of 4 patients;" in done.stdout and "patient_id" not in done.stderr
     content = json.loads((tmp_path / "out.json").read_text())
@@ -129,7 +129,7 @@ def test_without_patients_the_output_says_so(tmp_path, bad, run):
 
 def test_another_primary_value(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
-    done = run(bad, good, "--primary", "rouge/rougeL", "--json", tmp_path / "o.json")
+    done = run(bad, good, "--primary", "rouge/rougeL", "-o", tmp_path / "o.json")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "o.json").read_text())["files"][str(good)]
     assert next(iter(found)) == "rouge/rougeL" and PRIMARY not in found
@@ -142,6 +142,6 @@ def test_another_primary_value(tmp_path, bad, run):
 
 def test_blank_references_are_refused(tmp_path, run):
     blank = write(tmp_path / "a.jsonl", ["x"] * 32, references=[" "] * 32)
-    done = run(blank, blank, "--json", tmp_path / "out.json")
+    done = run(blank, blank, "-o", tmp_path / "out.json")
     assert done.exit_code == 1 and "all references are blank" in done.stderr
     assert not (tmp_path / "out.json").exists()

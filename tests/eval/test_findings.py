@@ -41,7 +41,7 @@ def test_the_program_runs_from_a_checkout():
     done = subprocess.run(
         [sys.executable, str(PROGRAM), "--help"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and "PREDICTIONS.jsonl" in done.stdout
+    assert done.returncode == 0 and "predictions.jsonl" in done.stdout
 
 
 def test_table_json_lines_and_page(predictions, tmp_path, run):
