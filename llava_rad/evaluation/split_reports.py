@@ -244,18 +244,14 @@ class SplitReports:
                 f"{lost} of {total} {verb(lost, 'has', 'have')} no report and {verb(lost)} not "
                 "scored, because pictures could not be read or nothing could be written"
             )
-        for count, one, many in (
-            (
-                written.truncated,
-                "was cut off at the longest length",
-                "were cut off at the longest length",
-            ),
-            (written.repetitive, "goes on repeating a phrase", "go on repeating a phrase"),
-            (written.empty, "is empty, and scored as such", "are empty, and scored as such"),
+        for count, does, what in (
+            (written.truncated, ("was", "were"), "cut off at the longest length"),
+            (written.repetitive, ("goes", "go"), "on repeating a phrase"),
+            (written.empty, ("is", "are"), "empty, and scored as such"),
         ):
             if count:
                 total = counted(len(written.texts), "report")
-                notes.append(f"{count} of {total} {verb(count, one, many)}")
+                notes.append(f"{count} of {total} {verb(count, *does)} {what}")
         return tuple(notes)
 
     def write_predictions(self, path: Path, written: WrittenReports) -> None:

@@ -47,7 +47,7 @@ def test_the_program_runs_from_a_checkout():
 def test_table_json_lines_and_page(predictions, tmp_path, run):
     done = run(predictions, "-o", tmp_path / "out", "--metrics", METRICS, "--resamples", "50")
     assert done.exit_code == 0, done.stderr
-    assert "4 pairs, findings, 1 distinct outputs" in done.stdout
+    assert "4 pairs, findings, 1 distinct output " in done.stdout
     assert "best single report" in done.stdout and "abnormal refs" in done.stdout
     assert "micro F1, 14 observations, uncertain positive" in done.stdout
     assert "computing rouge" in done.stderr and "hardly vary" in done.stderr
