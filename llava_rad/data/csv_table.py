@@ -168,7 +168,9 @@ def _column(
             f"the table has {what}",
             where=path,
             remedy=f"{listed(there, 'column')}; name the right one with -O {option}="
-            + (nearest_name(name, there) or "COLUMN"),
+            + (nearest_name(name, there) or "COLUMN")
+            if there
+            else "It has no columns: is the file empty?",
             kind="missing_column",
         )
     return ""

@@ -291,7 +291,8 @@ def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
         "",
         f"{counted(result.count, 'study', 'studies')} (split {facts['split']}), "
         f"`{facts['model']}`, {facts['precision']}. Every study was also reported on "
-        "with all its pictures exchanged and its text context kept. Gain: how much better the value is with the right image, with "
+        "with all its pictures exchanged and its text context kept. Gain: how much better the "
+        "value is with the right image, with "
         f"the 95 % interval of a paired bootstrap of {result.resamples} resamples of "
         f"{result.units}. The primary value, declared before, is in the first row and tested "
         "alone; the others are exploratory.",
