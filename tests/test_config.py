@@ -428,7 +428,7 @@ def test_paths_stand_beside_whole_sources():
     assert both.sources == [_Source(Path("a.jsonl")), _Source(Path("b"), 2.0)]
     named = load_config(_Shortened, overrides=["named={mine: a.jsonl}"])
     assert named.named == {"mine": _Source(Path("a.jsonl"))}
-    with pytest.raises(ConfigError, match="sources.0"):
+    with pytest.raises(ConfigError, match=r"sources\.0"):
         load_config(_Shortened, overrides=["sources=[3]"])
 
 

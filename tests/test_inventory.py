@@ -89,9 +89,7 @@ def test_nothing_is_fetched_that_is_at_hand(monkeypatch, started):
 
 def test_commands_are_those_of_this_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(inventory.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(
-        inventory.shutil, "which", lambda name: f"/bin/{name}" if name == "uv" else None
-    )
+    monkeypatch.setattr(inventory.shutil, "which", {"uv": "/bin/uv"}.get)
     assert executable(["pip", "install", "x"]) == [
         "/bin/uv", "pip", "install", "--python", sys.executable, "x",
     ]  # fmt: skip

@@ -77,7 +77,11 @@ def fetch(
                     raise ConfigError(
                         "nobody is there to be asked", where=name, remedy="Give --yes to run it"
                     )
-                if not typer.confirm("Run it?", default=True, err=True):
+                try:
+                    agreed = typer.confirm("Run it?", default=True, err=True)
+                except typer.Abort:
+                    raise KeyboardInterrupt from None  # ends as everywhere
+                if not agreed:
                     raise typer.Exit(1)
             # What it says is no result of ours: standard output stays clean.
             code = subprocess.run(command, stdout=sys.__stderr__, check=False).returncode

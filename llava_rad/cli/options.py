@@ -56,7 +56,7 @@ Overrides = Annotated[
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files there, whatever they hold.")
+    bool, typer.Option("--overwrite", help="Begin anew, whatever the files there hold.")
 ]
 PrintFormat = Annotated[Format, typer.Option(help="How the result is printed.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network together.")]
@@ -81,7 +81,7 @@ Split = Annotated[
 ]
 Section = Annotated[
     SectionName | None,
-    typer.Option(help="The section to compare with; by default what was written says it."),
+    typer.Option(help="The section of reports to compare with; by default model or file say it."),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="How many processes read images ahead.")]
 
@@ -197,12 +197,13 @@ class Numbers:
 
     def claim(self, keys: tuple[str, ...], inputs: list[Path]) -> None:
         """Refuse a place for the result before the work for it begins. Raises DataError."""
-        from llava_rad.outputs import claim_json, refuse_inputs
+        from llava_rad.outputs import claim_json, refuse_foreign, refuse_inputs
 
-        if self.output is None:
-            return
-        if self.format == "text":
+        if self.output is not None and self.format == "text":
             refuse_inputs(self.output, inputs)
+            # One table is like another: what is there is replaced only when asked to.
+            what = "JSON of this program"
+            refuse_foreign(self.output, lambda _: False, what, overwrite=self.overwrite)
         else:
             claim_json(self.output, keys, inputs, overwrite=self.overwrite)
 
