@@ -197,13 +197,19 @@ class Numbers:
 
     def claim(self, keys: tuple[str, ...], inputs: list[Path]) -> None:
         """Refuse a place for the result before the work for it begins. Raises DataError."""
-        from llava_rad.outputs import claim_json, refuse_foreign, refuse_inputs
+        from llava_rad.errors import DataError
+        from llava_rad.outputs import claim_json, refuse_inputs
 
         if self.output is not None and self.format == "text":
             refuse_inputs(self.output, inputs)
-            # One table is like another: what is there is replaced only when asked to.
-            what = "JSON of this program"
-            refuse_foreign(self.output, lambda _: False, what, overwrite=self.overwrite)
+            # A table does not say who wrote it.
+            if self.output.is_file() and not self.overwrite:
+                raise DataError(
+                    "there is a file already",
+                    where=self.output,
+                    remedy="Choose another --output, or replace it with --overwrite",
+                    kind="foreign_output",
+                )
         else:
             claim_json(self.output, keys, inputs, overwrite=self.overwrite)
 

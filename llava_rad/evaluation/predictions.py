@@ -123,7 +123,7 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     changed = 0
     halves: list[None] = []
     respelt: set[str] = set()
-    for where, record in _records(path, columns, lambda: halves.append(None)):
+    for where, record in _records(path, lambda: halves.append(None)):
         texts = {}
         for field in ("prediction", "reference"):
             texts[field] = _text(record, columns, field, where)
@@ -166,14 +166,14 @@ def read_reports(path: Path, columns: Columns = Columns()) -> dict[str, str]:
     """
     rows = [
         (_id(record, columns, where), _text(record, columns, "reference", where))
-        for where, record in _records(path, columns, lambda: None)
+        for where, record in _records(path, lambda: None)
     ]
     _check_rows([id for id, _ in rows], path)
     return {id: _CONTROL.sub(" ", text) for id, text in rows}
 
 
 def _records(
-    path: Path, columns: Columns, replace_surrogates: Callable[[], None]
+    path: Path, replace_surrogates: Callable[[], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file and line, fields); of a table, labels are gathered from their columns."""
     name = one_line(str(path))
@@ -188,14 +188,11 @@ def _records(
     else:
         table = ((row.where, dict(row)) for row in read_table(path))
     for where, row in table:
-        if "labels" not in row:
-            row["labels"] = {
-                column: _number(value)
-                for column, value in row.items()
-                if column.casefold() in _SPELLINGS
-            }
-        elif isinstance(row["labels"], str) and row["labels"]:
+        known = {name: _number(cell) for name, cell in row.items() if name.casefold() in _SPELLINGS}
+        if isinstance(row.get("labels"), str) and row["labels"]:
             row["labels"] = parse_json(row["labels"], where=where, remedy="Give labels as JSON")
+        elif known and "labels" not in row:
+            row["labels"] = known
         yield where, row
 
 
