@@ -12,13 +12,21 @@ Several processes: `accelerate launch eval/attributes.py ...` (or torchrun on CP
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Judging, Numbers, Workers, device_of_process, names
+from llava_rad.cli.options import (
+    Judging,
+    Numbers,
+    Pooling,
+    Solver,
+    Workers,
+    device_of_process,
+    names,
+)
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
 
@@ -29,13 +37,8 @@ def main(
     columns: Annotated[
         str, typer.Option(help="The columns to predict, with commas between.")
     ] = "sex,age,age_group",
-    pooling: Annotated[
-        Literal["cls", "mean", "cls+mean"],
-        typer.Option(help="The vector of an image; mean is that of its patches."),
-    ] = "cls",
-    solver: Annotated[
-        Literal["lbfgs", "adamw"], typer.Option(help="How the layer is fitted; lbfgs has one fit.")
-    ] = "lbfgs",
+    pooling: Pooling = "cls",
+    solver: Solver = "lbfgs",
     seeds: Annotated[int, typer.Option(min=1, help="How many fits of adamw.")] = 5,
     workers: Workers = 0,
     save: Annotated[

@@ -21,7 +21,15 @@ import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Judging, Numbers, Workers, device_of_process, names
+from llava_rad.cli.options import (
+    Judging,
+    Numbers,
+    Pooling,
+    Solver,
+    Workers,
+    device_of_process,
+    names,
+)
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError
 from llava_rad.evaluation.table import text_table
@@ -40,13 +48,8 @@ def main(
         Literal["unknown", "positive", "negative"],
         typer.Option(help="What an uncertain label counts as."),
     ] = "unknown",
-    pooling: Annotated[
-        Literal["cls", "mean", "cls+mean"],
-        typer.Option(help="The vector of an image; mean is that of its patches."),
-    ] = "cls",
-    solver: Annotated[
-        Literal["lbfgs", "adamw"], typer.Option(help="How the layer is fitted; lbfgs has one fit.")
-    ] = "lbfgs",
+    pooling: Pooling = "cls",
+    solver: Solver = "lbfgs",
     seeds: Annotated[
         int,
         typer.Option(min=1, help="How many fits of adamw, of drawn shares and of fine-tuning."),

@@ -83,6 +83,14 @@ Section = Annotated[
     SectionName | None,
     typer.Option(help="The section of reports to compare with; by default model or file say it."),
 ]
+Pooling = Annotated[
+    Literal["cls", "mean", "cls+mean"],
+    typer.Option(help="The vector of an image; mean is that of its patches."),
+]
+Solver = Annotated[
+    Literal["lbfgs", "adamw"],
+    typer.Option(help="How a linear layer is fitted; lbfgs has one solution."),
+]
 Workers = Annotated[int, typer.Option(min=0, help="How many processes read images ahead.")]
 
 
