@@ -117,7 +117,7 @@ def test_wrong_usage(predictions, tmp_path, run):
     assert nonsense.exit_code == 2 and "nonsense" in nonsense.stderr
     assert not (tmp_path / "out").exists()
     unknown = run(predictions, "-o", tmp_path / "out", "--metrics", "blue")
-    assert unknown.exit_code == 1 and "bleu_coco" in unknown.stderr
+    assert unknown.exit_code == 2 and "bleu_coco" in unknown.stderr
 
 
 def test_results_that_cannot_be_written(predictions, tmp_path, run):
