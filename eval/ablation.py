@@ -1,6 +1,7 @@
-r"""Pretrain an encoder several times with one thing changed, and judge each of them.
+"""Pretrain an encoder several times with one thing changed, and judge each of them.
 
-    python eval/ablation.py configs/ablation/mini_quantity.yaml [key=value ...] [--dry-run]
+    python eval/ablation.py mini_quantity --dry-run
+    python eval/ablation.py mine.yaml output=runs/mine
 
 The configuration names a recipe of configs/encoder, what is changed, and tasks as
 eval/compare_encoders.py takes them. Each change is a pretraining by training/pretrain_encoder.py,
@@ -9,16 +10,16 @@ inside one another. Beside them stand the same architecture with random weights,
 encoders if the configuration names some. --dry-run says what would be done.
 
 The output folder gets ablation.md, .csv, .json, .html, .png and .svg. What is finished stays under
-a name made of all that decided it (settings, images): a run that was stopped goes on, a changed one
-does again what the change concerns. A pretraining that fails is named with the end of its log, and
-the others go on. Several machines can share an ablation: --only NAME pretrains just that one, and
-whoever runs last gets the whole table. `launcher` starts each pretraining on several processes.
+a name made of all that decided it (settings, images): the same command resumes a stopped run, and a
+changed one does again what the change concerns. A pretraining that fails is named with the end of
+its log, and the others go on. Several machines can share an ablation: --only NAME pretrains just
+that one, and whoever runs last gets the whole table. `launcher` starts each pretraining on several
+processes.
 
 Intervals are over the test patients alone. How far equal pretrainings lie apart, `seeds` shows:
 a value is then the mean, with a point for each pretraining.
 
-The table goes to standard output, progress to standard error. Exit codes: 0 done, 1 an error in
-data, or a pretraining failed, 2 wrong usage or a wrong setting, 130 stopped.
+The table goes to standard output, progress to standard error.
 """
 
 import json
@@ -28,130 +29,53 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_rad.config import Count, Range, Seed, check_ranges, load_config, save_config, to_dict
-from llava_rad.dinov2.config import PretrainingConfig, SourceConfig
-from llava_rad.dinov2.image_sources import ImageFiles
-from llava_rad.dinov2.variants import Variant, make_variant, open_pool
-from llava_rad.encoders import ImageEncoder
+from llava_rad.cli.command import program_app
+from llava_rad.cli.common import say_once
+from llava_rad.cli.options import Config, Overrides
+from llava_rad.config import load_config, save_config, to_dict
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, TrainingError
-from llava_rad.probing import load_judged
-from llava_rad.probing.comparison import save_comparison, to_markdown
-from llava_rad.probing.curves import Curves, draw_curves, save_curves
-from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
-from llava_rad.probing.tasks import TaskConfig, check_task
-from llava_rad.probing.unseen import require_unseen
-from llava_rad.processes import process_state
+from llava_rad.programs import find_config
+from llava_rad.wording import counted, failed_of
+
+if TYPE_CHECKING:
+    from llava_rad.comparisons import AblationConfig
+    from llava_rad.dinov2.config import PretrainingConfig
+    from llava_rad.dinov2.variants import Variant
+    from llava_rad.encoders import ImageEncoder
+    from llava_rad.probing.judging import Judge
 
 PROGRAM = Path(__file__).parents[1] / "training" / "pretrain_encoder.py"
-RANDOM = "random weights"
 FINISHED = "finished.json"  # in the folder of a pretraining that came to its end
 TAIL = 12  # lines of a failed pretraining's log
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@dataclass(frozen=True)
-class CellConfig:
-    """One pretraining, or one a seed.
-
-    Attributes:
-        name: of its row.
-        x: its place on the axis; None where the cells are categories.
-        overrides: of the recipe, beside those of the whole ablation.
-        sources: names of the sources it learns from; all of them if empty.
-        patients: share of the patients of each of them, for manifests.
-    """
-
-    name: str
-    x: Annotated[float, Range()] | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-    sources: list[str] = field(default_factory=list)
-    patients: Annotated[float, Range(above=0, high=1)] = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """A whole ablation.
-
-    Attributes:
-        output: folder of the results.
-        recipe: a YAML of configs/encoder.
-        steps: optimiser steps of every pretraining. All lengths of the recipe's schedules (warm-up,
-            high resolution ...) keep their share of the run.
-        axis: what is changed, with its unit.
-        cells: what it is changed to.
-        tasks: columns of the table.
-        sources: images to learn from, by name.
-        overrides: settings of the recipe for all cells, as its YAML has them; dots may join keys.
-        log: whether the axis is logarithmic.
-        seeds: each cell is pretrained once with each; a seed decides weights, crops and patients.
-        encoders: further rows, such as the start without any training.
-        reference: the row that the others are compared with.
-        launcher: command that starts the program instead of plain Python, such as ``torchrun
-            --nproc_per_node 2``.
-        cache: folder for vectors and patch tokens.
-        title: of the page.
-        resamples: of the test patients.
-    """
-
-    output: Path
-    recipe: Path
-    steps: Count
-    axis: str
-    cells: list[CellConfig]
-    tasks: list[TaskConfig]
-    sources: dict[str, SourceConfig] = field(default_factory=dict)
-    overrides: dict[str, Any] = field(default_factory=dict)
-    log: bool = False
-    seeds: list[Seed] = field(default_factory=lambda: [0])
-    encoders: list[EncoderConfig] = field(default_factory=list)
-    reference: str = RANDOM
-    launcher: str | None = None
-    cache: Path = Path("runs/features")
-    title: str = "Ablation"
-    resamples: Count = 1000
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        names = [cell.name for cell in self.cells] + [one.name for one in self.encoders]
-        require_own_names("cells and encoders", names)
-        require_own_names("tasks", [task.name for task in self.tasks])
-        require_own_names("seeds", [str(seed) for seed in self.seeds])
-        if len({cell.x is None for cell in self.cells}) > 1:
-            raise ConfigError("only some cells have an x", remedy="Give one to all or to none")
-        unknown = {name for cell in self.cells for name in cell.sources} - self.sources.keys()
-        if unknown:
-            raise ConfigError(
-                f"there is no source {', '.join(sorted(unknown))}",
-                remedy="Name it under sources, with its path",
-            )
-
-
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
-    config: Annotated[Path, typer.Argument(help="YAML, such as those of configs/ablation.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    config: Config,
+    overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the pretrainings; train nothing.")
+        bool, typer.Option("--dry-run", help="Print the pretrainings, and train nothing.")
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Pretrain just this cell; may be given several times."),
+        typer.Option(help="Pretrain just this cell; give it again for several."),
     ] = None,
 ) -> None:
     """Plan, pretrain, judge, write, print."""
     with program_ending("the same command goes on from there"):
-        settings = load_config(AblationConfig, config, overrides or [])
+        # Heavy imports wait until the options are read.
+        from llava_rad.comparisons import AblationConfig
+        from llava_rad.probing.comparison import save_comparison, to_markdown
+        from llava_rad.probing.curves import Curves, draw_curves, save_curves
+        from llava_rad.probing.judging import Judge
+
+        settings = load_config(AblationConfig, find_config(config, "ablation"), overrides or [])
         # 1. Everything that can be wrong is found before the first pretraining.
         begin = launch(settings.launcher)
         variants = plan(settings)
@@ -161,7 +85,7 @@ def main(
             return
 
         # 2. The pretrainings, each in processes of its own.
-        judge = Judge(settings.tasks, settings.output / "predictions", settings.cache, say)
+        judge = Judge(settings.tasks, settings.output / "predictions", settings.cache, say_once)
         folders: dict[str, list[Path]] = {}
         failed = 0
         for variant in variants:
@@ -175,7 +99,7 @@ def main(
                 except TrainingError as error:
                     judge.left_out[variant.name] = str(error)
                     failed += 1
-                    say(f"FAILED: {variant.name}, seed {variant.seed}. {error}")
+                    say_once(f"FAILED: {variant.name}, seed {variant.seed}. {error}")
                     continue
             folders.setdefault(variant.name, []).append(recipe.output)
 
@@ -202,25 +126,28 @@ def main(
         svg = save_curves(draw_curves(curves), stem)
         save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
         print(to_markdown(comparison), end="")
-        say(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")
+        say_once(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")
     if failed:
-        say(f"{failed} of {len(variants)} pretrainings failed; the same command tries them again")
+        told = failed_of(failed, len(variants), "pretraining", "pretrainings", "in the table")
+        say_once(f"{told}; the same command tries again")
         raise typer.Exit(1)
 
 
-def plan(settings: AblationConfig) -> list[Variant]:
+def plan(settings: "AblationConfig") -> "list[Variant]":
     """Every cell with every seed."""
+    from llava_rad.dinov2.variants import make_variant, open_pool
+
     if not settings.sources:
         raise ConfigError(
             "there are no images to learn from",
             where="sources",
-            remedy="Set for example sources='{mine: {path: mine.jsonl}}'",
+            remedy="Set for example sources='{mine: mine.jsonl}'",
         )
     pools = {name: open_pool(source) for name, source in settings.sources.items()}
     return [
         make_variant(
             cell.name,
-            settings.recipe,
+            find_config(settings.recipe, "encoder"),
             (settings.overrides, cell.overrides),
             steps=settings.steps,
             pools={name: pools[name] for name in cell.sources or pools},
@@ -232,8 +159,12 @@ def plan(settings: AblationConfig) -> list[Variant]:
     ]
 
 
-def check(settings: AblationConfig, variants: list[Variant], only: list[str]) -> None:
+def check(settings: "AblationConfig", variants: "list[Variant]", only: list[str]) -> None:
     """Refuse what would fail, or mislead, after hours of pretraining."""
+    from llava_rad.dinov2.image_sources import ImageFiles
+    from llava_rad.probing.tasks import check_task
+    from llava_rad.probing.unseen import require_unseen
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "this program runs as one process",
@@ -253,7 +184,7 @@ def check(settings: AblationConfig, variants: list[Variant], only: list[str]) ->
         require_unseen(check_task(task), studies.values(), files, where=f"task {task.name!r}")
 
 
-def describe(variants: list[Variant]) -> str:
+def describe(variants: "list[Variant]") -> str:
     """The pretrainings as a table."""
     titles = ["pretraining", "seed", "patients", "images", "steps", "images a step and process"]
     lines = [[*titles, "passes", "crops"], ["---"] * (len(titles) + 2)]
@@ -267,7 +198,7 @@ def describe(variants: list[Variant]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def facts_of(name: str, variants: list[Variant]) -> dict[str, int]:
+def facts_of(name: str, variants: "list[Variant]") -> dict[str, int]:
     """What the table says of a cell; with several seeds, of the first."""
     variant = next(variant for variant in variants if variant.name == name)
     facts = {"images": variant.images, "steps": variant.steps}
@@ -289,7 +220,7 @@ def launch(launcher: str | None) -> list[str]:
 
 
 def pretrain(
-    variant: Variant, recipe: PretrainingConfig, hashes: dict[str, str], begin: list[str]
+    variant: "Variant", recipe: "PretrainingConfig", hashes: dict[str, str], begin: list[str]
 ) -> None:
     """Run the program; by itself it goes on from its last checkpoint.
 
@@ -299,16 +230,18 @@ def pretrain(
     who, folder = f"{variant.name}, seed {variant.seed}", recipe.output
     save_config(recipe, folder / "recipe.yaml")
     log = folder / "log.txt"
-    say(f"{who}: {variant.steps} steps on {variant.images} images, see {log}")
+    say_once(
+        f"{who}: {counted(variant.steps, 'step')} on {counted(variant.images, 'image')}, see {log}"
+    )
     started = time.perf_counter()
-    code = run([*begin, str(PROGRAM), "--config", str(folder / "recipe.yaml")], log)
+    code = run([*begin, str(PROGRAM), str(folder / "recipe.yaml")], log)
     if code:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
         for line in tail:
-            say(f"    {line}")
+            say_once(f"    {line}")
         what = f"the pretraining ended with exit code {code} ({''.join(tail[-1:])})"
         raise TrainingError(what, where=log)
-    say(f"{who}: done in {(time.perf_counter() - started) / 60:.1f} min")
+    say_once(f"{who}: done in {(time.perf_counter() - started) / 60:.1f} min")
     facts = {"pretraining": variant.name, "seed": variant.seed, "sources": hashes}
     (folder / FINISHED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -320,13 +253,20 @@ def run(command: list[str], log: Path) -> int:
     return done.returncode
 
 
-def load(name: str) -> ImageEncoder:
+def load(name: str) -> "ImageEncoder":
     """An encoder on this process's device."""
+    from llava_rad.probing import load_judged
+    from llava_rad.processes import process_state
+
     return load_judged(name, device=process_state().device)
 
 
-def add_baselines(judge: Judge, folders: dict[str, list[Path]], seeds: list[int]) -> dict[str, str]:
+def add_baselines(
+    judge: "Judge", folders: dict[str, list[Path]], seeds: list[int]
+) -> dict[str, str]:
     """A row of random weights for each architecture and input size; which row has which."""
+    from llava_rad.comparisons import RANDOM_WEIGHTS
+
     alike: dict[tuple[int, ...], list[str]] = {}
     for name in folders:
         facts = judge.facts[name]
@@ -334,17 +274,18 @@ def add_baselines(judge: Judge, folders: dict[str, list[Path]], seeds: list[int]
         alike.setdefault(kind, []).append(name)
     baselines: dict[str, str] = {}
     for (size, _, parameters), names in alike.items():
-        row = RANDOM if len(alike) == 1 else f"{RANDOM}, {size} px, {parameters:,} parameters"
+        row = (
+            RANDOM_WEIGHTS
+            if len(alike) == 1
+            else f"{RANDOM_WEIGHTS}, {size} px, {parameters:,} parameters"
+        )
         encoder = folders[names[-1]][0] / "encoder"
         judge.add(row, (load(f"random:{encoder}:{seed}") for seed in seeds))
         baselines |= dict.fromkeys(names, row)
     return baselines
 
 
-def say(line: str) -> None:
-    """Progress."""
-    print(line, file=sys.stderr, flush=True)
-
+app = program_app(main, __doc__, "eval/ablation.py")
 
 if __name__ == "__main__":
     app()

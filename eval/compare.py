@@ -1,8 +1,9 @@
 """Say whether one model's findings are better than another's, on the same studies.
 
-    python eval/compare.py A.jsonl B.jsonl [C.jsonl ...]
+    python eval/compare.py baseline/predictions.jsonl mine/predictions.jsonl
+    python eval/compare.py a.csv b.csv --prediction generated --format json -o differences.json
 
-Each file is as for ``eval/findings.py``. Pairs are matched by id, not by line; ids that are not in
+Each file is as for eval/findings.py. Pairs are matched by id, not by line; ids that are not in
 every file are named and left out, and a reference that differs between files is an error. Every
 other file is compared with the first: the difference (file minus the first), its 95 % interval by
 paired bootstrap, and the p-values of the bootstrap and of approximate randomisation. Both resample
@@ -11,12 +12,9 @@ and swap patients with all their studies (studies, where the files name no patie
 One value counts, --primary: it is tested alone and stands first. All others are exploratory, and
 their p-values of randomisation are corrected for their number (Holm) in the last column.
 
-The table goes to standard output (``--json`` also writes it to a file), progress to standard error.
-Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
+The table goes to standard output, progress to standard error.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +22,15 @@ from typing import Annotated, Any
 
 import typer
 
+from llava_rad.cli.command import program_app
+from llava_rad.cli.common import say_once
+from llava_rad.cli.options import ColumnNames, Device, Numbers, Seed
+from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import program_ending
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.evaluation import Predictions, read_predictions
 from llava_rad.evaluation.page import key_label, value_label
 from llava_rad.evaluation.primary import (
-    PRIMARY,
     PairedTest,
     metric_of,
     paired_tests,
@@ -38,61 +39,30 @@ from llava_rad.evaluation.primary import (
     with_primary,
 )
 from llava_rad.evaluation.table import text_table
-from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer, Scores
-from llava_rad.outputs import claim_json, write_result
+from llava_rad.metrics import Scorer, Scores
 from llava_rad.statistics import Units
+from llava_rad.wording import counted, verb
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
     files: Annotated[list[Path], typer.Argument(help="Two or more files of predictions.")],
-    metrics: Annotated[
-        str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
-    ] = ",".join(DEFAULT_METRICS),
-    primary: Annotated[
-        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
-    ] = PRIMARY,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the differences here.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Resamples and swaps.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of resamples and swaps.")] = 0,
-    require: Annotated[
-        bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
-    ] = False,
-    chexbert: Annotated[
-        str | None, typer.Option(help="chexbert.pth, its folder or a hub repository.")
-    ] = None,
-    chexbert_vocabulary: Annotated[
-        Path | None, typer.Option(help="BERT's uncased vocab.txt or its folder.")
-    ] = None,
-    radgraph: Annotated[
-        str | None, typer.Option(help="Model folder, archive or a hub repository.")
-    ] = None,
-    radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    columns: ColumnNames,
+    scoring: Scoring,
+    numbers: Numbers,
+    device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Parse, score, compare, print."""
-    if len(files) < 2:
-        raise typer.BadParameter("give at least two files")
-    settings = MetricSettings(
-        chexbert=chexbert,
-        chexbert_vocabulary=chexbert_vocabulary,
-        radgraph=radgraph,
-        radgraph_model=radgraph_model,
-        device=device,
-    )
+    primary = scoring.primary
     with program_ending():
-        claim_json(json_file, ("first", "pairs", "files"), files, overwrite=overwrite)
-        names = [name.strip() for name in metrics.split(",") if name.strip()]
-        asked = Scorer(names, settings, require=require)
+        if len(files) < 2:
+            raise ConfigError(
+                "there is nothing to compare with", where=files[0], remedy="Give at least two files"
+            )
+        numbers.claim(("first", "pairs", "files"), files)
+        asked = scoring.scorer(device)
         scorer = with_primary(asked, primary)
-        read = [read_predictions(path) for path in files]
+        read = [read_predictions(path, columns.columns()) for path in files]
         ids = _shared_ids(read)
         units = Units.of(_patients(read, ids))
         languages = sorted({language for file in read for language in file.languages})
@@ -108,32 +78,33 @@ def main(
                     shown,
                     units,
                     primary=primary,
-                    resamples=resamples,
+                    resamples=scoring.resamples,
                     seed=seed,
                 ),
             )
             for path, other in zip(files[1:], scores[1:], strict=True)
         ]
-        if json_file:
-            facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
-            facts |= {"units": units.count, "primary": primary}
-            facts |= {"resamples": resamples, "seed": seed}
-            _write(json_file, facts, results)
-    print(f"{len(ids)} pairs of {units}; differences against {files[0]}")
-    if metric_of(primary) in shown:
-        print(f"primary metric, declared before: {key_label(primary)}")
-    else:
-        print(f"primary metric: {key_label(primary)} was not computed, so all are exploratory")
+        head = f"{counted(len(ids), 'pair')} of {units}; differences against {files[0]}\n"
+        if metric_of(primary) in shown:
+            head += f"primary metric, declared before: {key_label(primary)}"
+        else:
+            head += f"primary metric: {key_label(primary)} was not computed, so all are exploratory"
+        tables = [
+            f"\n{path}\n{_table(tests, scores[0], mine)}"
+            for (path, tests), mine in zip(results, scores[1:], strict=True)
+        ]
+        facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
+        facts |= {"units": units.count, "primary": primary}
+        facts |= {"resamples": scoring.resamples, "seed": seed}
+        content = {**facts, "files": _differences(results)}
+        numbers.put(content, "\n".join([head, *tables]))
     if units.name == "study":
-        print(
+        say_once(
             "warning: the files name no patients, so studies are resampled, and intervals are too "
-            "narrow if patients have several; add 'patient_id'",
-            file=sys.stderr,
+            "narrow if patients have several; add a column of patients (--patient)"
         )
-    for (path, tests), mine in zip(results, scores[1:], strict=True):
-        print(f"\n{path}\n{_table(tests, scores[0], mine)}")
     for name, reason in scores[0].left_out.items():
-        print(f"not computed: {name}: {reason}", file=sys.stderr)
+        say_once(f"not computed: {name}: {reason}")
 
 
 def _shared_ids(files: Sequence[Predictions]) -> list[str]:
@@ -144,10 +115,10 @@ def _shared_ids(files: Sequence[Predictions]) -> list[str]:
         alone = [row.id for row in file.rows if row.id in ids - shared]
         if alone:
             named = ", ".join(alone[:5]) + (" ..." if len(alone) > 5 else "")
-            print(
-                f"warning: {file.path}: {len(alone)} ids are not in every file and are left out: "
-                f"{named}",
-                file=sys.stderr,
+            be = verb(len(alone))
+            say_once(
+                f"warning: {file.path}: {counted(len(alone), 'id')} {be} not in every file and "
+                f"{be} left out: {named}"
             )
     if not shared:
         raise DataError(
@@ -163,7 +134,8 @@ def _shared_ids(files: Sequence[Predictions]) -> list[str]:
         ]
         if differing:
             raise DataError(
-                f"{len(differing)} references differ from those of {files[0].path}: "
+                f"{counted(len(differing), 'reference')} "
+                f"{verb(len(differing), 'differs', 'differ')} from those of {files[0].path}: "
                 f"{', '.join(differing[:5])}",
                 where=file.path,
                 remedy="Compare predictions against the same references",
@@ -175,7 +147,7 @@ def _shared_ids(files: Sequence[Predictions]) -> list[str]:
 def _score(
     scorer: Scorer, predictions: Predictions, ids: Sequence[str], languages: Sequence[str]
 ) -> Scores:
-    print(f"scoring {predictions.path}", file=sys.stderr)
+    say_once(f"scoring {predictions.path}")
     rows = {row.id: row for row in predictions.rows}
     chosen = [rows[id] for id in ids]
     return scorer(
@@ -226,21 +198,17 @@ def _table(tests: dict[str, PairedTest], base: Scores, mine: Scores) -> str:
     return text_table(head, rows)
 
 
-def _write(
-    path: Path, facts: dict[str, Any], results: Sequence[tuple[Path, dict[str, PairedTest]]]
-) -> None:
-    content: dict[str, Any] = {
-        **facts,
-        "files": {
-            str(file): {
-                key: {**asdict(test.difference), "role": test.role, "p": test.p}
-                for key, test in tests.items()
-            }
-            for file, tests in results
-        },
+def _differences(results: Sequence[tuple[Path, dict[str, PairedTest]]]) -> dict[str, Any]:
+    return {
+        str(file): {
+            key: {**asdict(test.difference), "role": test.role, "p": test.p}
+            for key, test in tests.items()
+        }
+        for file, tests in results
     }
-    write_result(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
+
+app = program_app(main, __doc__, "eval/compare.py")
 
 if __name__ == "__main__":
     app()

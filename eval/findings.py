@@ -1,27 +1,38 @@
 """Score a file of generated findings: a table, JSON, and one self-contained page.
 
-    python eval/findings.py PREDICTIONS.jsonl -o OUT
+    python eval/findings.py predictions.jsonl -o runs/scores
+    python eval/findings.py theirs.csv --prediction generated --reference report -o runs/scores
 
-PREDICTIONS.jsonl has one object a line: ``id``, ``prediction``, ``reference``, and where known
-``labels`` (CheXpert observations of the study, 1, 0, -1), ``image`` (a path, for the page),
-``patient_id`` and ``language``. OUT gets ``metrics.json``, ``per_sample.jsonl`` and
-``report.html``.
+The file is JSON lines, CSV, TSV or Parquet, with the columns id, prediction and reference under
+these or other names, and where known labels (CheXpert observations of the study, 1, 0, -1; in a
+table one column each), image (a path, for the page), patient_id, language and section. The output
+folder gets metrics.json, per_sample.jsonl and report.html.
 
 Intervals resample patients with all their studies (studies, where the file names no patients). One
 value counts, --primary, and stands first; all others are exploratory.
 
 The table goes to standard output, progress and warnings to standard error. A metric whose weights
 are not on this machine is named with the command that fetches them, and the others are computed;
-``--require`` makes that an error. Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
+--require makes that an error.
 """
 
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from llava_rad.cli.command import program_app
+from llava_rad.cli.common import say_once
+from llava_rad.cli.options import (
+    ColumnNames,
+    Device,
+    OutputFolder,
+    Overwrite,
+    Section,
+    Seed,
+)
+from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import program_ending
 from llava_rad.errors import MetricError
 from llava_rad.evaluation import (
@@ -31,129 +42,62 @@ from llava_rad.evaluation import (
     read_reports,
     write_evaluation,
 )
-from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.evaluation.results import SCORES, own_results
-from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
-from llava_rad.metrics.radgraph import CASINGS
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
-    predictions: Annotated[Path, typer.Argument(help="JSON lines to score.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
-    metrics: Annotated[
-        str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
-    ] = ",".join(DEFAULT_METRICS),
-    primary: Annotated[
-        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
-    ] = PRIMARY,
-    require: Annotated[
-        bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
-    ] = False,
-    section: Annotated[
-        Literal["findings", "impression", "findings_and_impression"] | None,
-        typer.Option(help="What was generated; default: what the file says, or findings."),
-    ] = None,
+    predictions: Annotated[
+        Path, typer.Argument(help="The predictions: .jsonl, .csv, .tsv or .parquet.")
+    ],
+    output: OutputFolder,
+    columns: ColumnNames,
+    scoring: Scoring,
+    section: Section = None,
     training_reports: Annotated[
         Path | None,
-        typer.Option(help="JSON lines (id, reference) to choose the single report from."),
+        typer.Option(
+            help="A file of the same kind and columns (id, reference) to choose the best single "
+            "report from."
+        ),
     ] = None,
     features: Annotated[
         Path | None,
         typer.Option(
-            help=".npz with 'ids' and 'features' [n, dim] of the studies and of the training "
-            "reports: adds the nearest training report."
+            help="An .npz with 'ids' and 'features' [n, dim] of the studies and of the training "
+            "reports; it adds the nearest training report."
         ),
     ] = None,
-    cases: Annotated[int, typer.Option(min=0, help="Worst and best pairs on the page.")] = 20,
-    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of bootstrap and baselines.")] = 0,
-    rouge_stemmer: Annotated[
-        bool, typer.Option("--rouge-stemmer", help="ROUGE on Porter stems.")
-    ] = False,
-    chexbert: Annotated[
-        str | None, typer.Option(help="chexbert.pth, its folder or a hub repository.")
-    ] = None,
-    chexbert_vocabulary: Annotated[
-        Path | None, typer.Option(help="BERT's uncased vocab.txt or its folder.")
-    ] = None,
-    chexbert_attention_heads: Annotated[
-        int | None, typer.Option(help="For a checkpoint whose heads do not have 64 dimensions.")
-    ] = None,
-    chexbert_precision: Annotated[
-        str, typer.Option(help="float32, or the faster and almost equal bfloat16.")
-    ] = "float32",
-    chexbert_windows: Annotated[
-        bool, typer.Option("--chexbert-windows", help="Label long reports in windows.")
-    ] = False,
-    radgraph: Annotated[
-        str | None, typer.Option(help="Model folder, archive or a hub repository.")
-    ] = None,
-    radgraph_model: Annotated[str, typer.Option(help="radgraph or radgraph-xl.")] = "radgraph-xl",
-    radgraph_casing: Annotated[
-        str, typer.Option(help=f"How entities are compared: {' or '.join(CASINGS)}.")
-    ] = CASINGS[0],
-    bertscore_model: Annotated[
-        str, typer.Option(help="Folder or cached hub id.")
-    ] = MetricSettings.bertscore_model,
-    bertscore_layer: Annotated[int | None, typer.Option(help="Hidden layer to compare.")] = None,
-    bertscore_rescale: Annotated[
-        bool, typer.Option("--bertscore-rescale", help="Subtract the baseline.")
-    ] = False,
-    bertscore_baseline: Annotated[
-        Path | None, typer.Option(help="bert_score's table of baselines for the model.")
-    ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for RadGraph annotations.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    cases: Annotated[
+        int, typer.Option(min=0, help="How many worst and best pairs the page shows.")
+    ] = 20,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Parse, score, write, print."""
-    settings = MetricSettings(
-        rouge_stemmer=rouge_stemmer,
-        chexbert=chexbert,
-        chexbert_vocabulary=chexbert_vocabulary,
-        chexbert_attention_heads=chexbert_attention_heads,
-        chexbert_precision=chexbert_precision,
-        chexbert_windows=chexbert_windows,
-        radgraph=radgraph,
-        radgraph_model=radgraph_model,
-        radgraph_casing=radgraph_casing,
-        bertscore_model=bertscore_model,
-        bertscore_layer=bertscore_layer,
-        bertscore_rescale=bertscore_rescale,
-        bertscore_baseline=bertscore_baseline,
-        cache=cache,
-        device=device,
-    )
-    read = [path for path in (predictions, training_reports, features) if path is not None]
-    with (
-        program_ending("nothing was written"),
-        own_results(out, SCORES, read, what="scoring", overwrite=overwrite),
-    ):
-        names = [name.strip() for name in metrics.split(",") if name.strip()]
-        scorer = Scorer(names, settings, require=require)
-        evaluation = evaluate_predictions(
-            read_predictions(predictions),
-            scorer,
-            section=section,
-            primary=primary,
-            training=read_reports(training_reports) if training_reports else None,
-            features=_read_features(features) if features else None,
-            resamples=resamples,
-            seed=seed,
-            progress=lambda step: print(f"computing {step}", file=sys.stderr),
-        )
-        write_evaluation(evaluation, out, cases=cases)
+    with program_ending("nothing was written"):
+        scorer = scoring.scorer(device)
+        read = [path for path in (predictions, training_reports, features) if path is not None]
+        with own_results(output, SCORES, read, what="scoring", overwrite=overwrite):
+            names = columns.columns()
+            evaluation = evaluate_predictions(
+                read_predictions(predictions, names),
+                scorer,
+                section=section,
+                primary=scoring.primary,
+                training=read_reports(training_reports, names) if training_reports else None,
+                features=_read_features(features) if features else None,
+                resamples=scoring.resamples,
+                seed=seed,
+                progress=lambda step: say_once(f"computing {step}"),
+            )
+            write_evaluation(evaluation, output, cases=cases)
     print(evaluation_table(evaluation))
     for warning in evaluation.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say_once(f"warning: {warning}")
     for name, reason in evaluation.scores.left_out.items():
-        print(f"not computed: {name}: {reason}", file=sys.stderr)
-    print(f"written to {out}: metrics.json, per_sample.jsonl, report.html", file=sys.stderr)
+        say_once(f"not computed: {name}: {reason}")
+    say_once(f"written to {output}: metrics.json, per_sample.jsonl, report.html")
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:
@@ -176,6 +120,8 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
         )
     return {str(id): row for id, row in zip(ids, rows, strict=True)}
 
+
+app = program_app(main, __doc__, "eval/findings.py")
 
 if __name__ == "__main__":
     app()

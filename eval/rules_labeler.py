@@ -12,7 +12,7 @@ test. The annotators coded what a report asserts and often left out what it only
 is why both policies for uncertain mentions are shown; support devices are often de-identified
 away in the text ("right chest XXXX") but coded.
 
-The table goes to standard output. Exit codes: 0 done, 1 an error in data, 2 wrong usage.
+The table goes to standard output.
 """
 
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from llava_rad.cli.command import program_app
 from llava_rad.data import ConversionLog
 from llava_rad.data.openi import read
 from llava_rad.ending import program_ending
@@ -76,12 +77,11 @@ QUALIFIED: tuple[tuple[str, set[str], str], ...] = (
 )
 NOT_CODED = "No Indexing"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
-    reports: Annotated[Path, typer.Argument(help="NLMCXR_reports.tgz, or its unpacked folder.")],
+    reports: Annotated[
+        Path, typer.Argument(help="Open-i's NLMCXR_reports.tgz, or its unpacked folder.")
+    ],
 ) -> None:
     """Read, label, compare, print."""
     with program_ending():
@@ -163,6 +163,8 @@ def _read(reports: Path) -> tuple[list[str], np.ndarray, dict[str, int]]:
         )
     return texts, np.array(coded), counts
 
+
+app = program_app(main, __doc__, "eval/rules_labeler.py")
 
 if __name__ == "__main__":
     app()

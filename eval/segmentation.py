@@ -1,92 +1,82 @@
 """Judge an encoder by how well light decoders outline structures from its frozen patch tokens.
 
-    python eval/segmentation.py --encoder E --manifest F.jsonl [--masks lungs] [--head linear]
+    python eval/segmentation.py --encoder rad-dino --manifest covid.jsonl --masks lungs
+    python eval/segmentation.py --encoder mini --manifest candid.jsonl --masks ptx=masks.csv
 
 Masks are the manifest's lung masks, or --masks NAME=FOLDER of pictures named like the images,
 NAME=FOLDER:VALUE for one label of maps of several structures, NAME=TABLE.csv of run lengths
 (SIIM-ACR, CANDID-PTX), or RIBS.json (VinDr-RibCXR), again for more.
 Heads: linear (a layer a token), pyramid (ViTDet's simple pyramid), upernet. A head is trained on
 the training patients' images, its learning rate chosen on validation, and Dice and surface distance
-are measured on the test patients, with 95 % intervals from resampled patients. E is a name, a
-folder, a hub id, "random:E" for its architecture with random weights, or "pixels".
+are measured on the test patients, with 95 % intervals from resampled patients.
 
---save keeps the first seed's head; --load tests such a head without training.
-The table goes to standard output, progress to standard error; --json also writes all numbers, and
---overlays a picture of the worst, middle and best test images (true outlines in green).
-Several processes: accelerate launch eval/segmentation.py ... (or torchrun on CPUs).
-Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
+--save keeps the first seed's head; --load tests such a head without training. --overlays writes a
+picture of the worst, middle and best test images (true outlines in green). The table goes to
+standard output, progress to standard error.
+Several processes: `accelerate launch eval/segmentation.py ...` (or torchrun on CPUs).
 """
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
-from llava_rad.encoders import ImageEncoder
+from llava_rad.cli.command import program_app
+from llava_rad.cli.common import say_once
+from llava_rad.cli.options import Judging, Numbers, device_of_process
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
-from llava_rad.features import FeatureCache
-from llava_rad.images import load_radiograph
-from llava_rad.outputs import claim_json, write_result
-from llava_rad.probing import (
-    MEASURES,
-    encoder_facts,
-    interval,
-    load_judged,
-    number,
-    read_examples,
-    to_plain,
-)
-from llava_rad.probing.masks import MaskSource, open_masks
-from llava_rad.probing.pictures import overlay, sheet
-from llava_rad.probing.segmentation import (
-    SegmentationResult,
-    evaluate_head,
-    predict_masks,
-    seeing_whole_images,
-    segment,
-)
-from llava_rad.probing.segmentation_heads import load_head
-from llava_rad.processes import process_state
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from llava_rad.encoders import ImageEncoder
+    from llava_rad.probing.masks import MaskSource
+    from llava_rad.probing.segmentation import SegmentationResult
 
 
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
-    encoder: Annotated[str, typer.Option(help="Name, folder, hub id, random:E or pixels.")],
-    manifest: Annotated[list[Path], typer.Option(help="One or, given again, several.")],
-    masks: Annotated[list[str] | None, typer.Option(help="lungs, NAME=PATH or a JSON.")] = None,
-    head: Annotated[str, typer.Option(help="linear, pyramid or upernet.")] = "linear",
-    width: Annotated[int, typer.Option(min=1, help="Channels of pyramid and upernet.")] = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Of each fit, of 16 images each.")] = 500,
-    seeds: Annotated[int, typer.Option(min=1, help="Fits.")] = 5,
-    views: Annotated[str, typer.Option(help="frontal, lateral, unknown; all if empty.")] = "",
-    image_size: Annotated[int | None, typer.Option(help="Other than the encoder's own.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for patch tokens.")] = Path("runs/features"),
-    save: Annotated[Path | None, typer.Option(help="Folder for the head.")] = None,
-    load: Annotated[Path | None, typer.Option(help="Test this head; train none.")] = None,
-    overlays: Annotated[Path | None, typer.Option(help="PNG of nine test images.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
-    ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the numbers here.")
+    judging: Judging,
+    numbers: Numbers,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(help="The masks: lungs, NAME=PATH or a JSON; give it again for more."),
+    ] = None,
+    head: Annotated[
+        Literal["linear", "pyramid", "upernet"], typer.Option(help="The decoder.")
+    ] = "linear",
+    width: Annotated[
+        int, typer.Option(min=1, help="How many channels pyramid and upernet have.")
+    ] = 256,
+    steps: Annotated[
+        int, typer.Option(min=1, help="How many steps a fit takes, of 16 images each.")
+    ] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="How many fits.")] = 5,
+    save: Annotated[Path | None, typer.Option(help="A folder to keep the head in.")] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="Test the head of this folder, and train none.")
+    ] = None,
+    overlays: Annotated[
+        Path | None, typer.Option(help="A PNG to draw nine test images into.")
     ] = None,
 ) -> None:
     """Read, encode, train, test, print."""
-    state = process_state()
     with program_ending("vectors in the cache stay, nothing else was written"):
-        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
+        # Heavy imports wait until the options are read.
+        from llava_rad.features import FeatureCache
+        from llava_rad.probing import encoder_facts, load_judged, read_examples, to_plain
+        from llava_rad.probing.masks import open_masks
+        from llava_rad.probing.segmentation import evaluate_head, seeing_whole_images, segment
+        from llava_rad.probing.segmentation_heads import load_head
+        from llava_rad.processes import process_state
+
+        numbers.claim(("encoder", "results"), judging.manifest)
+        state = process_state()
         # 1. The encoder, which shall see whole images; the images and their masks.
-        judged = load_judged(encoder, image_size=image_size, device=state.device)
+        device = device_of_process(judging.device)
+        judged = load_judged(judging.encoder, image_size=judging.image_size, device=device)
         whole = seeing_whole_images(judged)
-        examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
+        examples = read_examples(judging.manifest, judging.view_names)
         sources = open_masks(masks or [])
-        tokens = FeatureCache(cache, whole)
+        tokens = FeatureCache(judging.cache, whole)
         facts = encoder_facts(whole)
 
         # 2. A head, trained or loaded, and its test.
@@ -102,7 +92,7 @@ def main(
                 width=width,
                 steps=steps,
                 seeds=seeds,
-                progress=say,
+                progress=say_once,
             )
             result.head.facts = {"encoder": facts, "steps": steps}
         record = {
@@ -121,15 +111,20 @@ def main(
             if overlays:
                 overlays.parent.mkdir(parents=True, exist_ok=True)
                 draw(whole, sources, result).save(overlays)
-            if json_file:
-                settings = {"manifests": [str(path) for path in manifest], "images": str(examples)}
-                content = {"encoder": facts, "settings": settings, "results": [record]}
-                write_result(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
-            print(_table(facts, record))
+            manifests = [str(path) for path in judging.manifest]
+            settings = {"manifests": manifests, "images": str(examples)}
+            content = {"encoder": facts, "settings": settings, "results": [record]}
+            numbers.put(content, _table(facts, record))
 
 
-def draw(encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult):
+def draw(encoder: "ImageEncoder", sources: "list[MaskSource]", result: "SegmentationResult"):
     """The three worst, middle and best test images by the first seed's mean Dice."""
+    import numpy as np
+
+    from llava_rad.images import load_radiograph
+    from llava_rad.probing.pictures import overlay, sheet
+    from llava_rad.probing.segmentation import predict_masks
+
     overlap = np.nanmean(result.outcome.dice[0], axis=1)
     order = np.argsort(overlap, kind="stable")
     middle = max(0, len(order) // 2 - 1)
@@ -149,6 +144,8 @@ def draw(encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationR
 
 
 def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
+    from llava_rad.probing import MEASURES, interval, number
+
     head = ["head", "test images", "fits", "measure", "value", "95 % interval", "sd"]
     rows = [
         [
@@ -176,11 +173,7 @@ def _of(baseline: float | None) -> str:
     return "" if baseline is None else f" of {baseline:.0f}"
 
 
-def say(line: str) -> None:
-    """Progress, from the first process alone."""
-    if process_state().is_main_process:
-        print(line, file=sys.stderr)
-
+app = program_app(main, __doc__, "eval/segmentation.py")
 
 if __name__ == "__main__":
     app()

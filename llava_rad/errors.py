@@ -103,7 +103,7 @@ class ModelError(LlavaRadError):
 
 
 class ConfigError(LlavaRadError):
-    """A configuration file or override is wrong."""
+    """A configuration file, an override or an option is wrong."""
 
     exit_code = 2
 

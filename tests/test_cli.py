@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,35 @@ def encoder_folder(model):
     return str(Path(model) / "encoder")
 
 
+def test_encode_needs_no_connection_by_default(images, tmp_path, monkeypatch):
+    from safetensors import safe_open
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run("encode", images / "image0.png", "-o", tmp_path / "tokens.safetensors")
+    assert result.exit_code == 0, result.stderr
+    assert "1 image ->" in result.stderr
+    with safe_open(tmp_path / "tokens.safetensors", framework="pt") as file:
+        assert file.metadata()["encoder"] == "mini"
+
+
+def test_the_folder_of_a_run_stands_for_its_last_stage(model, images, tmp_path):
+    image = images / "image0.png"
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "config.yaml").touch()
+    unfinished = run("report", image, "--model", run_folder)
+    assert unfinished.exit_code == 1 and "finished no stage" in unfinished.stderr
+    shutil.copytree(model, run_folder / "align")
+    assert run("report", image, "--model", run_folder, "--max-new-tokens", 4).exit_code == 0
+    shutil.copytree(model, run_folder / "finetune")
+    (run_folder / "finetune" / "config.json").write_text('{"model_type": ')
+    damaged = run("report", image, "--model", run_folder)
+    assert damaged.exit_code == 1
+    assert "finetune/config.json" in damaged.stderr and "the file is damaged" in damaged.stderr
+    foreign = run("report", image, "--model", images)
+    assert "not the folder of a report model" in foreign.stderr
+
+
 def test_doctor_says_what_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAVA_RAD_CACHE", str(tmp_path))
     result = run("doctor", "--format", "json")
@@ -313,6 +343,7 @@ def test_doctor_says_what_is_here(tmp_path, monkeypatch):
     assert found["dicom"]["JPEG 2000"]["ok"] is True
     assert str(tmp_path) in found["system"]["cache"]["value"]
     assert "encoder rad-dino" in found["weights"]
+    assert "scorer chexbert" in found["weights"]
     assert "packages" in run("doctor").stdout
 
 
@@ -341,10 +372,14 @@ def test_data_turns_a_folder_into_a_manifest(images, tmp_path):
 
 
 def test_data_lists_its_sets_and_names_what_is_wrong(images, tmp_path):
-    assert "mimic-cxr" in run("data", "--list").stdout
+    listed = run("data", "--list").stdout
+    assert "mimic-cxr" in listed and "-O keep_marks=false  leave ___ in the texts." in listed
+    assert "Layout: files/p10/" in listed and "``" not in listed
+    alone = run("data", "--list", "padchest").stdout
+    assert alone.startswith("padchest\n") and "mimic" not in alone
     assert run("data", "folder").exit_code == 2
     result = run("data", "mimic-xcr", images, "-o", tmp_path / "m.jsonl")
-    assert result.exit_code == 1 and "mimic-cxr" in result.stderr
+    assert result.exit_code == 2 and "mimic-cxr" in result.stderr
 
 
 def test_convert_makes_a_published_checkpoint_usable(shared_parity, images, tmp_path):
@@ -383,6 +418,9 @@ def test_plan_estimates_a_run_without_weights(model, tmp_path):
     lora = 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 128) + (128 + 64))
     assert [stage["trained"] for stage in found["stages"]] == [adapter, adapter + lora]
     assert "tokens" in run("plan", config).stdout
+    assert (
+        "2 x a10g" in run("plan", config, "encoder=mini", "--processes", 2, "--gpu", "a10g").stdout
+    )
     wrong = run("plan", config, "lora.rank=4")
     assert wrong.exit_code == 2 and "lora.rank" in wrong.stderr
 
@@ -551,4 +589,4 @@ def test_data_says_what_it_knows_of_patients(tmp_path):
     result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "test=0.5")
     assert result.exit_code == 2 and "test is no option of a data set" in result.stderr
     result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "headers=true")
-    assert result.exit_code == 1 and "text_headers" in result.stderr
+    assert result.exit_code == 2 and "text_headers" in result.stderr

@@ -1,9 +1,7 @@
-import importlib.util
-import sys
 import typing
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 
@@ -269,27 +267,16 @@ def test_python_code_is_held_to_the_ranges_too(wrong):
         Ranged(**wrong)
 
 
-def programs_own(name):
-    path = Path(__file__).parents[1] / "eval" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"ranges_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def every_config():
     """Each dataclass that a run is set up with, and those inside it."""
+    from llava_rad.comparisons import AblationConfig, CompareConfig
     from llava_rad.dinov2.config import PretrainingConfig
     from llava_rad.model.configuration import ReportModelConfig
     from llava_rad.report_training import ReportTrainingConfig
     from llava_rad.reports.generate import GenerationSettings
 
     waiting = [PretrainingConfig, ReportTrainingConfig, ReportModelConfig, GenerationSettings]
-    waiting += [
-        programs_own("ablation").AblationConfig,
-        programs_own("compare_encoders").CompareConfig,
-    ]
+    waiting += [AblationConfig, CompareConfig]
     found = []
     while waiting:
         kind = waiting.pop()
@@ -411,3 +398,44 @@ def test_a_file_of_another_encoding_says_so(tmp_path, content, says):
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xef\xbb\xbfname: a\n")
     assert load_config(Config, tmp_path / "config.yaml").name == "a"
+
+
+@dataclass(frozen=True)
+class _Source:
+    SHORT: ClassVar[str] = "path"
+
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Shortened:
+    sources: list[_Source] = field(default_factory=list)
+    named: dict[str, _Source] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["a.jsonl", "[a.jsonl]", "{path: a.jsonl}", "[{path: a.jsonl}]"],
+)
+def test_a_path_or_a_list_of_paths_is_a_list_of_sources(given):
+    found = load_config(_Shortened, overrides=[f"sources={given}"])
+    assert found.sources == [_Source(Path("a.jsonl"))]
+
+
+def test_paths_stand_beside_whole_sources():
+    both = load_config(_Shortened, overrides=["sources=[a.jsonl, {path: b, weight: 2}]"])
+    assert both.sources == [_Source(Path("a.jsonl")), _Source(Path("b"), 2.0)]
+    named = load_config(_Shortened, overrides=["named={mine: a.jsonl}"])
+    assert named.named == {"mine": _Source(Path("a.jsonl"))}
+    with pytest.raises(ConfigError, match=r"sources\.0"):
+        load_config(_Shortened, overrides=["sources=[3]"])
+
+
+def test_both_trainings_take_a_plain_path():
+    from llava_rad.dinov2.config import PretrainingConfig
+    from llava_rad.report_training import ReportTrainingConfig
+
+    for kind in (PretrainingConfig, ReportTrainingConfig):
+        settings = load_config(kind, overrides=["output=x", "data.sources=my.jsonl"])
+        assert [source.path for source in settings.data.sources] == [Path("my.jsonl")]

@@ -58,6 +58,25 @@ def test_a_program_runs_under_the_name_of_its_command(tmp_path):
     assert "llava-rad compare-encoders" in run("compare-encoders", "--help").stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("llava-rad eva", "evaluate"),
+        ("llava-rad evaluate --quant", "--quantize"),
+        ("llava-rad evaluate --split te", "test"),
+        ("llava-rad probe cl", "classification"),
+    ],
+)
+def test_the_shell_completes_commands_and_the_options_of_programs(typed, completed):
+    environment = {
+        "_LLAVA_RAD_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    result = CliRunner().invoke(app, [], prog_name="llava-rad", env=environment)
+    assert result.stdout.split() == [completed], result.output
+
+
 def test_a_configuration_is_copied_with_its_base_and_never_over_a_file(tmp_path):
     name = "vicuna_7b_full_biomedclip_cxr"
     assert run("configs", "copy", name, "-o", tmp_path).exit_code == 0
@@ -91,7 +110,6 @@ def test_training_starts_as_many_processes_as_told(monkeypatch):
     assert started[0][1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     assert started[0][5:] == [
         str(program("training/train_report.py")),
-        "--config",
         str(find_config("smollm2_mini", "report")),
         "output=out",
     ]

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 
 # The ground floor, which knows only itself.
 GROUND = {
-    "errors",
     "bundled",
+    "errors",
     "caches",
     "config",
     "devices",
@@ -32,6 +32,7 @@ GROUND = {
     "tensor_stream",
     "views",
     "weight_files",
+    "wording",
 }
 # Every other part, and what it may import beside the ground floor.
 ALLOWED = {
@@ -52,7 +53,17 @@ ALLOWED = {
     "interchange": {"images", "encoders", "hf", "model"},
 }
 # These stand on top and may import everything.
-TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}
+TOP = {
+    "cli",
+    "comparisons",
+    "doctor",
+    "evaluation",
+    "inventory",
+    "report_training",
+    "serve",
+    "__init__",
+    "__main__",
+}
 
 
 def parts():

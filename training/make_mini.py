@@ -14,19 +14,20 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 Took 70 minutes on one core with bfloat16 units (AMX), 47 of them for the encoder.
 """
 
-import argparse
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 
-from llava_rad.data import convert, hash_manifest, load_manifest
-from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.model import ReportModel
-from llava_rad.reports.report import DISCLAIMER
+from llava_rad.cli.command import program_app
+from llava_rad.ending import program_ending
+from llava_rad.errors import DataError
+
+if TYPE_CHECKING:
+    from llava_rad.model import ReportModel
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 20_000_000  # bytes that the package may carry
@@ -68,76 +69,86 @@ DATA holds the folders `nih` and `covid`, each with `metadata.csv` and `images/`
 """
 
 
-def main() -> None:
+def main(
+    data: Annotated[Path, typer.Option(help="The folder with nih/ and covid/.")],
+    work: Annotated[Path, typer.Option(help="The folder for manifests and runs.")] = (
+        ROOT / "runs" / "mini"
+    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the finished model.")
+    ] = ROOT / "llava_rad" / "mini",
+) -> None:
     """Run the five steps."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with nih/ and covid/")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mini")
-    parser.add_argument("--output", type=Path, default=ROOT / "llava_rad" / "mini")
-    arguments = parser.parse_args()
-    work, output = arguments.work.resolve(), arguments.output.resolve()
+    with program_ending("finished steps stay, the same command goes on from there", "train"):
+        # Heavy imports wait until the options are read.
+        import torch
 
-    # 1. Manifests.
-    manifests = {name: work / f"{name}.jsonl" for name in SOURCES}
-    for name, manifest in manifests.items():
-        if not manifest.exists():
-            report = convert(name, arguments.data / name, manifest)
-            print(f"{name}: {report.studies} studies, {report.with_findings} with findings")
+        from llava_rad.data import convert, hash_manifest
+        from llava_rad.model import ReportModel
 
-    # 2. The encoder, from images alone.
-    sources = ", ".join(f"{{path: {path}, split: train}}" for path in manifests.values())
-    encoder = work / "encoder" / "encoder"
-    if not (encoder / "config.json").exists():
+        work, output = work.resolve(), output.resolve()
+
+        # 1. Manifests.
+        manifests = {name: work / f"{name}.jsonl" for name in SOURCES}
+        for name, manifest in manifests.items():
+            if not manifest.exists():
+                report = convert(name, data / name, manifest)
+                print(f"{name}: {report.studies} studies, {report.with_findings} with findings")
+
+        # 2. The encoder, from images alone.
+        sources = ", ".join(f"{{path: {path}, split: train}}" for path in manifests.values())
+        encoder = work / "encoder" / "encoder"
+        if not (encoder / "config.json").exists():
+            program(
+                "training/pretrain_encoder.py",
+                "configs/encoder/mini_vitti14.yaml",
+                f"output={work / 'encoder'}",
+                "output_dtype=float16",
+                f"data.sources=[{sources}]",
+            )
+
+        # 3. Adapter and LoRA.
+        run = work / "report"
         program(
-            "training/pretrain_encoder.py",
-            "--config=configs/encoder/mini_vitti14.yaml",
-            f"output={work / 'encoder'}",
-            "output_dtype=float16",
-            f"data.sources=[{sources}]",
+            "training/train_report.py",
+            "configs/mini/report.yaml",
+            f"output={run}",
+            f"encoder={encoder}",
+            f"data.sources=[{', '.join(f'{{path: {path}}}' for path in manifests.values())}]",
         )
 
-    # 3. Adapter and LoRA.
-    run = work / "report"
-    program(
-        "training/train_report.py",
-        "--config=configs/mini/report.yaml",
-        f"output={run}",
-        f"encoder={encoder}",
-        f"data.sources=[{', '.join(f'{{path: {path}}}' for path in manifests.values())}]",
-    )
+        # 4. The package's folder.
+        model = ReportModel.from_pretrained(run / "finetune", trainable=True)
+        training = {
+            **model.config.training,
+            "manifests": {name: hash_manifest(path) for name, path in manifests.items()},
+        }
+        model.save_pretrained(
+            output,
+            name="llava-rad-mini",
+            training=training,
+            dtype=torch.float16,
+            card="to be written below, when the size is known",
+        )
+        # Indentation is more than half of this file.
+        tokenizer = output / "tokenizer" / "tokenizer.json"
+        tokenizer.write_text(
+            json.dumps(json.loads(tokenizer.read_text()), ensure_ascii=False, separators=(",", ":"))
+        )
+        size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
+        if size > LIMIT:
+            raise DataError(f"{size / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}", where=output)
+        (output / "README.md").write_text(card(model, manifests, size))
+        print(f"{output}: {size / 1e6:.1f} MB")
 
-    # 4. The package's folder.
-    model = ReportModel.from_pretrained(run / "finetune", trainable=True)
-    training = {
-        **model.config.training,
-        "manifests": {name: hash_manifest(path) for name, path in manifests.items()},
-    }
-    model.save_pretrained(
-        output,
-        name="llava-rad-mini",
-        training=training,
-        dtype=torch.float16,
-        card="to be written below, when the size is known",
-    )
-    # Indentation is more than half of this file.
-    tokenizer = output / "tokenizer" / "tokenizer.json"
-    tokenizer.write_text(
-        json.dumps(json.loads(tokenizer.read_text()), ensure_ascii=False, separators=(",", ":"))
-    )
-    size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
-    if size > LIMIT:
-        raise DataError(f"{size / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}", where=output)
-    (output / "README.md").write_text(card(model, manifests, size))
-    print(f"{output}: {size / 1e6:.1f} MB")
-
-    # 5. Does it look at the image?
-    program(
-        "eval/image_control.py",
-        f"--model={output}",
-        f"--manifest={manifests['nih']}",
-        f"--output={work / 'image_control'}",
-        "--card",
-    )
+        # 5. Does it look at the image?
+        program(
+            "eval/image_control.py",
+            f"--model={output}",
+            f"--manifest={manifests['nih']}",
+            f"--output={work / 'image_control'}",
+            "--card",
+        )
 
 
 def program(path: str, *arguments: str) -> None:
@@ -147,8 +158,11 @@ def program(path: str, *arguments: str) -> None:
         sys.exit(done.returncode)
 
 
-def card(model: ReportModel, manifests: dict[str, Path], size: int) -> str:
+def card(model: "ReportModel", manifests: dict[str, Path], size: int) -> str:
     """The model card, with counts taken from the manifests."""
+    from llava_rad.data import load_manifest
+    from llava_rad.reports.report import DISCLAIMER
+
     rows = ["| collection | training studies with text | validation | test |", "|---|---|---|---|"]
     images = 0
     for name, manifest in manifests.items():
@@ -176,9 +190,7 @@ def card(model: ReportModel, manifests: dict[str, Path], size: int) -> str:
     )
 
 
+app = program_app(main, __doc__, "training/make_mini.py")
+
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s %(message)s")
-    try:
-        main()
-    except LlavaRadError as error:
-        sys.exit(f"error: {error}")
+    app()

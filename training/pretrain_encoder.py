@@ -1,16 +1,19 @@
 r"""Pretrain an image encoder on radiographs alone, with DINOv2's method.
 
-    python training/pretrain_encoder.py --config configs/encoder/vits14_224.yaml \
-        output=runs/encoder data.sources='[{path: /data/xrays}]'
-
-    accelerate launch training/pretrain_encoder.py --config ...      # on several GPUs
-    torchrun --nproc_per_node 2 training/pretrain_encoder.py ...     # on several CPU processes
+    python training/pretrain_encoder.py vits14_224 output=runs/encoder data.sources=/data/xrays
+    accelerate launch training/pretrain_encoder.py ...             # on several GPUs
+    torchrun --nproc_per_node 2 training/pretrain_encoder.py ...   # on several CPU processes
 
 Reads from top to bottom: images, model, optimiser and schedules, the loop, the encoder folder.
 Started again with the same configuration, a run that was stopped goes on where its last
 checkpoint is and gives the same result as if it had never stopped. Ctrl-C or SIGTERM finish the
 step and write a checkpoint first.
 """
+
+from llava_rad.cli.training import read_arguments
+
+if __name__ == "__main__":  # --help ends here, before anything heavy is imported
+    ARGUMENTS = read_arguments(__doc__, "training/pretrain_encoder.py", "encoder")
 
 import contextlib
 import functools
@@ -91,7 +94,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
         raise TrainingError(
             "there are no images to learn from",
             where="data.sources",
-            remedy="Set for example data.sources='[{path: FOLDER}]'",
+            remedy="Set for example data.sources=FOLDER",
         )
     images = in_all(accelerator, lambda: [open_source(s, config) for s in config.data.sources])
     checkpoint, facts = on_main(accelerator, lambda: open_run(config, images, processes))
@@ -535,4 +538,4 @@ def is_due(step: int, every: float, steps: int) -> bool:
 
 
 if __name__ == "__main__":
-    run_program(main, PretrainingConfig, __doc__.split("\n")[0])
+    run_program(main, PretrainingConfig, ARGUMENTS.config, ARGUMENTS.overrides)

@@ -1,7 +1,7 @@
 r"""Train a report model on a frozen image encoder: the adapter first, then the LLM with it.
 
-    python training/train_report.py --config configs/report/smollm2_mini.yaml \
-        encoder=runs/encoder/encoder data.sources='[{path: nih.jsonl}, {path: covid.jsonl}]'
+    python training/train_report.py smollm2_mini \
+        encoder=runs/encoder data.sources='[nih.jsonl, covid.jsonl]'
 
     accelerate launch --config_file configs/accelerate/ddp.yaml training/train_report.py ...
     torchrun --nproc_per_node 2 training/train_report.py ...     # on several CPU processes
@@ -15,6 +15,11 @@ patch tokens, the optimiser, the loop and the model's folder. Started again with
 configuration, a run that was stopped goes on where its last checkpoint is and gives the same
 result as if it had never stopped. Ctrl-C or SIGTERM finish the step and write a checkpoint first.
 """
+
+from llava_rad.cli.training import read_arguments
+
+if __name__ == "__main__":  # --help ends here, before anything heavy is imported
+    ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
 from contextlib import closing
 from importlib.metadata import version
@@ -361,4 +366,4 @@ def train_stage(
 
 
 if __name__ == "__main__":
-    run_program(main, ReportTrainingConfig, __doc__.split("\n")[0])
+    run_program(main, ReportTrainingConfig, ARGUMENTS.config, ARGUMENTS.overrides)

@@ -6,23 +6,24 @@ from typing import Annotated
 import typer
 
 from llava_rad.cli.cache import cache
+from llava_rad.cli.command import LOOK, Command, grouped
 from llava_rad.cli.configs import configs
 from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
 from llava_rad.cli.doctor import doctor
 from llava_rad.cli.encode import encode
 from llava_rad.cli.merge import merge
+from llava_rad.cli.models import models
 from llava_rad.cli.plan import plan
-from llava_rad.cli.programs import add_programs, train
+from llava_rad.cli.programs import Programs, probe, train
 from llava_rad.cli.report import report
 
 app = typer.Typer(
+    cls=Programs,
     name="llava-rad",
     help="Findings text from chest X-rays. For research; not for clinical use.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **LOOK,
 )
 
 
@@ -37,17 +38,10 @@ def _options(
         raise typer.Exit
 
 
-app.command()(report)
-app.command()(merge)
-app.command()(train)
-add_programs(app)
-app.command()(encode)
-app.command()(data)
-app.command()(plan)
-app.add_typer(configs, name="configs")
-app.add_typer(cache, name="cache")
-app.command()(convert)
-app.command()(doctor)
+for command in (report, merge, encode, data, plan, train, convert, doctor):
+    app.command(cls=Command)(grouped(command))
+for name, group in (("probe", probe), ("configs", configs), ("models", models), ("cache", cache)):
+    app.add_typer(group, name=name)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,18 +6,23 @@ from typing import Annotated
 
 import typer
 
-from llava_rad.cli.common import Format, say, user_errors, write_out
+from llava_rad.cli.command import LOOK, Command, Group
+from llava_rad.cli.common import say, user_errors, write_out
+from llava_rad.cli.options import PrintFormat
 
-cache = typer.Typer(no_args_is_help=True, help="List or clear what is kept between runs.")
+cache = typer.Typer(
+    cls=Group, no_args_is_help=True, help="List or clear what is kept between runs.", **LOOK
+)
 
 
-@cache.command("list")
-def list_cache(
-    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
-) -> None:
+@cache.command("list", cls=Command)
+def list_cache(format: PrintFormat = "text") -> None:
     """Show what the cache folder holds, its size and when it was last used.
 
     LLAVA_RAD_CACHE places the folder, LLAVA_RAD_CACHE_LIMIT (20GB) bounds its size.
+
+    Example:
+        llava-rad cache list
     """
     with user_errors():
         from llava_rad.caches import cache_limit, list_entries
@@ -25,7 +30,7 @@ def list_cache(
 
         folder, limit, entries = user_cache(), cache_limit(), list_entries()
         total = sum(entry.size for entry in entries)
-        if format is Format.json:
+        if format == "json":
             rows = [
                 {"name": e.name, "holds": e.holds, "bytes": e.size, "used": _day(e.used)}
                 for e in entries
@@ -40,14 +45,21 @@ def list_cache(
         write_out(f"{size_text(total):>9}  in {folder}, {bound}")
 
 
-@cache.command()
+@cache.command(cls=Command)
 def clear(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="As llava-rad cache list shows.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Names that llava-rad cache list shows."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everything that is listed.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Clear everything that is listed.")
+    ] = False,
 ) -> None:
-    """Remove things from the cache; they are made again when they are needed."""
+    """Remove things from the cache; they are made again when they are needed.
+
+    Example:
+        llava-rad cache clear --all
+    """
     with user_errors():
         from llava_rad.caches import clear_entries
         from llava_rad.errors import ConfigError

@@ -1,7 +1,6 @@
-"""What commands share: their options' kinds, errors in one line, output and progress."""
+"""What commands share: errors in one line, output and progress."""
 
 import contextlib
-import enum
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -9,30 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llava_rad.data import ConversionLog
-
-
-class Format(enum.StrEnum):
-    """How results are printed."""
-
-    text = "text"
-    json = "json"
-
-
-class Quantize(enum.StrEnum):
-    """Bits of the LLM's weights."""
-
-    four = "4bit"
-    eight = "8bit"
-    none = "none"
-
-
-class Precision(enum.StrEnum):
-    """Number format of the weights."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 @contextlib.contextmanager
@@ -56,6 +31,14 @@ def say(text: str) -> None:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(one_line(text))
+
+
+def say_once(text: str) -> None:
+    """Print a message to stderr, in the first process of a run alone."""
+    from llava_rad.ending import is_first_process
+
+    if is_first_process():
+        say(text)
 
 
 def say_left_out(log: "ConversionLog") -> None:

@@ -5,16 +5,27 @@ from typing import Annotated
 
 import typer
 
+from llava_rad.cli.command import LOOK, Command, Group
 from llava_rad.cli.common import say, user_errors, write_out
+from llava_rad.cli.options import Overwrite
 
 configs = typer.Typer(
-    no_args_is_help=True, help="List, show and copy the configurations that come with llava-rad."
+    cls=Group,
+    no_args_is_help=True,
+    help="List, show and copy the configurations that come with llava-rad.",
+    **LOOK,
 )
 
+Name = Annotated[str, typer.Argument(help="A name that llava-rad configs list shows.")]
 
-@configs.command("list")
+
+@configs.command("list", cls=Command)
 def list_configs() -> None:
-    """List names, and what each configuration is for (the first sentence of its comment)."""
+    """List names, and what each configuration is for (the first sentence of its comment).
+
+    Example:
+        llava-rad configs list
+    """
     with user_errors():
         from llava_rad.programs import CONFIG_KINDS, config_names
 
@@ -28,28 +39,29 @@ def list_configs() -> None:
                 write_out(f"  {name:<{width}}  {_purpose(known[name])}".rstrip())
 
 
-@configs.command("show")
-def show_config(
-    name: Annotated[str, typer.Argument(help="A name of: llava-rad configs list.")],
-) -> None:
+@configs.command("show", cls=Command)
+def show_config(name: Name) -> None:
     """Print a configuration.
 
-    Example: llava-rad configs show report/vicuna_7b_lora
+    Example:
+        llava-rad configs show report/vicuna_7b_lora
     """
     with user_errors():
         write_out(_find(name).read_text(encoding="utf-8").rstrip())
 
 
-@configs.command("copy")
+@configs.command("copy", cls=Command)
 def copy_config(
-    name: Annotated[str, typer.Argument(help="A name of: llava-rad configs list.")],
+    name: Name,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file, or an existing folder for it.")
     ] = Path(),
+    overwrite: Overwrite = False,
 ) -> None:
     """Copy a configuration, with those that it builds on, to change it.
 
-    Example: llava-rad configs copy vicuna_7b_lora -o my_run.yaml
+    Example:
+        llava-rad configs copy vicuna_7b_lora -o my_run.yaml
     """
     with user_errors():
         from llava_rad.errors import ConfigError
@@ -60,8 +72,12 @@ def copy_config(
         while base := _base(copies[-1][0]):
             copies.append((base, target.parent / base.name))
         for _, file in copies:
-            if file.exists():
-                raise ConfigError("this file is there already", where=file, remedy="Choose another")
+            if file.exists() and not overwrite:
+                raise ConfigError(
+                    "this file is there already",
+                    where=file,
+                    remedy="Choose another --output, or replace it with --overwrite",
+                )
         target.parent.mkdir(parents=True, exist_ok=True)
         for file, copy in copies:
             copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")

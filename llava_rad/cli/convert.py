@@ -1,38 +1,31 @@
 """``llava-rad convert``: checkpoints of other projects."""
 
-import enum
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from llava_rad.cli.common import Format, status, user_errors, write_out
-
-
-class Target(enum.StrEnum):
-    """Formats that a checkpoint is converted to."""
-
-    llava_rad = "llava-rad"
-    transformers = "transformers"
-    llava = "llava"
+from llava_rad.cli.common import status, user_errors, write_out
+from llava_rad.cli.options import PrintFormat
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint's folder or hub id.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write, a new one.")],
     to: Annotated[
-        Target,
+        Literal["llava-rad", "transformers", "llava"],
         typer.Option(
             help="This project's format; or, merged, for transformers with llava-rad's classes, or "
             "for transformers' own Llava, which cannot say every model."
         ),
-    ] = Target.llava_rad,
+    ] = "llava-rad",
     base_llm: Annotated[
         str | None, typer.Option(help="The LLM that a LoRA or adapter belongs to.")
     ] = None,
     vision_tower: Annotated[
-        str | None, typer.Option(help="Encoder name, folder, hub id, or open_clip checkpoint.")
+        str | None,
+        typer.Option(help="The encoder: a name, a folder, a hub id, or an open_clip checkpoint."),
     ] = None,
     vision_config: Annotated[
         str | None, typer.Option(help="The open_clip JSON that goes with such a checkpoint.")
@@ -45,9 +38,13 @@ def convert(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the model.")] = None,
-    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
+    format: PrintFormat = "text",
 ) -> None:
-    """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 models; write this format or transformers'."""
+    """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 models; write this format or transformers'.
+
+    Example:
+        llava-rad convert microsoft/llava-rad --base-llm lmsys/vicuna-7b-v1.5 -o models/llava-rad
+    """
     with user_errors("nothing was written"):
         from llava_rad.interchange import convert as convert_checkpoint
         from llava_rad.model import read_prompt
@@ -56,11 +53,11 @@ def convert(
             result = convert_checkpoint(
                 source,
                 output,
-                to=to.value,
+                to=to,
                 base_llm=base_llm,
                 vision_tower=vision_tower,
                 vision_config=vision_config,
                 template=None if prompt is None else read_prompt(prompt),
                 name=name,
             )
-        write_out(json.dumps(result.to_dict(), indent=2) if format is Format.json else str(result))
+        write_out(json.dumps(result.to_dict(), indent=2) if format == "json" else str(result))

@@ -5,13 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llava_rad.cli.common import (
-    progress,
-    say,
-    say_left_out,
-    user_errors,
-    write_out,
-)
+from llava_rad.cli.common import progress, say, say_left_out, user_errors, write_out
+from llava_rad.cli.options import Overwrite
 
 # What the command has an option of its own for.
 _OWN = ("validation", "test", "keep_identifiers", "key", "tell")
@@ -22,27 +17,30 @@ def data(
         str, typer.Argument(help="The data set's name, see --list; or check, for a manifest.")
     ] = "",
     root: Annotated[
-        Path | None, typer.Argument(help="The folder it was unpacked into; with check a manifest.")
+        Path | None,
+        typer.Argument(help="The folder it was unpacked into; for check, the manifest."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Manifest: .jsonl or .parquet; with check, a list of failures."
+            "--output",
+            "-o",
+            help="The manifest to write, .jsonl or .parquet; for check, a list of failures.",
         ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-O", metavar="KEY=VALUE", help="The data set's own options."),
+        typer.Option(
+            "--option", "-O", metavar="KEY=VALUE", help="An option of the data set's own."
+        ),
     ] = None,
     validation: Annotated[
-        float, typer.Option(min=0, max=1, help="Training patients to move to validation.")
+        float, typer.Option(min=0, max=1, help="The share of training patients for validation.")
     ] = 0.0,
     test: Annotated[
-        float, typer.Option(min=0, max=1, help="Training patients to move to test.")
+        float, typer.Option(min=0, max=1, help="The share of training patients for the test.")
     ] = 0.0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --output, whatever it holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     keep_identifiers: Annotated[
         bool,
         typer.Option(
@@ -55,19 +53,27 @@ def data(
         typer.Option(help="The .key file of a manifest whose patients are to be found again."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="With check: processes that read images.")
+        int | None, typer.Option(min=0, help="For check, how many processes read images.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List data sets and options.")] = False,
+    list_: Annotated[
+        bool,
+        typer.Option("--list", help="Say what the data sets (or NAME) are, and their options."),
+    ] = False,
 ) -> None:
-    """Turn a data set into a manifest, or check that a manifest's images can be read."""
+    """Turn a data set into a manifest, or check that a manifest's images can be read.
+
+    Example:
+        llava-rad data --list
+        llava-rad data csv xrays.csv -O image=file -O labels=Edema,Pneumonia -o xrays.jsonl
+        llava-rad data check xrays.jsonl
+    """
     with user_errors("nothing was written"):
-        from llava_rad.data import ADAPTERS, ConversionLog, adapter_options, convert
+        from llava_rad.data import ADAPTERS, ConversionLog, convert, describe
         from llava_rad.errors import ConfigError
+        from llava_rad.wording import counted
 
         if list_:
-            for known in ADAPTERS:
-                options = ", ".join(f"{k}={v}" for k, v in adapter_options(known).items())
-                write_out(f"{known:<16} {options}".rstrip())
+            write_out("\n\n".join(describe(known) for known in ([name] if name else ADAPTERS)))
             return
         if name == "check" and root is not None:
             _check(root, output, workers, overwrite=overwrite)
@@ -104,8 +110,9 @@ def data(
             )
         splits = ", ".join(f"{count} {split}" for split, count in result.splits.items())
         say(
-            f"{result.studies} studies ({splits}), {result.images} images, "
-            f"{result.with_findings} with findings -> {result.output}"
+            f"{counted(result.studies, 'study', 'studies')} ({splits}), "
+            f"{counted(result.images, 'image')}, {result.with_findings} with findings -> "
+            f"{result.output}"
         )
         write_out(result.sha256)
 
@@ -116,6 +123,7 @@ def _check(manifest: Path, output: Path | None, workers: int | None, *, overwrit
     from llava_rad.data.checking import by_reason, check_images, images_of
     from llava_rad.names import escape_name, one_line
     from llava_rad.outputs import refuse_foreign, refuse_inputs, write_result
+    from llava_rad.wording import counted
 
     images = images_of(load_manifest(manifest))
     if output is not None:
@@ -134,8 +142,10 @@ def _check(manifest: Path, output: Path | None, workers: int | None, *, overwrit
     for kind, count, example in by_reason(failures):
         say(f"{count:>8}  {kind:<22} first: {example}")
     place = output if output is not None else "stdout"
-    listed = f", {len(failures)} cannot be read -> {place}" if failures else ", all can be read"
-    say(f"{len(images)} images opened{listed}")
+    count = len(failures)
+    good = "it can be read" if len(images) == 1 else "all can be read"
+    listed = f", {count} cannot be read -> {place}" if count else f", {good}"
+    say(f"{counted(len(images), 'image')} opened{listed}")
     if failures:
         raise typer.Exit(1)
 

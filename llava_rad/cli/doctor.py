@@ -1,23 +1,25 @@
 """``llava-rad doctor``: what this machine can do."""
 
 import json
-from typing import Annotated
 
 import typer
 
-from llava_rad.cli.common import Format, status, user_errors, write_out
+from llava_rad.cli.common import status, user_errors, write_out
+from llava_rad.cli.options import PrintFormat
 
 
-def doctor(
-    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
-) -> None:
-    """Say what is installed, which devices and number formats work, which weights are at hand."""
+def doctor(format: PrintFormat = "text") -> None:
+    """Say what is installed, which devices and number formats work, which weights are at hand.
+
+    Example:
+        llava-rad doctor --format json
+    """
     with user_errors():
         from llava_rad.doctor import as_dict, examine
 
         with status("Examining"):
             checks = examine()
-        if format is Format.json:
+        if format == "json":
             write_out(json.dumps(as_dict(checks), indent=2))
         else:
             group = ""

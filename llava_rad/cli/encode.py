@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_rad.cli.common import (
+from llava_rad.cli.common import progress, say, say_left_out, status, user_errors
+from llava_rad.cli.options import (
+    BATCH_SIZE,
+    BatchSize,
+    Device,
+    Encoder,
+    Frame,
+    Inputs,
+    Overwrite,
     Precision,
-    progress,
-    say,
-    say_left_out,
-    status,
-    user_errors,
 )
 
 if TYPE_CHECKING:
@@ -19,30 +22,27 @@ if TYPE_CHECKING:
 
 
 def encode(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs or manifests.")
-    ],
+    images: Inputs,
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
-    encoder: Annotated[
-        str, typer.Option(help="A registered name, a folder, a hub id, or mini.")
-    ] = "rad-dino",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 8,
-    dtype: Annotated[Precision, typer.Option(help="Number format of the tokens.")] = Precision.auto,
-    frame: Annotated[
-        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    encoder: Encoder = "mini",
+    batch_size: BatchSize = BATCH_SIZE,
+    dtype: Precision = "auto",
+    device: Device = "auto",
+    frame: Frame = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write CLS and patch tokens of images to a safetensors file."""
+    """Write CLS and patch tokens of images to a safetensors file.
+
+    Example:
+        llava-rad encode scans/ --encoder rad-dino -o tokens.safetensors
+    """
     with user_errors("what was encoded stays, the same command goes on from there"):
         from llava_rad.data import ConversionLog, expand_images
         from llava_rad.encoders import load_encoder
         from llava_rad.encoding import encode_to_file, is_token_file
         from llava_rad.errors import ConfigError
         from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.wording import counted, verb
 
         if output.suffix != ".safetensors":
             raise ConfigError(
@@ -57,7 +57,7 @@ def encode(
         refuse_foreign(output, is_token_file, "file of tokens", overwrite=overwrite)
         say_left_out(log)
         with status(f"Loading {encoder}"):
-            loaded = load_encoder(encoder, dtype=dtype.value, device=device)
+            loaded = load_encoder(encoder, dtype=dtype, device=device)
         with progress("Images", len(paths)) as advance:
 
             def told(_: str, error: "LlavaRadError | None") -> None:
@@ -73,10 +73,10 @@ def encode(
                 frame=frame,
                 begin_anew=overwrite,
                 told=told,
-                resumed=lambda count: say(f"{count} of {len(paths)} are encoded already"),
+                resumed=lambda count: say(f"{count} of {len(paths)} {verb(count)} encoded already"),
             )
         ending = f", {len(result.failed)} of {len(paths)} failed" if result.failed else ""
         target = output if result.count else "nothing written"
-        say(f"{result.count} image{'s' * (result.count != 1)} -> {target}{ending}")
+        say(f"{counted(result.count, 'image')} -> {target}{ending}")
         if result.failed:
             raise typer.Exit(1)

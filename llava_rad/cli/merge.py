@@ -6,25 +6,32 @@ from typing import Annotated
 import typer
 
 from llava_rad.cli.common import say, user_errors
+from llava_rad.cli.options import Overwrite
 
 
 def merge(
     output: Annotated[
-        Path, typer.Argument(help="As given to report --shard I/N -o OUTPUT.", metavar="OUTPUT")
+        Path,
+        typer.Argument(help="The file that report --shard I/N -o OUTPUT named.", metavar="OUTPUT"),
     ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT, whatever it holds.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Join the shards OUTPUT.I-of-N of report into OUTPUT; incomplete or mixed ones are refused."""
+    """Join the shards OUTPUT.I-of-N of report into OUTPUT; incomplete or mixed ones are refused.
+
+    Example:
+        llava-rad merge reports.jsonl
+    """
     with user_errors("nothing was written"):
         from llava_rad.outputs import own_file, refuse_foreign
         from llava_rad.reports.file import is_report_file, merge_shards
+        from llava_rad.wording import counted
 
         refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
         with own_file(output, "report run"):
             merged = merge_shards(output)
-        failed = f", {len(merged.failed)} studies failed in them" if merged.failed else ""
-        say(f"{merged.reports} reports of {merged.shards} shards -> {output}{failed}")
+        lost = counted(len(merged.failed), "study", "studies")
+        failed = f", {lost} failed in them" if merged.failed else ""
+        shards = counted(merged.shards, "shard")
+        say(f"{counted(merged.reports, 'report')} of {shards} -> {output}{failed}")
         if merged.failed:
             raise typer.Exit(1)

@@ -5,25 +5,31 @@ from typing import Annotated
 
 import typer
 
-from llava_rad.cli.common import Format, user_errors, write_out
+from llava_rad.cli.common import user_errors, write_out
+from llava_rad.cli.options import Config, Overrides, PrintFormat
 
 
 def plan(
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, or a name of: llava-rad configs list.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change a setting.")
+    config: Config,
+    overrides: Overrides = None,
+    studies: Annotated[int, typer.Option(min=1, help="How many studies an epoch has.")] = 270_000,
+    gpu: Annotated[str, typer.Option(help="The kind of GPU, such as a100-80gb or h100.")] = (
+        "a100-80gb"
+    ),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many GPUs; by default what the settings say.")
     ] = None,
-    studies: Annotated[int, typer.Option(min=1, help="Studies of an epoch.")] = 270_000,
-    gpu: Annotated[str, typer.Option(help="The kind of GPU.")] = "a100-80gb",
-    processes: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
     utilisation: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the rated operations reached.")
+        float, typer.Option(min=0.01, max=1, help="The share of the rated operations reached.")
     ] = 0.4,
-    format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
+    format: PrintFormat = "text",
 ) -> None:
-    """Estimate parameters, tokens, memory and hours of a training, without loading weights."""
+    """Estimate parameters, tokens, memory and hours of a training, without loading weights.
+
+    Example:
+        llava-rad plan vicuna_7b_lora --gpu h100 --processes 8
+        llava-rad plan vicuna_7b_lora encoder=mini lora.r=16
+    """
     with user_errors():
         from llava_rad.config import load_config
         from llava_rad.extras import require
@@ -37,4 +43,4 @@ def plan(
         result = plan_run(
             settings, studies=studies, gpu=gpu, processes=processes, utilisation=utilisation
         )
-        write_out(json.dumps(result.to_dict()) if format is Format.json else result.text())
+        write_out(json.dumps(result.to_dict()) if format == "json" else result.text())

@@ -1,6 +1,6 @@
 """Commands that run the programs of ``training/`` and ``eval/`` as they stand there.
 
-What follows the command's name is the program's own; ``--help`` prints the program's help.
+The options and help of such a command are the program's own.
 """
 
 import importlib.util
@@ -9,18 +9,13 @@ import runpy
 import signal
 import subprocess
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from llava_rad.cli.command import LOOK, Group
 from llava_rad.cli.common import user_errors
-
-#: Passes everything on, ``--help`` included.
-PASS_ON = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    "help_option_names": [],
-}
+from llava_rad.cli.options import Config, Overrides
 
 #: Command, the program's file, and what it does.
 PROGRAMS = {
@@ -39,35 +34,80 @@ PROBES = {
 }
 TRAININGS = {"report": "training/train_report.py", "encoder": "training/pretrain_encoder.py"}
 
-probe = typer.Typer(no_args_is_help=True, help="Judge a frozen encoder on one task.")
+
+class _ProgramGroup(Group):
+    """Its own commands, and those of programs, which are read when they are asked for."""
+
+    programs: ClassVar[dict[str, tuple[str, str]]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, in the order of the help."""
+        return [*super().list_commands(ctx), *self.programs]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command of this group, or a program's."""
+        if cmd_name not in self.programs:
+            return super().get_command(ctx, cmd_name)
+        command = typer.main.get_command(load_program(self.programs[cmd_name][0]).app)
+        command.name = cmd_name
+        return command
+
+    def about(self, ctx: Any, name: str) -> str:
+        """The line of a command, without reading its program."""
+        return self.programs[name][1] if name in self.programs else super().about(ctx, name)
 
 
-def add_programs(app: typer.Typer) -> None:
-    """Add a command for each program."""
-    for name, (file, text) in PROGRAMS.items():
-        app.command(name, help=text, context_settings=PASS_ON, add_help_option=False)(
-            _runner(name, file)
-        )
-    for name, (file, text) in PROBES.items():
-        probe.command(name, help=text, context_settings=PASS_ON, add_help_option=False)(
-            _runner(f"probe {name}", file)
-        )
-    app.add_typer(probe, name="probe")
+class Programs(_ProgramGroup):
+    """All commands."""
+
+    programs = PROGRAMS
+
+
+class Probes(_ProgramGroup):
+    """The probes of an encoder."""
+
+    programs = PROBES
+
+
+probe = typer.Typer(
+    cls=Probes, no_args_is_help=True, help="Judge a frozen encoder on one task.", **LOOK
+)
+
+
+@probe.callback()
+def _probe() -> None:
+    """Without a command of its own, typer wants to be told that this is a group."""
+
+
+def load_program(file: str) -> Any:
+    """The module of a program, under a name of its own, which dataclasses and type hints look up.
+
+    Raises:
+        ConfigError: the installation is without programs.
+    """
+    from llava_rad.programs import program
+
+    path = program(file)
+    name = f"llava_rad_program_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def train(
     what: Annotated[
         Literal["report", "encoder"], typer.Argument(help="A report model, or an encoder.")
     ],
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, or a name of: llava-rad configs list.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change a setting.")
-    ] = None,
+    config: Config,
+    overrides: Overrides = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes to start; default: one a GPU, or one on a CPU."),
+        typer.Option(
+            min=1, help="How many processes to start; by default one a GPU, or one on a CPU."
+        ),
     ] = None,
     launcher_config: Annotated[
         str | None,
@@ -76,14 +116,16 @@ def train(
 ) -> None:
     """Train a report model, or pretrain an encoder; the same command resumes a stopped run.
 
-    Example: llava-rad train report vicuna_7b_lora 'data.sources=[{path: mimic.jsonl}]'
+    Example:
+        llava-rad train report vicuna_7b_lora data.sources=mimic.jsonl output=runs/mine
+        llava-rad train encoder vits14_224 data.sources=/data/xrays output=runs/encoder
     """
     with user_errors():
         from llava_rad.extras import require
         from llava_rad.programs import find_config, program
 
         require("train", "training")
-        arguments = ["--config", str(find_config(config, what)), *(overrides or [])]
+        arguments = [str(find_config(config, what)), *(overrides or [])]
         file = str(program(TRAININGS[what]))
         launcher = None if launcher_config is None else find_config(launcher_config, "accelerate")
         gpus = _gpus()
@@ -102,25 +144,6 @@ def train(
         else:
             sys.argv = [file, *arguments]
             runpy.run_path(file, run_name="__main__")
-
-
-def _runner(name: str, file: str):
-    def command(context: typer.Context) -> None:
-        with user_errors():
-            from llava_rad.extras import require
-            from llava_rad.programs import program
-
-            if context.args and not {"-h", "--help"} & {*context.args}:
-                require("eval", f"llava-rad {name}")
-            # As a module of its own name, which dataclasses and type hints look up.
-            spec = importlib.util.spec_from_file_location("llava_rad_program", program(file))
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-        module.app(args=context.args, prog_name=f"llava-rad {name}")
-
-    return command
 
 
 def _launch(command: list[str]) -> None:

@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from llava_rad.cli.common import (
-    Format,
-    Precision,
-    Quantize,
     progress,
     say,
     say_left_out,
@@ -19,57 +16,60 @@ from llava_rad.cli.common import (
     write_json,
     write_out,
 )
+from llava_rad.cli.options import (
+    Decoding,
+    Format,
+    Frame,
+    Inputs,
+    Loading,
+    Model,
+    Overwrite,
+    Seed,
+)
 
 
 def report(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...", help="Files, folders, globs, or manifests.", show_default=False
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="mini, a folder, or a hub id.")] = "mini",
+    images: Inputs,
+    loading: Loading,
+    decoding: Decoding,
+    model: Model = "mini",
     indication: Annotated[str | None, typer.Option(help="Why the study was made.")] = None,
+    frame: Frame = None,
+    seed: Seed = 0,
     format: Annotated[
-        Format | None, typer.Option(help="Default: text; json (lines) with --output.")
+        Format | None,
+        typer.Option(help="How reports are written; by default text, and JSON lines to --output."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
+        typer.Option(
+            "--output", "-o", help="The file to write; the same command resumes a stopped run."
+        ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
-    ] = False,
+    overwrite: Overwrite = False,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only this part, into OUTPUT.I-of-N; see: merge."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Studies decoded together.")] = 1,
-    quantize: Annotated[
-        Quantize | None,
-        typer.Option(help="Quantise the LLM's weights (bitsandbytes); default: as in training."),
-    ] = None,
-    dtype: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
-    ] = Precision.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is deterministic.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="With a temperature: share drawn from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")] = 256,
-    frame: Annotated[
-        int | None, typer.Option(min=1, help="Which picture of files that hold several.")
-    ] = None,
-    llm: Annotated[str | None, typer.Option(help="Another place of the model's base LLM.")] = None,
 ) -> None:
-    """Write the findings of chest X-rays."""
+    """Write the findings of chest X-rays.
+
+    Example:
+        llava-rad report chest.dcm --indication cough
+        llava-rad report scans/ --model runs/mine -o reports.jsonl
+    """
     state = {"written": 0}
+
+    def written_so_far(how: str) -> str:
+        from llava_rad.wording import counted, verb
+
+        count = state["written"]
+        return f"{counted(count, 'report')} {verb(count, 'was', 'were')} {how}"
 
     def kept() -> str:
         if output is None:
-            return f"{state['written']} reports were printed, the same command begins anew"
-        return f"{state['written']} reports were added to {output}; the same command goes on there"
+            return f"{written_so_far('printed')}, the same command begins anew"
+        return f"{written_so_far(f'added to {output}')}; the same command goes on there"
 
     with user_errors(kept):
         from llava_rad.data import ConversionLog, expand_inputs
@@ -85,7 +85,6 @@ def report(
             run_facts,
             run_id,
         )
-        from llava_rad.reports.generate import GenerationSettings
         from llava_rad.reports.report import Report
         from llava_rad.reports.study import (
             READERS,
@@ -96,8 +95,9 @@ def report(
             report_studies,
             with_indication,
         )
+        from llava_rad.wording import counted, verb
 
-        style = format or (Format.json if output else Format.text)
+        style = format or ("json" if output else "text")
         part = Shard.parse(shard) if shard is not None else None
         if part is not None and output is None:
             raise ConfigError(
@@ -113,20 +113,14 @@ def report(
             for target in (output, *given):
                 refuse_inputs(target, files_of(everything, images))
             refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
-        settings = GenerationSettings(
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        settings = decoding.settings(seed)
         with status(f"Loading {model}"):
             loaded = load(
                 model,
-                device=device,
-                dtype=dtype.value,
-                quantize=quantize.value if quantize else None,
-                base_llm=llm,
+                device=loading.device,
+                dtype=loading.dtype,
+                quantize=loading.quantize,
+                base_llm=loading.base_llm,
             )
         precision = f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
@@ -143,7 +137,7 @@ def report(
                         run,
                         made_with=run_facts(loaded, settings, precision=precision, frame=frame),
                         studies=studies,
-                        as_text=None if style is Format.json else as_text,
+                        as_text=None if style == "json" else as_text,
                         overwrite=overwrite,
                     )
                 )
@@ -154,10 +148,11 @@ def report(
                         say(f"error: {empty_report(study.study_id)}")
             todo = [s for s in studies if file is None or s.study_id not in file.done]
             if total > len(todo):
-                say(f"{total - len(todo)} of {total} are in {output} already")
+                there = total - len(todo)
+                say(f"{there} of {total} {verb(there)} in {output} already")
             advance = stack.enter_context(progress("Reports", len(todo)))
             for result in report_studies(
-                loaded, todo, settings, batch_size=batch_size, workers=READERS, read=read
+                loaded, todo, settings, batch_size=decoding.batch_size, workers=READERS, read=read
             ):
                 if isinstance(result, Failure):
                     failed.append(result.study_id)
@@ -173,7 +168,7 @@ def report(
                     say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
                     file.write(result, remember.take(result.study_id))
-                elif style is Format.json:
+                elif style == "json":
                     write_json({**result.to_dict(), "run": run})
                 else:
                     write_out(result.to_text(heading=total > 1))
@@ -186,6 +181,6 @@ def report(
         if incomplete:
             ending += f", {incomplete} without an image that cannot be read"
         if output is not None or total > 1:
-            say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
+            say(f"{counted(written, 'report')} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)

@@ -4,7 +4,13 @@
 one adapter file of its name with a ``read`` function, named in :mod:`adapters`.
 """
 
-from llava_rad.data.adapters import ADAPTERS, ConversionReport, adapter_options, convert
+from llava_rad.data.adapters import (
+    ADAPTERS,
+    ConversionReport,
+    adapter_options,
+    convert,
+    describe,
+)
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.inputs import expand_images, expand_inputs
@@ -37,6 +43,7 @@ __all__ = [
     "as_dataset",
     "check_studies",
     "convert",
+    "describe",
     "expand_images",
     "expand_inputs",
     "features",

@@ -5,6 +5,8 @@ import inspect
 import json
 import logging
 import os
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +35,7 @@ from llava_rad.data.label_names import join_labels
 from llava_rad.data.manifest import is_manifest, save_manifest
 from llava_rad.data.splitting import hold_out
 from llava_rad.data.study import Study
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.names import escape_name
 from llava_rad.outputs import (
     cannot_write,
@@ -43,6 +45,7 @@ from llava_rad.outputs import (
     refuse_inputs,
     write_result,
 )
+from llava_rad.wording import counted, verb
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,8 +132,8 @@ def convert(
             (``"true"``, ``"false"``).
 
     Raises:
-        DataError: the name or an option is unknown, the folder does not hold the data set, or no
-            study is left.
+        ConfigError: the name or an option is unknown.
+        DataError: the folder does not hold the data set, or no study is left.
     """
     checked: dict[str, Any] = _check_options(name, options)
     root = Path(root)
@@ -195,7 +198,7 @@ def _convert(
         identifiers = Identifiers(read_key(known) if known else None, keep=keep_identifiers)
         checked["identifiers"] = identifiers
     elif keep_identifiers or key:
-        raise DataError(
+        raise ConfigError(
             f"the ids of {name!r} are the data set's own, none are made from DICOM headers",
             remedy="Leave --keep-identifiers and --id-key out",
             kind="bad_option",
@@ -256,7 +259,8 @@ def _tell_of_patients(
     nameless = len(log.noted.get(NO_PATIENT, ()))
     if nameless:
         tell(
-            f"{nameless} of {len(studies)} studies name no patient: each counts as a patient of "
+            f"{nameless} of {counted(len(studies), 'study', 'studies')} "
+            f"{verb(nameless, 'names', 'name')} no patient: each counts as a patient of "
             "its own, so studies of one person may fall on both sides of the split; name the "
             "patient with -O patient=REGEX if the paths hold it"
         )
@@ -271,19 +275,59 @@ def adapter_options(name: str) -> dict[str, str | bool]:
     }
 
 
+def describe(name: str) -> str:
+    """What a data set is, its layout, and its options, for a person.
+
+    Raises:
+        ConfigError: there is no data set of this name.
+    """
+    reader = _adapter(name)
+    about = inspect.getdoc(inspect.getmodule(reader)) or ""
+    lines = [name, *(f"  {line}".rstrip() for line in _plain(about).splitlines())]
+    known = adapter_options(name)
+    explained = _arguments(inspect.getdoc(reader) or "")
+    lines += ["", "  Options:" if known else "  It has no options of its own."]
+    for option, default in known.items():
+        shown = str(default).lower() if isinstance(default, bool) else default
+        text = f"-O {option}={shown}  {explained.get(option, '')}"
+        lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A docstring without its marks."""
+    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    _, _, rest = text.partition("Args:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if match := re.fullmatch(r"    (\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif line.startswith("        ") and name:
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return {name: _plain(said) for name, said in found.items()}
+
+
 def _check_options(name: str, options: dict[str, str | bool]) -> dict[str, str | bool]:
     known = adapter_options(name)
     checked = dict(options)
     for option, value in options.items():
         if option not in known:
-            raise DataError(
+            raise ConfigError(
                 f"data set {name!r} has no option {option!r}",
                 remedy=_nearest(option, known) if known else "It takes none of its own",
                 kind="unknown_option",
             )
         if isinstance(known[option], bool) and isinstance(value, str):
             if value.lower() not in ("true", "false"):
-                raise DataError(
+                raise ConfigError(
                     f"option {option} is {value!r}", remedy="Use true or false", kind="bad_option"
                 )
             checked[option] = value.lower() == "true"
@@ -292,7 +336,7 @@ def _check_options(name: str, options: dict[str, str | bool]) -> dict[str, str |
 
 def _adapter(name: str) -> Callable[..., Iterator[Study]]:
     if name not in ADAPTERS:
-        raise DataError(
+        raise ConfigError(
             f"there is no data set {name!r}", remedy=_nearest(name, ADAPTERS), kind="unknown_name"
         )
     return ADAPTERS[name]

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError, ImageError
+from llava_rad.wording import counted
 
 _CHUNK = 16  # images that a process is given at once
 
@@ -80,7 +81,7 @@ def settle_unreadable(
         return
     for reason in reasons.values():
         say(f"cannot be read    {reason}")
-    what = f"{len(reasons)} of {total} images cannot be read"
+    what = f"{len(reasons)} of {counted(total, 'image')} cannot be read"
     if not leave_out:
         raise DataError(
             f"{what}: {', '.join(list(reasons)[:3])}{' ...' * (len(reasons) > 3)}",

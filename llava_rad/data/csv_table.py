@@ -19,9 +19,10 @@ from llava_rad.data.report_text import TEXT_FIELDS, text_fields
 from llava_rad.data.sections import parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
-from llava_rad.errors import DataError, cut
+from llava_rad.errors import DataError
 from llava_rad.readers import TABLE_ENDINGS, Row, read_columns
 from llava_rad.views import view_of
+from llava_rad.wording import counted, listed, nearest_name
 
 _TRUTH = {"true": 1.0, "false": 0.0}
 
@@ -89,13 +90,15 @@ def read(
         "age": age,
     }
     there = read_columns(path)
-    image = _column(there, image, path, log, needed=True)
+    image = _column(there, image, path, log, option="image", needed=True)
     column = {
-        default: _column(there, name, path, log, needed=name != default)
+        default: _column(
+            there, name, path, log, option=default.removesuffix("_id"), needed=name != default
+        )
         for default, name in defaults.items()
     }
     label_columns = {
-        name: _column(there, name, path, log, needed=True)
+        name: _column(there, name, path, log, option="labels", needed=True)
         for name in map(str.strip, labels.split(","))
         if name
     }
@@ -141,7 +144,7 @@ def _table(root: Path) -> Path:
     tables = sorted(path for path in root.iterdir() if path.name.lower().endswith(TABLE_ENDINGS))
     if len(tables) != 1:
         raise DataError(
-            f"the folder holds {len(tables)} tables ({', '.join(TABLE_ENDINGS)})",
+            f"the folder holds {counted(len(tables), 'table')} ({', '.join(TABLE_ENDINGS)})",
             where=root,
             remedy="Give the file itself",
             kind="missing_table",
@@ -149,7 +152,9 @@ def _table(root: Path) -> Path:
     return tables[0]
 
 
-def _column(there: list[str], name: str, path: Path, log: ConversionLog, *, needed: bool) -> str:
+def _column(
+    there: list[str], name: str, path: Path, log: ConversionLog, *, option: str, needed: bool
+) -> str:
     """The table's own name of a column, or an empty text where it may be missing and is."""
     if not name or name in there:
         return name
@@ -162,7 +167,10 @@ def _column(there: list[str], name: str, path: Path, log: ConversionLog, *, need
         raise DataError(
             f"the table has {what}",
             where=path,
-            remedy=f"Its columns are {cut(', '.join(there), 400) or 'none: the file is empty'}",
+            remedy=f"{listed(there, 'column')}; name the right one with -O {option}="
+            + (nearest_name(name, there) or "COLUMN")
+            if there
+            else "It has no columns: is the file empty?",
             kind="missing_column",
         )
     return ""

@@ -27,7 +27,7 @@ from llava_rad.data.priors import add_priors
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections, parse_report, tidy
 from llava_rad.data.study import Split, Study
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.names import escape_name
 from llava_rad.readers import read_text
 
@@ -115,7 +115,7 @@ def _pattern(patient: str) -> re.Pattern[str] | None:
     try:
         return re.compile(patient) if patient else None
     except re.error as error:
-        raise DataError(
+        raise ConfigError(
             f"patient={patient!r} is not a regular expression ({error})", kind="bad_option"
         ) from error
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from llava_rad.data.study import Study
 from llava_rad.observations import OBSERVATIONS
+from llava_rad.wording import counted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class JoinedLabels:
         pairs = ", ".join(f"{old!r} as {new!r}" for old, new in self.spellings.items())
         said = f"labels that differ only in capitals are one: {pairs}"
         if self.contradicting:
-            said += f"; they contradict each other in {len(self.contradicting)} studies"
+            said += "; they contradict each other in "
+            said += counted(len(self.contradicting), "study", "studies")
         return said
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from llava_rad.data.study import Split, Study
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError
 
 
 def hold_out(
@@ -23,18 +23,18 @@ def hold_out(
         test: share of the patients for the test.
 
     Raises:
-        DataError: the shares are not shares, or the data set has an official split of the name.
+        ConfigError: the shares are not shares, or the data set has an official split of the name.
     """
     studies = list(studies)
     if validation < 0 or test < 0 or validation + test >= 1:
-        raise DataError(
+        raise ConfigError(
             f"shares validation={validation} and test={test} leave no training data",
             remedy="Give shares of at least 0 whose sum is below 1",
             kind="bad_option",
         )
     for name, share in (("validation", validation), ("test", test)):
         if share and any(study.split == name for study in studies):
-            raise DataError(
+            raise ConfigError(
                 f"the data set has an official {name} split",
                 remedy=f"Leave {name}= out",
                 kind="bad_option",

@@ -6,7 +6,7 @@ published recipes and say which of their values are ours.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from llava_rad.config import (
     Ascending,
@@ -58,6 +58,8 @@ class SourceConfig:
         weight: how often each of its images is drawn in one pass; 0.5 draws a random half.
     """
 
+    SHORT: ClassVar[str] = "path"
+
     path: Path
     split: Literal["train", "validation", "test"] | None = "train"
     weight: Annotated[float, Range(above=0, high=1000)] = 1.0
@@ -71,7 +73,7 @@ class DataConfig:
     """Where images come from and how they are kept.
 
     Attributes:
-        sources: one or several.
+        sources: one or several: a path, a list of paths, or :class:`SourceConfig`'s keys.
         views: of manifests, the views to use; ``null`` uses all of them.
         rendering: how a stored image becomes 8-bit (see :func:`llava_rad.images.load_radiograph`).
         cache_size: shorter side in pixels of the decoded copies kept in one memory-mapped file;

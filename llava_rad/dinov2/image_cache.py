@@ -29,6 +29,7 @@ from llava_rad.files import (
 from llava_rad.locks import FileLock
 from llava_rad.names import escape_name, unescape_name
 from llava_rad.runs.stopping import calm_worker
+from llava_rad.wording import counted
 
 _LOG = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ def _write_cache(source: ImageSource, index_file: Path, shorter_side: int, worke
                 file.write(image.tobytes())
         if not places:
             raise DataError(
-                f"none of {len(source)} images can be read",
+                f"none of {counted(len(source), 'image')} can be read",
                 where=source.name(0),
                 remedy=f"The first one says: {skipped[source.name(0)].rstrip('.')}",
             )

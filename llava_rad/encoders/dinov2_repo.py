@@ -35,6 +35,7 @@ from llava_rad.encoders.request import LoadRequest
 from llava_rad.encoders.weights import LoadReport, load_into
 from llava_rad.errors import WeightsError
 from llava_rad.weight_files import read_state_dict
+from llava_rad.wording import counted, verb
 
 _TELL_SIZES = ("cls_token", "pos_embed", "patch_embed.proj.weight")
 
@@ -322,7 +323,7 @@ def repo_config(
 def _strange_keys(keys: list[str], layout: str, where: object) -> WeightsError:
     shown = ", ".join(keys[:8])
     return WeightsError(
-        f"{len(keys)} keys are unknown or incomplete in {layout}: {shown}",
+        f"{counted(len(keys), 'key')} {verb(len(keys))} unknown or incomplete in {layout}: {shown}",
         where=where,
         remedy="Use the state dict of a DINOv2 vision transformer",
         kind="keys_do_not_fit",

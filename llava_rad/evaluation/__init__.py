@@ -20,11 +20,18 @@ from llava_rad.evaluation.image_gain import (
 )
 from llava_rad.evaluation.output import evaluation_table, write_evaluation
 from llava_rad.evaluation.page import render_page
-from llava_rad.evaluation.predictions import Prediction, Predictions, read_predictions, read_reports
+from llava_rad.evaluation.predictions import (
+    Columns,
+    Prediction,
+    Predictions,
+    read_predictions,
+    read_reports,
+)
 from llava_rad.evaluation.scoring import ScoreTable, score
 
 __all__ = [
     "CONTROLS",
+    "Columns",
     "Control",
     "Evaluation",
     "Gain",

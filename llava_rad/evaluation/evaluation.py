@@ -37,6 +37,7 @@ from llava_rad.metrics.score import DEFINITIONS, Scorer, Scores, headline_values
 from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.statistics import LEVEL, RESAMPLES, Interval, Units, bootstrap
+from llava_rad.wording import counted, verb
 
 _PACKAGES = (
     "numpy",
@@ -282,7 +283,10 @@ def _nearest_reports(
     absent = [row.id for row in predictions.rows if row.id not in features]
     pool = [id for id in training if id in features]
     if absent or not pool:
-        what = f"features of {len(absent)} studies ({', '.join(absent[:3])} ...)" if absent else ""
+        what = ""
+        if absent:
+            named = ", ".join(absent[:3]) + " ..." * (len(absent) > 3)
+            what = f"features of {counted(len(absent), 'study', 'studies')} ({named})"
         raise MetricError(
             f"there are no {what or 'features of any training report'}",
             where="nearest training report",
@@ -331,20 +335,23 @@ def _warnings(
     marked = sum(map(has_marks, texts))
     if marked:
         warnings.append(
-            f"{marked} of {count} predictions hold de-identification marks such as '___', which "
+            f"{marked} of {counted(count, 'prediction')} {verb(marked, 'holds', 'hold')} "
+            "de-identification marks such as '___', which "
             "the model has learnt; remove them from its training texts"
         )
-    for what, some in (("predictions", texts), ("references", references)):
+    for what, some in (("prediction", texts), ("reference", references)):
         empty = sum(map(is_empty, some))
         if empty:
-            warnings.append(f"{empty} of {count} {what} are empty; their pairs count, with 0")
+            warnings.append(
+                f"{empty} of {counted(count, what)} {verb(empty)} empty, and counted with 0"
+            )
     distinct_references = len({" ".join(text.split()) for text in references})
     if count > 1 and 2 * len(outputs) < distinct_references:
         text, times = outputs.most_common(1)[0]
         short = text if len(text) <= 80 else text[:77] + "..."
         warnings.append(
             f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
-            f"{distinct_references}); one is written {times} times: '{short}'"
+            f"{distinct_references}); one is written {counted(times, 'time')}: '{short}'"
         )
     if units.count < 100:
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
@@ -356,8 +363,9 @@ def _warnings(
     suspicious = foreign(references)
     if suspicious and not predictions.languages:
         warnings.append(
-            f"{suspicious} of {count} references do not read as English, which metrics of labels "
-            "and entities expect; name their 'language' in the file"
+            f"{suspicious} of {counted(count, 'reference')} {verb(suspicious, 'does', 'do')} not "
+            "read as English, which metrics of labels and entities expect; name their 'language' "
+            "in the file"
         )
     for name, result in scores.results.items():
         warnings += [f"{name}: {note}" for note in result.notes]

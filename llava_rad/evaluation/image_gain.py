@@ -18,6 +18,7 @@ from llava_rad.evaluation.table import text_table
 from llava_rad.metrics.result import MetricResult
 from llava_rad.metrics.score import LOWER_IS_BETTER, Scorer, headline_values
 from llava_rad.statistics import LEVEL, RESAMPLES, SIGNIFICANT, Units
+from llava_rad.wording import counted
 
 CONTROLS = {
     "other_patient": "another patient's image",
@@ -288,9 +289,10 @@ def control_markdown(result: ImageControl, facts: Mapping[str, Any]) -> str:
         "",
         f"**{result.verdict}**",
         "",
-        f"{result.count} studies (split {facts['split']}), `{facts['model']}`, "
-        f"{facts['precision']}. Every study was also reported on with all its pictures exchanged "
-        "and its text context kept. Gain: how much better the value is with the right image, with "
+        f"{counted(result.count, 'study', 'studies')} (split {facts['split']}), "
+        f"`{facts['model']}`, {facts['precision']}. Every study was also reported on "
+        "with all its pictures exchanged and its text context kept. Gain: how much better the "
+        "value is with the right image, with "
         f"the 95 % interval of a paired bootstrap of {result.resamples} resamples of "
         f"{result.units}. The primary value, declared before, is in the first row and tested "
         "alone; the others are exploratory.",
@@ -328,5 +330,6 @@ def _signed(value: float) -> str:
 
 def _identical(control: Control, count: int) -> str:
     return (
-        f"{control.identical} of {count} texts identical ({100 * control.identical / count:.1f} %)"
+        f"{control.identical} of {counted(count, 'text')} identical "
+        f"({100 * control.identical / count:.1f} %)"
     )

@@ -9,6 +9,7 @@ from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
 from llava_rad.evaluation.page import BASELINE_NAMES, key_label, render_page, value_label
 from llava_rad.evaluation.table import text_table
 from llava_rad.outputs import write_result
+from llava_rad.wording import counted
 
 
 def write_evaluation(
@@ -92,8 +93,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
     else:
         primary += "; it was not computed, so all values are exploratory"
     facts = [
-        f"{evaluation.predictions.name}: {evaluation.count} pairs, {evaluation.section}, "
-        f"{evaluation.distinct} distinct outputs "
+        f"{evaluation.predictions.name}: {counted(evaluation.count, 'pair')}, "
+        f"{evaluation.section}, {counted(evaluation.distinct, 'distinct output')} "
         f"({100 * evaluation.distinct / evaluation.count:.1f} %)",
         f"single report chosen among {evaluation.baselines.fixed_from}; normal and abnormal told "
         f"by {evaluation.normal_by}",

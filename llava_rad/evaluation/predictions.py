@@ -1,22 +1,47 @@
-"""Reading a file of generated reports: one JSON object a line."""
+"""Reading a file of generated reports: JSON lines, CSV, TSV or Parquet, columns of any name."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, described
 from llava_rad.metrics.result import check_pairs
-from llava_rad.names import plain_text
+from llava_rad.names import one_line, plain_text
 from llava_rad.observations import OBSERVATIONS
-from llava_rad.readers import is_missing, read_json_lines
+from llava_rad.readers import (
+    TABLE_ENDINGS,
+    is_missing,
+    parse_json,
+    read_json_lines,
+    read_parquet,
+    read_table,
+)
+from llava_rad.wording import counted, listed, verb
 
 # White space but for tab and line ends, and characters that no terminal or parser agrees on.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_REMEDY = 'Give lines such as {"id": ..., "prediction": ..., "reference": ...}'
+_REMEDY = 'Give lines such as {"id": ..., "prediction": ..., "reference": ...}, or a table'
 _SPELLINGS: dict[str, str] = {name.casefold(): name for name in OBSERVATIONS}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the fields of a file of predictions are called in it.
+
+    Attributes:
+        id: what pairs are matched by.
+        prediction: the generated texts.
+        reference: the true texts.
+        patient: the patients' ids; a file may be without.
+    """
+
+    id: str = "id"
+    prediction: str = "prediction"
+    reference: str = "reference"
+    patient: str = "patient_id"
 
 
 @dataclass(frozen=True)
@@ -29,7 +54,7 @@ class Prediction:
         reference: the true text.
         labels: CheXpert observations of the study, 1 present, 0 absent, -1 uncertain; may be empty.
         image: path of the image, if the file names one; relative to the file's folder.
-        patient: the patient's id, if the file has ``patient_id``.
+        patient: the patient's id, if the file names it.
         language: of the reference, such as ``"en"``, if the file says.
         section: of the report that the reference is, such as ``"findings"``, if the file says.
     """
@@ -84,38 +109,42 @@ class Predictions:
         return sorted({row.section for row in self.rows if row.section})
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Read lines with ``id``, ``prediction`` and ``reference``.
+def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
+    """Read lines or rows with an id, a generated and a true text.
 
-    Optional fields are ``labels`` (an object of CheXpert observations, capitals aside), ``image``,
-    ``patient_id``, ``language`` and ``section``; others are left alone. Control characters become
-    spaces and halves of characters question marks; both are counted.
+    Optional fields are ``labels`` (an object of CheXpert observations; a table may have a column
+    for each instead; capitals aside), ``image``, ``patient_id``, ``language`` and ``section``;
+    others are left alone. Control characters become spaces and halves of characters question marks;
+    both are counted.
+
+    Args:
+        path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; any other is read as JSON lines.
+        columns: names of the fields.
 
     Raises:
-        DataError: there is no such file, it is empty, a line is not such an object, or an id comes
-            twice.
+        DataError: there is no such file, it is empty, a line is not such an object, a column is
+            missing, or an id comes twice.
     """
     rows: list[Prediction] = []
     changed: list[str] = []
     halves: list[None] = []
     respelt: set[str] = set()
-    lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=lambda: halves.append(None))
-    for line, record in lines:
-        where = f"{path}:{line}"
+    for where, record in _records(path, lambda: halves.append(None)):
         texts = {}
         for field in ("prediction", "reference"):
-            texts[field] = _clean(_text(record, field, where), changed)
+            texts[field] = _clean(_text(record, columns, field, where), changed)
         image = record.get("image")
+        image = None if is_missing(image) else image
         if not (image is None or isinstance(image, str)) or "\0" in (image or ""):
             raise _wrong("image", image, "a path", where)
         rows.append(
             Prediction(
-                id=_id(record, where),
+                id=_id(record, columns, where),
                 prediction=texts["prediction"],
                 reference=texts["reference"],
                 labels=_labels(record, where, respelt),
                 image=path.parent / image if image else None,
-                patient=_optional(record, "patient_id", where),
+                patient=_optional(record, columns.patient, where),
                 language=_optional(record, "language", where),
                 section=_optional(record, "section", where),
             )
@@ -123,7 +152,8 @@ def read_predictions(path: Path) -> Predictions:
     _check_rows([row.id for row in rows], path)
     notes = _notes(changed)
     if halves:
-        notes.append(f"half characters in {len(halves)} texts were read as question marks")
+        texts = counted(len(halves), "text")
+        notes.append(f"half characters in {texts} were read as question marks")
     if respelt:
         notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))
@@ -171,16 +201,15 @@ def given_predictions(
     return Predictions(None, tuple(rows), tuple(_notes(changed)))
 
 
-def read_reports(path: Path) -> dict[str, str]:
-    """Read training reports, by id: lines with ``id`` and ``reference``.
+def read_reports(path: Path, columns: Columns = Columns()) -> dict[str, str]:
+    """Read training reports, by id: lines or rows with ``id`` and ``reference``.
 
     Raises:
         DataError: as for :func:`read_predictions`.
     """
-    lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=lambda: None)
     rows = [
-        (_id(record, f"{path}:{line}"), _text(record, "reference", f"{path}:{line}"))
-        for line, record in lines
+        (_id(record, columns, where), _text(record, columns, "reference", where))
+        for where, record in _records(path, lambda: None)
     ]
     _check_rows([id for id, _ in rows], path)
     return {id: _CONTROL.sub(" ", text) for id, text in rows}
@@ -195,28 +224,66 @@ def _clean(text: str, changed: list[str]) -> str:
 def _notes(changed: list[str]) -> list[str]:
     if not changed:
         return []
-    return [f"control characters in {len(changed)} texts were read as spaces"]
+    return [f"control characters in {counted(len(changed), 'text')} were read as spaces"]
 
 
-def _text(record: dict[str, Any], field: str, where: str) -> str:
-    if field not in record:
-        raise DataError(
-            f"the field '{field}' is missing",
-            where=where,
-            remedy=f"The line has {', '.join(sorted(record)) or 'no fields'}; add '{field}'",
-            kind="missing_field",
-        )
-    value = record[field]
+def _records(
+    path: Path, replace_surrogates: Callable[[], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and line, fields); of a table, labels are gathered from their columns."""
+    name = one_line(str(path))
+    if not path.name.lower().endswith(TABLE_ENDINGS):
+        lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=replace_surrogates)
+        for line, record in lines:
+            yield f"{name}:{line}", record
+        return
+    table: Iterator[tuple[str, dict[str, Any]]]
+    if path.name.lower().endswith(".parquet") and path.is_file():
+        table = ((f"{name}:{number}", row) for number, row in read_parquet(path))
+    else:
+        table = ((row.where, dict(row)) for row in read_table(path))
+    for where, row in table:
+        known = {name: _number(cell) for name, cell in row.items() if name.casefold() in _SPELLINGS}
+        if isinstance(row.get("labels"), str) and row["labels"]:
+            row["labels"] = parse_json(row["labels"], where=where, remedy="Give labels as JSON")
+        elif known and "labels" not in row:
+            row["labels"] = known
+        yield where, row
+
+
+def _number(cell: Any) -> Any:
+    """The number in a cell of text; what is none is refused where labels are read."""
+    try:
+        return float(cell) if isinstance(cell, str) and cell else cell
+    except ValueError:
+        return cell
+
+
+def _text(record: dict[str, Any], columns: Columns, field: str, where: str) -> str:
+    value = _value(record, columns, field, where)
     if not isinstance(value, str):
-        raise _wrong(field, value, "one text", where)
+        raise _wrong(getattr(columns, field), value, "one text", where)
     return value
 
 
-def _id(record: dict[str, Any], where: str) -> str:
-    value = record.get("id")
+def _id(record: dict[str, Any], columns: Columns, where: str) -> str:
+    value = _value(record, columns, "id", where)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise _wrong("id", value, "a text or a whole number", where)
+        raise _wrong(columns.id, value, "a text or a whole number", where)
     return str(value)
+
+
+def _value(record: dict[str, Any], columns: Columns, field: str, where: str) -> Any:
+    name = getattr(columns, field)
+    if name not in record:
+        raise DataError(
+            f"the field '{name}' is missing",
+            where=where,
+            remedy=f"{listed(sorted(record), 'field')}; name the one to take with "
+            f"--{field} NAME, or add '{name}'",
+            kind="missing_field",
+        )
+    return record[name]
 
 
 def _labels(record: dict[str, Any], where: str, respelt: set[str]) -> dict[str, float]:
@@ -248,12 +315,13 @@ def _optional(record: dict[str, Any], field: str, where: str) -> str | None:
 
 def _check_rows(ids: list[str], path: Path) -> None:
     if not ids:
-        raise DataError("the file has no lines", where=path, remedy=_REMEDY, kind="empty_file")
+        raise DataError("the file has no rows", where=path, remedy=_REMEDY, kind="empty_file")
     twice = [id for id, count in Counter(ids).items() if count > 1]
     if twice:
         named = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
         raise DataError(
-            f"{len(twice)} ids come more than once: {named}",
+            f"{counted(len(twice), 'id')} {verb(len(twice), 'comes', 'come')} more than once: "
+            f"{named}",
             where=path,
             remedy="Give each pair its own id",
             kind="duplicate_id",

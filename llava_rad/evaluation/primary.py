@@ -8,7 +8,7 @@ exploratory ones are corrected among themselves (Holm).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llava_rad.errors import MetricError
+from llava_rad.errors import ConfigError, MetricError
 from llava_rad.metrics.result import MetricResult
 from llava_rad.metrics.score import HEADLINES, Scorer, Scores
 from llava_rad.statistics import Difference, Units, compare, holm
@@ -42,14 +42,14 @@ def metric_of(primary: str) -> str:
     """The metric that a value ``metric/value`` belongs to.
 
     Raises:
-        MetricError: no table shows such a value.
+        ConfigError: no table shows such a value.
     """
     metric, _, value = primary.partition("/")
     if value in HEADLINES.get(metric, ()):
         return metric
     values = [f"{name}/{value}" for name, values in HEADLINES.items() for value in values]
     near = [known for known in values if known.split("/")[0] == metric] or values
-    raise MetricError(
+    raise ConfigError(
         f"there is no value '{primary}'",
         where="primary",
         remedy=f"Declare one of {', '.join(near)}",
@@ -61,7 +61,7 @@ def with_primary(scorer: Scorer, primary: str) -> Scorer:
     """A scorer that also computes the primary value's metric.
 
     Raises:
-        MetricError: no table shows such a value.
+        ConfigError: no table shows such a value.
     """
     return scorer.only((*scorer.metrics, metric_of(primary)))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from llava_rad.data import SECTIONS, Section, Study, TargetSelection, load_manifest, select_targets
@@ -23,6 +24,7 @@ from llava_rad.data.study import Split
 from llava_rad.devices import pick_dtype
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.model import ReportModel, load
+from llava_rad.model.llm import Quantization
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.outputs import write_result
 from llava_rad.processes import process_state, share_jobs
@@ -31,6 +33,7 @@ from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.report import Report
 from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
+from llava_rad.wording import counted, verb
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -74,7 +77,7 @@ class SplitReports:
         manifest_hash: hash of the manifest's content.
         split: the split's name, or ``all``.
         settings: of the decoding.
-        precision: number format of the weights.
+        precision: number format of the weights, and how the LLM is quantised, if it is.
         folder: where files of reports go.
         batch_size: studies decoded together.
         section: of the reports that the model's are compared with.
@@ -158,7 +161,7 @@ class SplitReports:
                                 file.write(report, of_study)
                 if file is not None and time.monotonic() - said > _PROGRESS_SECONDS:
                     said = time.monotonic()
-                    progress(f"{name}: {count} of {len(self.studies)} reports")
+                    progress(f"{name}: {count} of {counted(len(self.studies), 'report')}")
         if count == 0:
             raise DataError(
                 f"no study has a report; the first failed with: {failures[0].error}",
@@ -167,7 +170,7 @@ class SplitReports:
             )
         if file is None:
             return WrittenReports({}, 0, 0, 0, tuple(failures))
-        progress(f"{name}: {count} of {len(self.studies)} reports")
+        progress(f"{name}: {count} of {counted(len(self.studies), 'report')}")
         rows = [row for _, row in read_json_lines(file.path)]
         return WrittenReports(
             texts={row["study_id"]: row["findings"] for row in rows},
@@ -238,17 +241,19 @@ class SplitReports:
         if self.selection.left_out:
             notes.append(f"studies: {self.selection.summary()}")
         if written.failures:
+            lost, total = len(written.failures), counted(len(self.studies), "study", "studies")
             notes.append(
-                f"{len(written.failures)} of {len(self.studies)} studies have no report and are "
-                "not scored, because their pictures could not be read or nothing could be written"
+                f"{lost} of {total} {verb(lost, 'has', 'have')} no report and {verb(lost)} not "
+                "scored, because pictures could not be read or nothing could be written"
             )
-        for count, what in (
-            (written.truncated, "were cut off at the longest length"),
-            (written.repetitive, "go on repeating a phrase"),
-            (written.empty, "are empty, and scored as such"),
+        for count, does, what in (
+            (written.truncated, ("was", "were"), "cut off at the longest length"),
+            (written.repetitive, ("goes", "go"), "on repeating a phrase"),
+            (written.empty, ("is", "are"), "empty, and scored as such"),
         ):
             if count:
-                notes.append(f"{count} of {len(written.texts)} reports {what}")
+                total = counted(len(written.texts), "report")
+                notes.append(f"{count} of {total} {verb(count, *does)} {what}")
         return tuple(notes)
 
     def write_predictions(self, path: Path, written: WrittenReports) -> None:
@@ -280,6 +285,8 @@ def open_split(
     settings: GenerationSettings | None = None,
     batch_size: int = 1,
     precision: Precision = "auto",
+    device: torch.device | None = None,
+    quantize: Quantization | Literal["none"] | None = None,
     base_llm: str | None = None,
 ) -> SplitReports:
     """Read a manifest and load a model onto this process's device.
@@ -294,6 +301,8 @@ def open_split(
         settings: of the decoding.
         batch_size: studies decoded together.
         precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        device: where to compute; None is this process's own.
+        quantize: of the LLM, as :func:`llava_rad.load` takes it.
         base_llm: another place of the model's base LLM.
 
     Raises:
@@ -302,9 +311,10 @@ def open_split(
         ModelError: the base LLM is another one.
     """
     studies = load_manifest(manifest, split=None if split == "all" else split)
-    device = process_state().device
+    device = device or process_state().device
     dtype = pick_dtype(precision, device)
-    loaded = load(model, dtype=dtype, device=device, base_llm=base_llm)
+    loaded = load(model, dtype=dtype, device=device, quantize=quantize, base_llm=base_llm)
+    shown_dtype = str(dtype).removeprefix("torch.")
     trained = _target_settings(loaded)
     if section is None:
         section = trained.get("section", "findings")
@@ -326,7 +336,7 @@ def open_split(
         manifest_hash=hash_manifest(manifest),
         split=split,
         settings=settings or GenerationSettings(),
-        precision=str(dtype).removeprefix("torch."),
+        precision=f"{shown_dtype}, {loaded.quantize}" if loaded.quantize else shown_dtype,
         folder=folder,
         batch_size=batch_size,
         section=section,

@@ -50,6 +50,7 @@ from llava_rad.model.lora import merge_lora, put_lora, read_lora_config, wrap_wi
 from llava_rad.model.tokenizer import read_tokenizer
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
+from llava_rad.wording import counted, verb
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -139,8 +140,8 @@ def read(folder: Path, config: Mapping[str, Any], sources: Sources) -> tuple[Par
     notes = []
     if ignored:
         notes.append(
-            f"tower: {len(ignored)} vision tensors in the checkpoint were left out; the tower's "
-            "own files count, as in the LLaVA code"
+            f"tower: {counted(len(ignored), 'vision tensor')} of the checkpoint left out; the "
+            "tower's own files count, as in the LLaVA code"
         )
     name, wording = conversation(config.get("model_type"))
     if sources.template is None:
@@ -306,7 +307,8 @@ def _override(llm: Any, state: Mapping[str, Tensor], file: Path) -> bool:
     wrong = [key for key, t in state.items() if key not in own or own[key].shape != t.shape]
     if wrong:
         raise WeightsError(
-            f"{len(wrong)} tensors do not fit the base LLM: {', '.join(sorted(wrong)[:5])}",
+            f"{counted(len(wrong), 'tensor')} {verb(len(wrong), 'does', 'do')} not fit the base "
+            f"LLM: {', '.join(sorted(wrong)[:5])}",
             where=file,
             remedy="Give the base_llm that the checkpoint was trained on",
             kind="unexpected_keys",

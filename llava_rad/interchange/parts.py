@@ -18,6 +18,7 @@ from llava_rad.model import (
     PromptTemplate,
     ReportModel,
 )
+from llava_rad.wording import counted, verb
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def route(
     if strange:
         shown = ", ".join(sorted(strange)[:5])
         raise WeightsError(
-            f"{len(strange)} tensors have no place in the model: {shown}",
+            f"{counted(len(strange), 'tensor')} {verb(len(strange), 'has', 'have')} no place in "
+            f"the model: {shown}",
             where=source,
             remedy="Use the files as they were published, all of one and the same model",
             kind="unexpected_keys",

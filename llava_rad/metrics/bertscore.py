@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result, some_empty
 from llava_rad.readers import read_table
 
@@ -75,11 +75,12 @@ class BertScorer:
         Raises:
             WeightsError: the model is not there (kind ``missing``), is damaged, or needs code
                 that comes with it.
-            MetricError: the layer or the baseline is not known.
+            ConfigError: the layer is not known.
+            MetricError: the baseline is not.
         """
         layer = LAYERS.get(model) if layer is None else layer
         if layer is None:
-            raise MetricError(
+            raise ConfigError(
                 "which layer of the model to compare is not known",
                 where=f"bertscore: {model}",
                 remedy="Name the layer",
@@ -123,7 +124,7 @@ class BertScorer:
                 kind="damaged_weights",
             ) from error
         if not 0 <= layer <= encoder.config.num_hidden_layers:
-            raise MetricError(
+            raise ConfigError(
                 f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",
                 where=f"bertscore: {model}",
                 remedy="Name one of them",

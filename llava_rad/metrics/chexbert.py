@@ -39,6 +39,7 @@ from llava_rad.metrics.result import (
 from llava_rad.metrics.weights import file_hash, resolve_file
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.weight_files import read_state_dict
+from llava_rad.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -245,14 +246,12 @@ def chexbert(
     notes = []
     empty = sum(map(is_empty, [*predictions, *references]))
     if empty:
-        notes.append(
-            f"{empty} empty texts got the labels that the network gives them, as published"
-        )
+        notes.append(f"{counted(empty, 'empty text')} labelled as the network does, as published")
     if too_long:
         how = (
             "labelled in overlapping windows" if windows else "cut at 512 word pieces, as published"
         )
-        notes.append(f"{too_long} texts are longer than CheXbert reads and were {how}")
+        notes.append(f"{counted(too_long, 'text')} longer than CheXbert reads, {how}")
     facts = {
         "scorer": "llava_rad CheXbert labeler (labels equal to f1chexbert 0.0.2)",
         "checkpoint_sha256": labeler.checkpoint_hash,

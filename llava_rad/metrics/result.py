@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llava_rad.errors import MetricError
+from llava_rad.wording import counted
 
 Floats = NDArray[np.float64]
 
@@ -120,7 +121,8 @@ def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
                 )
     if len(predictions) != len(references):
         raise MetricError(
-            f"{len(predictions)} predictions but {len(references)} references",
+            f"{counted(len(predictions), 'prediction')} but "
+            f"{counted(len(references), 'reference')}",
             remedy="Give one reference for each prediction, in the same order",
             kind="length_mismatch",
         )

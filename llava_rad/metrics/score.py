@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
 from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
@@ -226,7 +226,7 @@ class Scorer:
         require: raise where a metric cannot be computed, instead of leaving it out.
 
     Raises:
-        MetricError: there is no metric of that name.
+        ConfigError: there is no metric of that name.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class Scorer:
     ) -> None:
         for name in metrics:
             if name not in METRICS:
-                raise MetricError(
+                raise ConfigError(
                     f"there is no metric '{name}'",
                     remedy=f"Choose among {', '.join(METRICS)}",
                     kind="unknown_metric",

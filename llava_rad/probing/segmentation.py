@@ -358,7 +358,7 @@ def _train(
     steps: int,
     seed: int,
 ) -> None:
-    device = process_state().device
+    device = next(cache.encoder.parameters()).device
     head.to(device).train()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -402,7 +402,7 @@ def _test(
     *,
     distances: bool = True,
 ) -> _Agreement:
-    device = process_state().device
+    device = next(cache.encoder.parameters()).device
     head.to(device).eval()
     overlaps = np.full((len(masks.examples), len(head.structures)), np.nan)
     apart, outlined = np.full_like(overlaps, np.nan), np.zeros_like(overlaps)

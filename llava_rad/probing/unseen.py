@@ -6,6 +6,7 @@ from pathlib import Path
 from llava_rad.data import Study
 from llava_rad.errors import DataError
 from llava_rad.probing.examples import Examples
+from llava_rad.wording import counted, verb
 
 
 def require_unseen(
@@ -38,8 +39,9 @@ def require_unseen(
     ]
     if seen:
         raise DataError(
-            f"{len(seen)} of {len(examples.test)} test images belong to what the encoder is "
-            f"pretrained on (the first is {seen[0].path})",
+            f"{len(seen)} of {counted(len(examples.test), 'test image')} "
+            f"{verb(len(seen), 'belongs', 'belong')} to what the encoder is pretrained "
+            f"on (the first is {seen[0].path})",
             where=where,
             remedy="Pretrain on the training split alone",
             kind="test_seen",

@@ -12,6 +12,7 @@ from llava_rad.errors import DataError, LlavaRadError, cut
 from llava_rad.names import one_line
 from llava_rad.readers.missing import is_missing
 from llava_rad.readers.text import decode, why
+from llava_rad.wording import counted, listed
 
 #: The endings of the tables that are read.
 TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -210,7 +211,7 @@ def _row(header: list[str], cells: list[str], where: str, error: type[LlavaRadEr
     beyond = any(cell.strip() for cell in cells[len(header) :])
     if len(cells) < named or beyond:
         raise error(
-            f"the row has {len(cells)} cells, and there are {named} columns",
+            f"the row has {counted(len(cells), 'cell')}, and the header {counted(named, 'column')}",
             where=where,
             remedy="Put text that holds a separator or a line break in double quotes; if this is "
             "the last row, the file may be cut off",
@@ -270,12 +271,11 @@ def _check_columns(
         )
     absent = [name for name in columns if name not in there]
     if absent:
-        listed = ", ".join(there) or "none: the file is empty"
         hint = "; separate them by commas" if len(there) == 1 and ";" in there[0] else ""
         raise error(
             f"the table has no column {', '.join(map(repr, absent))}",
             where=where,
-            remedy=f"Its columns are {cut(listed, 400)}{hint}",
+            remedy=f"{listed(there, 'column')}{hint}",
             kind="missing_column",
         )
 

@@ -6,7 +6,7 @@ from its own ``config.yaml``, which holds every value.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from llava_rad.config import (
     Count,
@@ -23,14 +23,12 @@ from llava_rad.config import (
 from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
+from llava_rad.model.loading import STAGES
 
 ContextField = Literal["indication", "technique", "comparison", "prior_report"]
 
 #: How a model is spread over the processes; see :mod:`llava_rad.report_training.sharding`.
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
-
-#: Stages in the order in which they run.
-STAGES = ("align", "finetune")
 
 # Settings that a resumed run may change: they alter what is reported and kept, not the weights.
 _FREE_TO_CHANGE = (
@@ -63,6 +61,8 @@ class SourceConfig:
             half.
         root: folder that its image paths start from; ``null`` is the manifest's own.
     """
+
+    SHORT: ClassVar[str] = "path"
 
     path: Path
     weight: Annotated[float, Range(above=0, high=1000)] = 1.0
@@ -104,7 +104,7 @@ class DataConfig:
     """Which studies are learnt, and what of them the model is shown.
 
     Attributes:
-        sources: one manifest or several.
+        sources: one manifest or several: a path, a list of paths, or :class:`SourceConfig`'s keys.
         section: the text that is learnt; ``findings_and_impression`` is both, one after the other.
         fallback: what stands in for a study without that section; ``null`` leaves it out.
         use_joint_sections: learn texts that are findings and impression in one as findings.

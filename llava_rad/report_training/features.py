@@ -8,6 +8,7 @@ from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureCache
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.runs.together import in_all
+from llava_rad.wording import counted
 
 
 def fill_cache(
@@ -28,7 +29,7 @@ def _fill(cache: FeatureCache, splits: Sequence[ReportSamples], accelerator: Acc
     try:
         missing = len(cache.missing(list(images)))
         accelerator.print(
-            f"patch tokens      {len(images)} images, {missing} to encode, "
+            f"patch tokens      {counted(len(images), 'image')}, {missing} to encode, "
             f"{len(images) * cache.bytes_per_image / 1e9:.2f} GB in {cache.folder}"
         )
         cache.fill(

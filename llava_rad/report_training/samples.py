@@ -11,6 +11,7 @@ from llava_rad.model import PromptTemplate, ReportProcessor, ReportRequest, Samp
 from llava_rad.report_training.config import DropoutConfig
 from llava_rad.report_training.studies import Split
 from llava_rad.reports.request import StudyRequest, study_request
+from llava_rad.wording import counted
 
 # Independent streams of randomness under one seed.
 _DROPOUT_STREAM, _AUGMENT_STREAM = 1, 4
@@ -110,7 +111,8 @@ class ReportSamples:
         self.lengths = np.array(lengths, dtype=np.int64)
         if not lengths:
             raise DataError(
-                f"none of {len(split)} studies can be learnt from ({self._reasons()})",
+                f"none of {counted(len(split), 'study', 'studies')} can be learnt from "
+                f"({self._reasons()})",
                 remedy="Check views, findings and data.max_length against the data",
                 kind="no_sample",
             )
@@ -119,7 +121,8 @@ class ReportSamples:
         """One line for the log."""
         text = (
             f"{len(self)} of {self.lengths.mean():.0f} tokens on average, at most "
-            f"{self.lengths.max()}; {len(self.truncated)} reports cut at {self.max_length}"
+            f"{self.lengths.max()}; {counted(len(self.truncated), 'report')} cut at "
+            f"{self.max_length}"
         )
         return text + (f"; left out, {self._reasons()}" if self.left_out else "")
 

@@ -89,7 +89,7 @@ def load_studies(config: DataConfig) -> RunStudies:
         raise DataError(
             "there is no study to learn from",
             where=", ".join(found.hashes) or "data.sources",
-            remedy="Give manifests with a train split, as data.sources='[{path: nih.jsonl}]'",
+            remedy="Give manifests with a train split, as data.sources=nih.jsonl",
             kind="no_train_split",
         )
     return found

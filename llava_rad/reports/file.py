@@ -26,6 +26,7 @@ from llava_rad.outputs import cannot_write, is_special, make_parent
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.report import Report
 from llava_rad.reports.shown import changes, shown_of
+from llava_rad.wording import counted, verb
 
 _TRAILER = b"-- "
 _BEGIN_JSON = (b'{"findings": ', b'{"shard": ')
@@ -404,7 +405,8 @@ def merge_shards(output: str | Path) -> Merged:
     if missing:
         raise _no_merge(
             output,
-            f"{len(missing)} of {counts[0]} shards are missing: {', '.join(missing[:_NAMED])}"
+            f"{len(missing)} of {counted(counts[0], 'shard')} {verb(len(missing))} missing: "
+            + ", ".join(missing[:_NAMED])
             + " ..." * (len(missing) > _NAMED),
             "Write them with --shard",
         )
@@ -461,7 +463,7 @@ def _copy_shard(shard: Shard, path: Path, file: Any, seen: dict[str, Path]) -> d
     if not whole or last is None:
         raise _no_merge(
             path,
-            f"the shard has not been finished ({count} reports)",
+            f"the shard has not been finished ({counted(count, 'report')})",
             f"Run its command again, with --shard {shard}",
         )
     return last

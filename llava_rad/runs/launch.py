@@ -1,10 +1,9 @@
-"""How a training program starts and ends: arguments, processes, messages, exit codes.
+"""How a training program starts and ends: settings, processes, messages, exit codes.
 
-A finished run exits with 0, a refused or failed one with 1 and one line that says why, one that a
-signal stopped with 130 (SIGINT) or 143 (SIGTERM).
+A finished run exits with 0, a failed one with 1 and one line that says why, one with wrong settings
+with 2, one that a signal stopped with 130 (SIGINT) or 143 (SIGTERM).
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -39,27 +38,23 @@ def process_group(backend: str | None = None) -> InitProcessGroupKwargs:
 def run_program(
     main: Callable[[Config], None],
     config_class: type[Config],
-    description: str,
-    arguments: Sequence[str] | None = None,
+    path: Path,
+    overrides: Sequence[str] = (),
 ) -> None:
-    """Read the command line, run a training and exit as the module's text says.
+    """Load the settings, run a training and exit as the module's text says.
 
     Args:
         main: the training; its settings have ``output``, the run's folder.
         config_class: of its settings.
-        description: for ``--help``.
-        arguments: of the command line; None takes the process's own.
+        path: of the YAML file with them.
+        overrides: ``key=value`` texts.
     """
     logging.basicConfig(format="%(levelname)s %(message)s")
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", type=Path, required=True, help="a YAML file of configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
-    parsed = parser.parse_args(arguments)
     config: Any = None
     stop_with_launcher()
     with handling(stop_at_once):
         try:
-            config = load_config(config_class, parsed.config, parsed.overrides)
+            config = load_config(config_class, path, overrides)
             main(config)
         except Interrupted as stopped:
             if _rank() == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_rad.data import ADAPTERS, adapter_options, convert, hash_manifest, load_manifest
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 
 NAMES = {
     "mimic-cxr",
@@ -81,7 +81,7 @@ def test_options_reach_the_adapter(tmp_path: Path, reports: Path) -> None:
 def test_wrong_names_and_options(
     tmp_path: Path, reports: Path, name: str, options: dict, says: str
 ) -> None:
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(ConfigError, match=says):
         convert(name, reports, tmp_path / "m.jsonl", **options)
     assert not (tmp_path / "m.jsonl").exists()
 

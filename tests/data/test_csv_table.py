@@ -76,6 +76,16 @@ def test_a_named_column_must_be_there(root: Path) -> None:
         list(read(root, ConversionLog(), **{**OPTIONS, "indication": "indx"}))
 
 
+def test_a_missing_column_names_the_option_that_maps_it(tree: Callable[..., Path]) -> None:
+    root = tree({"table.csv": "img,Sex\na.png,F\n"})
+    with pytest.raises(DataError, match=r"Its columns are img, Sex; name .* -O image=img"):
+        list(read(root, ConversionLog()))
+    with pytest.raises(DataError, match=r"-O patient=COLUMN"):
+        list(read(root, ConversionLog(), image="img", patient="who"))
+    with pytest.raises(DataError, match="It has no columns: is the file empty"):
+        list(read(tree({"empty/table.csv": ""}) / "empty", ConversionLog()))
+
+
 def test_an_unknown_split_word_is_an_error(tree: Callable[..., Path]) -> None:
     root = tree({"t.csv": "image,split\nx.png,holdout\n", "x.png": ""})
     with pytest.raises(DataError, match="holdout"):

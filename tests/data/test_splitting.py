@@ -3,7 +3,7 @@
 import pytest
 
 from llava_rad.data import Study, check_studies, hold_out
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError
 
 
 def test_shares_hold_and_patients_stay_together() -> None:
@@ -28,10 +28,10 @@ def test_official_splits_are_left_alone() -> None:
     held = hold_out(studies, validation=0.5)
     assert all(s.split == "test" for s in held[1::2])
     assert {s.split for s in held[::2]} == {"train", "validation"}
-    with pytest.raises(DataError, match="official test"):
+    with pytest.raises(ConfigError, match="official test"):
         hold_out(studies, test=0.1)
 
 
 def test_shares_must_leave_training_data() -> None:
-    with pytest.raises(DataError, match="shares"):
+    with pytest.raises(ConfigError, match="shares"):
         hold_out([Study("s", "p")], validation=0.5, test=0.5)

@@ -95,6 +95,27 @@ def test_registered_names_are_no_paths_and_no_hub_ids():
     assert all(entry.hub_id.count("/") == 1 and entry.about for entry in ENCODERS.values())
 
 
+def test_mini_is_the_encoder_of_the_bundled_model(hub_cache):
+    from llava_rad.bundled import BUNDLED
+    from llava_rad.probing import load_judged
+    from llava_rad.report_training.shapes import encoder_shape
+
+    wanted = load_encoder(BUNDLED["mini"] / "encoder")
+    named = load_encoder("mini")
+    assert named.name == "mini" and named.fingerprint() == wanted.fingerprint()
+    assert load_encoder(BUNDLED["mini"]).fingerprint() == wanted.fingerprint()
+    assert load_judged("random:mini").dim == wanted.dim
+    assert encoder_shape("mini").tokens == wanted.num_tokens
+
+
+def test_the_folder_of_a_pretraining_stands_for_its_encoder(folder, tmp_path):
+    wanted = load_encoder(folder).fingerprint()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    shutil.copytree(folder, tmp_path / "run" / "encoder")
+    assert load_encoder(tmp_path / "run").fingerprint() == wanted
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"no config\.json"):
         load_encoder(tmp_path)

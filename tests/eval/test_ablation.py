@@ -15,6 +15,7 @@ from helpers.program_runs import start_program
 from PIL import Image
 from typer.testing import CliRunner
 
+from llava_rad.comparisons import AblationConfig
 from llava_rad.config import load_config, save_config
 from llava_rad.data import load_manifest
 
@@ -187,7 +188,7 @@ def test_smaller_shares_lie_inside_larger_ones(folder):
         "cells=[{name: a, patients: 0.1}, {name: b, patients: 0.3}, {name: c}]",
         "seeds=[0, 1]",
     ]
-    settings = load_config(module.AblationConfig, folder / "ablation.yaml", changes)
+    settings = load_config(AblationConfig, folder / "ablation.yaml", changes)
     patients = {
         (v.name, v.seed): {s.patient_id for s in v.drawn["tiny"].studies}
         for v in module.plan(settings)
@@ -206,7 +207,7 @@ def test_a_launcher_starts_the_pretrainings(folder, tmp_path):
         program(), folder / "ablation.yaml", f"launcher={sys.executable} {tmp_path}/launch.py",
         f"output={tmp_path}/out",
     )  # fmt: skip
-    assert f"    {PROGRAM} --config" in result.stderr
+    assert f"    {PROGRAM} " in result.stderr
     assert "ended with exit code 3" in result.stderr
     assert "no pretraining is finished" in result.stderr
 
@@ -262,7 +263,7 @@ def test_the_kinds_of_ablation_are_there():
 def test_configurations_of_the_repository(folder, path, monkeypatch):
     monkeypatch.chdir(ROOT)
     module, manifest = program(), folder / "manifest.jsonl"
-    config = load_config(module.AblationConfig, path)
+    config = load_config(AblationConfig, path)
     assert len(config.tasks) >= 3 and len(config.cells) >= 2
     names = config.sources or ["one", "two"]
     result = invoke(

@@ -48,7 +48,7 @@ def classified(data, encoder, tmp_path_factory):
     result = run(
         "classification", "--encoder", encoder, "--manifest", data, "--fractions", "0.2,1",
         "--pooling", "mean", "--seeds", 2, "--cache", folder / "cache",
-        "--save", folder / "heads", "--json", folder / "numbers.json",
+        "--save", folder / "heads", "-o", folder / "numbers.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return result, folder
@@ -81,7 +81,7 @@ def test_the_label_that_shows_in_the_picture_is_found(data, tmp_path):
     numbers = tmp_path / "n.json"
     result = run(
         "classification", "--encoder", "pixels", "--image-size", 56, "--manifest", data,
-        "--labels", "Bright", "--json", numbers,
+        "--labels", "Bright", "-o", numbers,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     linear, knn = json.loads(numbers.read_text())["results"]
@@ -105,7 +105,7 @@ def test_fine_tuning_learns_and_keeps_the_encoder(data, encoder, tmp_path):
     result = run(
         "classification", "--encoder", encoder, "--manifest", data, "--labels", "Bright",
         "--fine-tune", "--epochs", 12, "--learning-rate", 3e-3, "--seeds", 1,
-        "--save", tmp_path / "heads", "--json", numbers,
+        "--save", tmp_path / "heads", "-o", numbers,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     tuned = json.loads(numbers.read_text())["results"][-1]
@@ -129,7 +129,7 @@ def test_attributes(data, tmp_path):
     numbers = tmp_path / "n.json"
     result = run(
         "attributes", "--encoder", "pixels", "--image-size", 56, "--manifest", data,
-        "--columns", "sex,age,age_group,weight", "--save", tmp_path, "--json", numbers,
+        "--columns", "sex,age,age_group,weight", "--save", tmp_path, "-o", numbers,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     found = {r["column"]: r for r in json.loads(numbers.read_text())["results"]}
@@ -146,7 +146,7 @@ def test_attributes_show_how_far_fits_differ(data, tmp_path):
     numbers = tmp_path / "n.json"
     result = run(
         "attributes", "--encoder", "pixels", "--image-size", 56, "--manifest", data,
-        "--columns", "age", "--solver", "adamw", "--seeds", 2, "--json", numbers,
+        "--columns", "age", "--solver", "adamw", "--seeds", 2, "-o", numbers,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     head, _, row = result.stdout.splitlines()[2:5]
@@ -176,13 +176,13 @@ def test_two_processes_give_the_numbers_of_one(data, encoder, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = run("classification", *arguments, "--json", tmp_path / "1.json")
+        alone = run("classification", *arguments, "-o", tmp_path / "1.json")
     finally:
         torch.set_num_threads(threads)
     assert alone.exit_code == 0, alone.stderr
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        str(ROOT / "eval" / "classification.py"), *arguments, "--json", str(tmp_path / "2.json"),
+        str(ROOT / "eval" / "classification.py"), *arguments, "-o", str(tmp_path / "2.json"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -41,7 +41,7 @@ def bad(tmp_path):
 
 def test_a_better_model_is_told_from_a_worse_one(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
-    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    done = run(bad, good, "-o", tmp_path / "out.json", "--resamples", "200")
     assert done.exit_code == 0, done.stderr
     assert "32 pairs" in done.stdout and "p corrected" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(good)]
@@ -66,7 +66,7 @@ def test_pairs_are_matched_by_id_and_not_by_line(tmp_path, bad, run):
         ids=[f"s{i}" for i in order],
         references=[REFERENCES[i] for i in order],
     )
-    done = run(bad, shuffled, "--json", tmp_path / "out.json", "--resamples", "50")
+    done = run(bad, shuffled, "-o", tmp_path / "out.json", "--resamples", "50")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())["files"][str(shuffled)]
     assert all(difference["difference"] == 0 for difference in found.values())
@@ -79,8 +79,8 @@ def test_ids_of_one_file_alone_are_named(tmp_path, bad, run):
     done = run(bad, other, "--resamples", "20")
     assert done.exit_code == 0
     assert "31 pairs" in done.stdout
-    assert "bad.jsonl: 1 ids are not in every file and are left out: s30" in done.stderr
-    assert "other.jsonl: 1 ids are not in every file and are left out: extra" in done.stderr
+    assert "bad.jsonl: 1 id is not in every file and is left out: s30" in done.stderr
+    assert "other.jsonl: 1 id is not in every file and is left out: extra" in done.stderr
 
 
 def test_other_references_and_other_studies_are_refused(tmp_path, bad, run):
@@ -88,7 +88,7 @@ def test_other_references_and_other_studies_are_refused(tmp_path, bad, run):
         tmp_path / "changed.jsonl", REFERENCES, references=["no effusion", *REFERENCES[1:]]
     )
     done = run(bad, changed)
-    assert done.exit_code == 1 and "1 references differ" in done.stderr and "s0" in done.stderr
+    assert done.exit_code == 1 and "1 reference differs" in done.stderr and "s0" in done.stderr
     strangers = write(tmp_path / "strangers.jsonl", REFERENCES, ids=[f"x{i}" for i in range(32)])
     done = run(bad, strangers)
     assert done.exit_code == 1 and "no id in common" in done.stderr
@@ -99,7 +99,8 @@ def test_three_files_and_wrong_usage(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
     done = run(bad, good, bad, "--resamples", "20")
     assert done.exit_code == 0 and done.stdout.count("p corrected") == 2
-    assert run(bad).exit_code == 2
+    alone = run(bad)
+    assert alone.exit_code == 2 and "at least two files" in alone.stderr
     assert run(bad, tmp_path / "absent.jsonl").exit_code == 1
 
 
@@ -108,7 +109,7 @@ def test_patients_are_resampled_and_swapped_whole(tmp_path, bad, run):
     some = [text if i < 8 else "clear lungs" for i, text in enumerate(REFERENCES)]
     good = write(tmp_path / "good.jsonl", some, more=lambda i: {"patient_id": f"p{i // 8}"})
     # One of the files names the patients.
-    done = run(bad, good, "--json", tmp_path / "out.json", "--resamples", "200")
+    done = run(bad, good, "-o", tmp_path / "out.json", "--resamples", "200")
     assert done.exit_code == 0, done.stderr
     assert "32 pairs of 4 patients;" in done.stdout and "patient_id" not in done.stderr
     content = json.loads((tmp_path / "out.json").read_text())
@@ -129,19 +130,40 @@ def test_without_patients_the_output_says_so(tmp_path, bad, run):
 
 def test_another_primary_value(tmp_path, bad, run):
     good = write(tmp_path / "good.jsonl", REFERENCES)
-    done = run(bad, good, "--primary", "rouge/rougeL", "--json", tmp_path / "o.json")
+    done = run(bad, good, "--primary", "rouge/rougeL", "-o", tmp_path / "o.json")
     assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "o.json").read_text())["files"][str(good)]
     assert next(iter(found)) == "rouge/rougeL" and PRIMARY not in found
     assert [value["role"] for value in found.values()].count("primary") == 1
     done = run(bad, good, "--primary", "rouge/rougeX")
-    assert done.exit_code == 1 and "Declare one of rouge/rouge1" in done.stderr
+    assert done.exit_code == 2 and "Declare one of rouge/rouge1" in done.stderr
     done = run(bad, good, "--primary", "chexbert/uncertain_negative/14/micro/f1")
     assert done.exit_code == 1 and "it was not computed" in done.stderr
 
 
 def test_blank_references_are_refused(tmp_path, run):
     blank = write(tmp_path / "a.jsonl", ["x"] * 32, references=[" "] * 32)
-    done = run(blank, blank, "--json", tmp_path / "out.json")
+    done = run(blank, blank, "-o", tmp_path / "out.json")
     assert done.exit_code == 1 and "all references are blank" in done.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+def test_numbers_are_printed_or_written_as_asked(tmp_path, run):
+    for name, texts in (("a", ["clear lungs"] * 32), ("b", REFERENCES)):
+        rows = [f"s{i},{text},{REFERENCES[i]}" for i, text in enumerate(texts)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["study,mine,true", *rows]) + "\n")
+    options = ["--id", "study", "--prediction", "mine", "--reference", "true", "--resamples", "20"]
+    files = (tmp_path / "a.csv", tmp_path / "b.csv")
+    printed = run(*files, *options, "--format", "json")
+    assert printed.exit_code == 0, printed.stderr
+    values = json.loads(printed.stdout)
+    assert values["pairs"] == 32
+    both = run(*files, *options, "-o", tmp_path / "out.json")
+    assert "p corrected" in both.stdout
+    assert json.loads((tmp_path / "out.json").read_text()) == values
+    table = ["--format", "text", "-o", tmp_path / "out.txt"]
+    assert run(*files, *options, *table).exit_code == 0
+    assert (tmp_path / "out.txt").read_text() == both.stdout
+    again = run(*files, *options, *table)
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+    assert run(*files, *options, *table, "--overwrite").exit_code == 0

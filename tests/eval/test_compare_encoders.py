@@ -10,6 +10,7 @@ from helpers.tiny_models import tiny_encoder
 from PIL import Image
 from typer.testing import CliRunner
 
+from llava_rad.comparisons import CompareConfig
 from llava_rad.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -106,9 +107,9 @@ def test_a_wrong_configuration_is_one_line(folder, override, message):
 
 
 def test_configurations_of_the_repository_are_valid():
-    module = program("compare_encoders")
+    program("compare_encoders")
     for path in sorted((ROOT / "configs" / "eval").glob("*.yaml")):
-        config = load_config(module.CompareConfig, path)
+        config = load_config(CompareConfig, path)
         assert len(config.tasks) >= 4 and len(config.encoders) >= 3
 
 

@@ -41,13 +41,13 @@ def test_the_program_runs_from_a_checkout():
     done = subprocess.run(
         [sys.executable, str(PROGRAM), "--help"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and "PREDICTIONS.jsonl" in done.stdout
+    assert done.returncode == 0 and "predictions.jsonl" in done.stdout
 
 
 def test_table_json_lines_and_page(predictions, tmp_path, run):
     done = run(predictions, "-o", tmp_path / "out", "--metrics", METRICS, "--resamples", "50")
     assert done.exit_code == 0, done.stderr
-    assert "4 pairs, findings, 1 distinct outputs" in done.stdout
+    assert "4 pairs, findings, 1 distinct output " in done.stdout
     assert "best single report" in done.stdout and "abnormal refs" in done.stdout
     assert "micro F1, 14 observations, uncertain positive" in done.stdout
     assert "computing rouge" in done.stderr and "hardly vary" in done.stderr
@@ -117,7 +117,7 @@ def test_wrong_usage(predictions, tmp_path, run):
     assert nonsense.exit_code == 2 and "nonsense" in nonsense.stderr
     assert not (tmp_path / "out").exists()
     unknown = run(predictions, "-o", tmp_path / "out", "--metrics", "blue")
-    assert unknown.exit_code == 1 and "bleu_coco" in unknown.stderr
+    assert unknown.exit_code == 2 and "bleu_coco" in unknown.stderr
 
 
 def test_results_that_cannot_be_written(predictions, tmp_path, run):

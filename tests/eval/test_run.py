@@ -119,7 +119,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_scored(run, s
     assert "2.png" in done.stderr and "1 of 11 studies failed" in done.stderr
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
     assert metrics["generation"]["failed"] == ["s2"]
-    assert any("1 of 11 studies have no report" in w for w in metrics["warnings"])
+    assert any("1 of 11 studies has no report" in w for w in metrics["warnings"])
     assert len(lines(tmp_path / "out/predictions.jsonl")) == 10
 
 

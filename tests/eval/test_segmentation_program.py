@@ -30,7 +30,7 @@ def trained(program, tmp_path_factory):
             "--encoder", "pixels", "--image-size", "56", "--manifest", str(manifest),
             "--steps", "60", "--seeds", "2", "--cache", str(folder / "cache"),
             "--save", str(folder / "head"), "--overlays", str(folder / "overlays.png"),
-            "--json", str(folder / "numbers.json"),
+            "-o", str(folder / "numbers.json"),
         ],
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -55,7 +55,7 @@ def test_a_saved_head_is_tested_without_training(program, trained):
     arguments = [
         "--encoder", "pixels", "--image-size", "56", "--manifest", str(folder / "manifest.jsonl"),
         "--cache", str(folder / "cache"), "--load", str(folder / "head"),
-        "--json", str(folder / "again.json"),
+        "-o", str(folder / "again.json"),
     ]  # fmt: skip
     result = CliRunner().invoke(program, arguments)
     assert result.exit_code == 0, result.stderr

@@ -1,6 +1,6 @@
 import pytest
 
-from llava_rad.errors import MetricError
+from llava_rad.errors import ConfigError
 from llava_rad.evaluation import CONTROLS, Gain, control_table, measure_control
 from llava_rad.evaluation import image_gain as subject
 from llava_rad.evaluation.primary import PRIMARY, PairedTest
@@ -94,7 +94,7 @@ def test_the_primary_value_is_computed_without_being_asked_for():
 
 
 def test_a_value_that_does_not_exist_cannot_be_primary():
-    with pytest.raises(MetricError, match=r"'rouge/rouge9'.*rouge/rougeL"):
+    with pytest.raises(ConfigError, match=r"'rouge/rouge9'.*rouge/rougeL"):
         measure(REFERENCES, REFERENCES, primary="rouge/rouge9")
 
 

@@ -1,10 +1,13 @@
+import csv
+import gzip
 import json
 import random
 
+import pyarrow.parquet
 import pytest
 
 from llava_rad.errors import DataError
-from llava_rad.evaluation import read_predictions, read_reports
+from llava_rad.evaluation import Columns, read_predictions, read_reports
 
 ROW = {"id": "1", "prediction": "clear", "reference": "clear lungs"}
 
@@ -58,7 +61,7 @@ def test_all_fields(tmp_path):
         ([{**ROW, "labels": {"Edema": 2}}], "wrong_type", "Edema"),
         ([{**ROW, "labels": {"Edema": "yes"}}], "wrong_type", "Edema"),
         ([{**ROW, "image": 3}], "wrong_type", "image"),
-        ([ROW, ROW, {**ROW, "id": "2"}], "duplicate_id", "1 ids come more than once: 1"),
+        ([ROW, ROW, {**ROW, "id": "2"}], "duplicate_id", "1 id comes more than once: 1"),
     ],
 )
 def test_bad_files_are_refused_with_their_place(tmp_path, rows, kind, says):
@@ -67,6 +70,64 @@ def test_bad_files_are_refused_with_their_place(tmp_path, rows, kind, says):
     assert caught.value.kind == kind
     assert says in str(caught.value)
     assert "predictions.jsonl" in str(caught.value)
+
+
+TABLE = """study,generated,report,who,Edema,pleural effusion,language
+1,"No effusion, clear.",Clear lungs.,p1,1,,en
+2,,"Two
+lines.",p2,-1,0,en
+"""
+NAMES = Columns("study", "generated", "report", "who")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".parquet", ".jsonl"])
+def test_every_format_gives_the_same_rows(tmp_path, ending):
+    path = tmp_path / f"predictions{ending}"
+    cells = list(csv.reader(TABLE.splitlines(keepends=True)))
+    if ending == ".csv":
+        path.write_text(TABLE)
+    elif ending == ".csv.gz":
+        path.write_bytes(gzip.compress(TABLE.encode()))
+    elif ending == ".tsv":
+        with path.open("w", newline="") as file:
+            csv.writer(file, delimiter="\t").writerows(cells)
+    elif ending == ".parquet":
+        values = {name: [row[i] for row in cells[1:]] for i, name in enumerate(cells[0])}
+        for label in ("Edema", "pleural effusion"):
+            values[label] = [float(cell) if cell else None for cell in values[label]]
+        values["study"] = [1, 2]
+        pyarrow.parquet.write_table(pyarrow.table(values), path)
+    else:
+        rows = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+        for row in rows:
+            labels = {name: row.pop(name) for name in ("Edema", "pleural effusion")}
+            row["labels"] = {name: float(cell) for name, cell in labels.items() if cell}
+        path.write_text("\n".join(map(json.dumps, rows)))
+    first, second = read_predictions(path, NAMES).rows
+    assert (first.id, first.prediction, first.patient) == ("1", "No effusion, clear.", "p1")
+    assert (second.prediction, second.reference) == ("", "Two\nlines.")
+    assert first.labels == {"Edema": 1.0}
+    assert second.labels == {"Edema": -1.0, "Pleural Effusion": 0.0}
+    assert first.language == "en" and first.image is None
+    assert read_reports(path, NAMES) == {"1": "Clear lungs.", "2": "Two\nlines."}
+
+
+def test_a_missing_column_names_the_option_that_maps_it(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text(TABLE)
+    with pytest.raises(DataError, match=r"Its fields are .*generated.*--id NAME"):
+        read_predictions(path)
+    with pytest.raises(DataError, match=r":2: the field 'prediction' .*--prediction NAME"):
+        read_predictions(path, Columns(id="study"))
+
+
+def test_labels_of_a_table_are_checked_as_any_others(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text("id,prediction,reference,Edema\n1,a,b,maybe\n")
+    with pytest.raises(DataError, match="labels: Edema"):
+        read_predictions(path)
+    path.write_text('id,prediction,reference,labels\n1,a,b,"{""Edema"": 1}"\n')
+    assert read_predictions(path).rows[0].labels == {"Edema": 1.0}
 
 
 def test_other_files_are_refused(tmp_path):
@@ -87,7 +148,7 @@ def test_control_characters_become_spaces_and_are_counted(tmp_path):
     found = read_predictions(write(tmp_path, row))
     assert found.rows[0].prediction == "no effusion "
     assert found.rows[0].reference == "two\nlines\tkept"
-    assert "1 texts" in found.notes[0]
+    assert "1 text were" in found.notes[0]
 
 
 def test_accents_line_ends_and_broken_surrogates(tmp_path):
@@ -149,7 +210,7 @@ def test_labels_of_other_capitals_are_the_same_and_said_so(tmp_path):
 def test_half_characters_are_counted(tmp_path):
     found = read_predictions(write(tmp_path, {**ROW, "prediction": "half \ud83d"}))
     assert found.predictions == ["half ?"]
-    assert found.notes == ("half characters in 1 texts were read as question marks",)
+    assert found.notes == ("half characters in 1 text were read as question marks",)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class Program:
     def run(self, output, *more):
         """Run it in this process and return its exit code."""
         try:
-            run_program(self.module.main, self.config_class, "", self.arguments(output, *more))
+            path, *overrides = self.arguments(output, *more)
+            run_program(self.module.main, self.config_class, Path(path), overrides)
         except SystemExit as ended:
             return ended.code
         raise AssertionError("the program did not exit")
@@ -46,12 +47,12 @@ class Program:
 def report_program(parts, settings):
     """Alignment alone, from the parts and settings of the report training's tests."""
     (parts / "empty.yaml").touch()
-    arguments = ["--config", str(parts / "empty.yaml"), *settings, "stage=align", "trackers=[]"]
+    arguments = [str(parts / "empty.yaml"), *settings, "stage=align", "trackers=[]"]
     return Program("train_report", "align", ReportTrainingConfig, arguments, parts / "images")
 
 
 def pretraining_program(start):
     """From the images and encoder that ``make_start`` makes."""
     save_config(tiny_config(start, start / "unused", trackers=[]), start / "tiny.yaml")
-    arguments = ["--config", str(start / "tiny.yaml")]
+    arguments = [str(start / "tiny.yaml")]
     return Program("pretrain_encoder", "pretrain", PretrainingConfig, arguments, start / "images")

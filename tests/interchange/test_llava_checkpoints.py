@@ -396,7 +396,7 @@ class TestEveryTensorCounts:
                 convert(folder, tmp_path / "out")
         with pytest.raises(WeightsError, match=r"unexpected 1 \(model.image_newline\)"):
             convert(full(extra=strange), tmp_path / "out")
-        with pytest.raises(WeightsError, match="1 tensors have no place in the model: q_former"):
+        with pytest.raises(WeightsError, match="1 tensor has no place in the model: q_former"):
             convert(stage_one({"q_former.weight": torch.ones(1)}), tmp_path / "out")
 
     def test_too_few_in_the_projector(self, stage_one, projector, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, MPNetConfig, RobertaConfig
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics import BertScorer, bertscore
 
 
@@ -60,9 +60,9 @@ def test_what_is_missing_is_named(bert_folder, tmp_path):
     with pytest.raises(WeightsError, match="hf download distilroberta-base") as caught:
         BertScorer.load()
     assert caught.value.kind == "missing"
-    with pytest.raises(MetricError, match="layer"):
+    with pytest.raises(ConfigError, match="layer"):
         BertScorer.load(str(bert_folder))
-    with pytest.raises(MetricError, match="layers 0 to 2"):
+    with pytest.raises(ConfigError, match="layers 0 to 2"):
         BertScorer.load(str(bert_folder), layer=9)
     with pytest.raises(MetricError, match="baseline"):
         BertScorer.load(str(bert_folder), layer=1, rescale=True)

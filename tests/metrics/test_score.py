@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics import HEADLINES, METRICS, MetricSettings, Scorer, score
 from llava_rad.metrics.score import DEFINITIONS
 
@@ -109,7 +109,7 @@ def test_blank_references_alone_are_refused(references):
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(MetricError, match="bleu_coco"):
+    with pytest.raises(ConfigError, match="bleu_coco"):
         score(["a"], ["a"], ["blue"])
 
 

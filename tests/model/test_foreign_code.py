@@ -110,7 +110,7 @@ def test_the_command_neither_asks_nor_runs(planted, tmp_path):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "llava_rad", "report", str(tmp_path / "image.png")),
-                *("--model", str(saved), "--llm", str(folder), "--max-new-tokens", "3"),
+                *("--model", str(saved), "--base-llm", str(folder), "--max-new-tokens", "3"),
             ],
             input="y\n" * 9,
             capture_output=True,

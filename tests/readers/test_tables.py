@@ -84,7 +84,7 @@ POURED = 'id,text\ns1,"The lungs are clear.\ns2,Large effusion on the left."\ns3
         ("id,text,view\ns1,Clear.,PA\ns2,Clear.,P", "cut_off", ":3:"),
         ("id,text,view\ns1,Clear.,PA\ns2,Clear.\n", "bad_row", ":3: the row has 2 cells"),
         # A comma that is not quoted shifts the columns.
-        ("id,text,view\ns1,Clear, no mass,PA\n", "bad_row", "4 cells, and there are 3 columns"),
+        ("id,text,view\ns1,Clear, no mass,PA\n", "bad_row", "4 cells, and the header 3 columns"),
         ("id,id\n1,2\n", "repeated_column", "'id' comes more than once"),
         ("ident;text\n1;2\n", "missing_column", "no column 'id'.*separate them by commas"),
         ("", "missing_column", "the file is empty"),

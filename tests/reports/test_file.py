@@ -208,7 +208,7 @@ def test_failed_studies_are_named_and_tried_again(tmp_path):
 def test_incomplete_and_mixed_shards_are_refused_by_name(tmp_path):
     studies = [study(f"s{i}", tmp_path) for i in range(6)]
     output = shards(tmp_path, studies, skip=(2,))
-    with pytest.raises(DataError, match=r"1 of 3 shards are missing: out\.jsonl\.2-of-3"):
+    with pytest.raises(DataError, match=r"1 of 3 shards is missing: out\.jsonl\.2-of-3"):
         merge_shards(output)
     shards(tmp_path, studies)
     second = tmp_path / "out.jsonl.2-of-3"

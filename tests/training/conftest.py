@@ -48,7 +48,6 @@ def train_in(settings):
         succeeded, said = run_program(
             PROGRAM,
             [
-                "--config",
                 str(folder / "empty.yaml"),
                 f"output={folder / name}",
                 *settings,

@@ -85,7 +85,7 @@ def test_rad_dinos_published_values():
 def test_the_bundled_encoders_recipe_is_that_of_the_configs():
     """What the program that makes the bundled model runs is what users are pointed to."""
     program = (CONFIGS.parent / "training" / "make_mini.py").read_text()
-    assert "--config=configs/encoder/mini_vitti14.yaml" in program
+    assert "configs/encoder/mini_vitti14.yaml" in program
     config = _load("mini_vitti14")
     assert config.backbone.encoder is None and config.heads is None
 

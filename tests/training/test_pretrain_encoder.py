@@ -107,7 +107,7 @@ def test_killed_run_goes_on_to_the_same_result(finished, start, tmp_path):
     # The first checkpoint after step 1 is in the middle of an epoch.
     settings = tiny_config(start, tmp_path / "killed", checkpoint_steps=5)
     save_config(settings, tmp_path / "config.yaml")
-    arguments = ["--config", str(tmp_path / "config.yaml")]
+    arguments = [str(tmp_path / "config.yaml")]
     (process,) = start_program(PROGRAM, arguments, tmp_path / "log")
     deadline = time.monotonic() + 200
     while not (tmp_path / "killed" / "checkpoints" / "pretrain-0000005").exists():

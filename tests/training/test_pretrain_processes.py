@@ -93,7 +93,7 @@ def _on_two(start, name, method, sharding):
     settings = _settings(start, name, method, processes=2, sharding=SHARDING[sharding])
     save_config(settings, start / f"{name}.yaml")
     succeeded, said = run_program(
-        PROGRAM, ["--config", str(start / f"{name}.yaml")], start / f"{name}.log", processes=2
+        PROGRAM, [str(start / f"{name}.yaml")], start / f"{name}.log", processes=2
     )
     assert succeeded, said
     assert "processes         2 on cpu" in said
@@ -143,7 +143,7 @@ def test_split_networks_compute_in_bfloat16_too(start):
     settings = _settings(start, "bf16", "sinkhorn", processes=2, sharding="fsdp2", precision="bf16")
     save_config(settings, start / "bf16.yaml")
     succeeded, said = run_program(
-        PROGRAM, ["--config", str(start / "bf16.yaml")], start / "bf16.log", processes=2
+        PROGRAM, [str(start / "bf16.yaml")], start / "bf16.log", processes=2
     )
     assert succeeded, said
     load_program().main(_settings(start, "bf16-one", "sinkhorn", precision="bf16"))

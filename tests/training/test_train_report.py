@@ -83,7 +83,7 @@ def test_killed_at_ten_moments_it_ends_with_the_same_weights(whole, train, setti
         folder = tmp_path / "killed"
         (process,) = start_program(
             PROGRAM,
-            ["--config", str(tmp_path / "empty.yaml"), f"output={folder}", *settings],
+            [str(tmp_path / "empty.yaml"), f"output={folder}", *settings],
             tmp_path / "log",
         )
         while process.is_alive() and len(metrics(folder)) < target:

@@ -65,7 +65,7 @@ def train_zero(settings, tmp_path):
     (tmp_path / "empty.yaml").touch()
 
     def run(name, *overrides):
-        places = ["--config", str(tmp_path / "empty.yaml"), f"output={tmp_path / name}"]
+        places = [str(tmp_path / "empty.yaml"), f"output={tmp_path / name}"]
         succeeded, said = run_program(
             program, [*places, *settings, *overrides], tmp_path / "log", processes=2
         )
@@ -134,7 +134,7 @@ def test_accelerate_launch_starts_fsdp2(settings, tmp_path):
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
             *("--config_file", str(LAUNCHERS / "fsdp2.yaml"), "--num_processes", "2"),
-            *(str(PROGRAM), "--config", str(tmp_path / "empty.yaml")),
+            *(str(PROGRAM), str(tmp_path / "empty.yaml")),
             *(f"output={tmp_path / 'run'}", *settings, "stage=align", "align.epochs=0.2"),
         ],
         env=environment(),

@@ -95,7 +95,7 @@ def test_torchrun_starts_two_and_tells(settings, tmp_path):
         [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--standalone", "--nproc_per_node", "2"),
-            *(str(PROGRAM), "--config", str(tmp_path / "empty.yaml")),
+            *(str(PROGRAM), str(tmp_path / "empty.yaml")),
             *(f"output={tmp_path / 'run'}", *settings),
             *("stage=align", "align.epochs=0.2", "processes=2"),
         ],

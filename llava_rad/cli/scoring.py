@@ -1,0 +1,106 @@
+"""The options of the metrics, for every program that scores texts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import typer
+
+from llava_rad.cli.options import Resamples, names
+from llava_rad.evaluation.primary import PRIMARY
+from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which metrics are computed, how, and with which weights."""
+
+    TITLE: ClassVar[str] = "Metrics"
+
+    metrics: Annotated[
+        str, typer.Option(help=f"Names with commas between, out of: {', '.join(METRICS)}.")
+    ] = ", ".join(DEFAULT_METRICS)
+    primary: Annotated[
+        str, typer.Option(help="The one value that counts, declared before: METRIC/VALUE.")
+    ] = PRIMARY
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail where a metric cannot be computed.")
+    ] = False
+    resamples: Resamples = 1000
+    rouge_stemmer: Annotated[
+        bool, typer.Option("--rouge-stemmer", help="Compute ROUGE on Porter stems.")
+    ] = False
+    chexbert: Annotated[
+        str | None,
+        typer.Option(help="CheXbert's weights: chexbert.pth, its folder, or a hub repository."),
+    ] = None
+    chexbert_vocabulary: Annotated[
+        Path | None, typer.Option(help="BERT's uncased vocab.txt or its folder.")
+    ] = None
+    chexbert_attention_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="For a checkpoint whose heads do not have 64 dimensions."),
+    ] = None
+    chexbert_precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="CheXbert's number format; bfloat16 is faster and almost equal."),
+    ] = "float32"
+    chexbert_windows: Annotated[
+        bool, typer.Option("--chexbert-windows", help="Label long reports in windows.")
+    ] = False
+    radgraph: Annotated[
+        str | None,
+        typer.Option(help="RadGraph's weights: a folder, an archive, or a hub repository."),
+    ] = None
+    radgraph_model: Annotated[
+        Literal["radgraph", "radgraph-xl"], typer.Option(help="Which RadGraph.")
+    ] = "radgraph-xl"
+    radgraph_casing: Annotated[
+        Literal["lowercase", "published"], typer.Option(help="How entities are compared.")
+    ] = "lowercase"
+    radgraph_cache: Annotated[
+        Path | None,
+        typer.Option(help="The folder for RadGraph's annotations, if not the user's cache."),
+    ] = None
+    bertscore_model: Annotated[
+        str, typer.Option(help="BERTScore's model: a folder or a hub id in the cache.")
+    ] = MetricSettings.bertscore_model
+    bertscore_layer: Annotated[
+        int | None, typer.Option(min=0, help="The hidden layer that BERTScore compares.")
+    ] = None
+    bertscore_rescale: Annotated[
+        bool,
+        typer.Option("--bertscore-rescale", help="Subtract the baseline of unrelated sentences."),
+    ] = False
+    bertscore_baseline: Annotated[
+        Path | None, typer.Option(help="The bert_score package's table of baselines.")
+    ] = None
+
+    def scorer(self, device: str = "auto") -> Scorer:
+        """Of these metrics.
+
+        Raises:
+            ConfigError: there is no such metric, value or device.
+        """
+        from llava_rad.devices import pick_device
+        from llava_rad.evaluation.primary import metric_of
+
+        metric_of(self.primary)  # a wrong one is refused before hours of work
+        settings = MetricSettings(
+            rouge_stemmer=self.rouge_stemmer,
+            chexbert=self.chexbert,
+            chexbert_vocabulary=self.chexbert_vocabulary,
+            chexbert_attention_heads=self.chexbert_attention_heads,
+            chexbert_precision=self.chexbert_precision,
+            chexbert_windows=self.chexbert_windows,
+            radgraph=self.radgraph,
+            radgraph_model=self.radgraph_model,
+            radgraph_casing=self.radgraph_casing,
+            bertscore_model=self.bertscore_model,
+            bertscore_layer=self.bertscore_layer,
+            bertscore_rescale=self.bertscore_rescale,
+            bertscore_baseline=self.bertscore_baseline,
+            cache=self.radgraph_cache,
+            device=None if device == "auto" else pick_device(device),
+        )
+        return Scorer(names(self.metrics), settings, require=self.require)
