@@ -27,7 +27,7 @@ import typer
 from llava_rad.ending import program_ending
 from llava_rad.errors import DataError
 from llava_rad.evaluation import Predictions, read_predictions
-from llava_rad.evaluation.page import key_label, value_label
+from llava_rad.evaluation.labels import key_label, value_label
 from llava_rad.evaluation.primary import (
     PRIMARY,
     PairedTest,

@@ -31,6 +31,7 @@ from llava_rad.evaluation import (
     evaluation_table,
     read_predictions,
     write_evaluation,
+    write_page,
 )
 from llava_rad.evaluation.primary import PRIMARY, metric_of
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
@@ -146,7 +147,8 @@ def main(
             seed=seed,
             progress=lambda step: _say(f"computing {step}"),
         )
-        write_evaluation(evaluation, output, facts={"generation": studies.facts(reports)})
+        generation = studies.facts(reports)
+        write_evaluation(evaluation, output, facts={"generation": generation})
         print(evaluation_table(evaluation))
         failures = {failure.study_id: failure for failure in reports.failures}
         if wrong is not None:
@@ -159,6 +161,7 @@ def main(
                 primary=primary,
                 seed=seed,
             )
+            write_page(evaluation, output, generation=generation)  # now with the verdict
             print(f"\n{control_table(control)}")
             failures |= {f.study_id: f for written in wrong.values() for f in written.failures}
     for warning in evaluation.warnings:

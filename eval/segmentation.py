@@ -12,7 +12,8 @@ folder, a hub id, "random:E" for its architecture with random weights, or "pixel
 
 --save keeps the first seed's head; --load tests such a head without training.
 The table goes to standard output, progress to standard error; --json also writes all numbers, and
---overlays a picture of the worst, middle and best test images (true outlines in green).
+--overlays a picture of the worst, middle and best test images (true
+outlines solid, predicted ones broken).
 Several processes: accelerate launch eval/segmentation.py ... (or torchrun on CPUs).
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
@@ -30,7 +31,7 @@ from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
 from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
-from llava_rad.outputs import claim_json, write_result
+from llava_rad.outputs import claim_json, write_bytes_result, write_result
 from llava_rad.probing import (
     MEASURES,
     encoder_facts,
@@ -41,7 +42,8 @@ from llava_rad.probing import (
     to_plain,
 )
 from llava_rad.probing.masks import MaskSource, open_masks
-from llava_rad.probing.pictures import overlay, sheet
+from llava_rad.probing.gallery import Gallery, Tile, draw_gallery
+from llava_rad.probing.pictures import TRUE_COLOUR, overlay, predicted_colour
 from llava_rad.probing.segmentation import (
     SegmentationResult,
     evaluate_head,
@@ -119,8 +121,7 @@ def main(
             if save:
                 result.head.save(save)
             if overlays:
-                overlays.parent.mkdir(parents=True, exist_ok=True)
-                draw(whole, sources, result).save(overlays)
+                write_bytes_result(overlays, draw_gallery(draw(whole, sources, result)))
             if json_file:
                 settings = {"manifests": [str(path) for path in manifest], "images": str(examples)}
                 content = {"encoder": facts, "settings": settings, "results": [record]}
@@ -128,24 +129,45 @@ def main(
             print(_table(facts, record))
 
 
-def draw(encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult):
+def draw(
+    encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult
+) -> Gallery:
     """The three worst, middle and best test images by the first seed's mean Dice."""
     overlap = np.nanmean(result.outcome.dice[0], axis=1)
-    order = np.argsort(overlap, kind="stable")
-    middle = max(0, len(order) // 2 - 1)
-    rows = []
-    for chosen in (order[:3], order[middle : middle + 3], order[::-1][:3]):
-        row = []
-        for index in chosen:
-            example = result.examples[index]
-            rendering = encoder.preprocessing.rendering
-            radiograph = load_radiograph(example.path, rendering=rendering)
-            true = [mask for source in sources for mask in source.read(example)]
-            predicted = predict_masks(encoder, result.head, radiograph)
-            picture = overlay(radiograph.pixels, true, list(predicted.values()))
-            row.append((picture, f"{Path(example.path).stem}  Dice {overlap[index]:.3f}"))
-        rows.append(row)
-    return sheet(rows)
+    order = [int(index) for index in np.argsort(overlap, kind="stable")]
+    structures = result.head.structures
+
+    def tile(index: int) -> Tile:
+        example = result.examples[index]
+        radiograph = load_radiograph(example.path, rendering=encoder.preprocessing.rendering)
+        true = [mask for source in sources for mask in source.read(example)]
+        predicted = predict_masks(encoder, result.head, radiograph)
+        picture = overlay(radiograph.pixels, true, list(predicted.values()))
+        return picture, f"Dice {overlap[index]:.3f}  {Path(example.path).stem}"
+
+    return Gallery(
+        f"{', '.join(structures)}: {result.head.kind} head on {encoder.name}",
+        {
+            f"{name} of {len(order)} test images": [tile(index) for index in chosen]
+            for name, chosen in ends_and_middle(order).items()
+        },
+        "By the mean Dice of the structures in the first fit, 0 (no overlap) to 1 (the same area).",
+        legend={
+            "true": (TRUE_COLOUR, "-"),
+            **{
+                f"predicted: {name}": (predicted_colour(number), "--")
+                for number, name in enumerate(structures)
+            },
+        },
+    )
+
+
+def ends_and_middle(order: list[int], count: int = 3) -> dict[str, list[int]]:
+    """The first, middle and last of an order from worst to best, none of them twice."""
+    worst, rest = order[:count], order[count:]
+    best, rest = rest[-count:][::-1], rest[:-count]
+    middle = max(0, (len(rest) - count) // 2)
+    return {"Worst": worst, "Middle": rest[middle : middle + count], "Best": best}
 
 
 def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:

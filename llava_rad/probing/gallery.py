@@ -1,0 +1,130 @@
+"""Galleries: rows of pictures with captions that fit, a legend, and bars that explain colours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from llava_rad.appearance.figures import SMALL, SOFT, TINY, fit, save_png, styled
+
+# Inches.
+_TILE = 2.0
+_GAP = 0.14
+_CAPTION = 0.32  # two lines
+_MARGIN = 0.2
+_BAR = (2.6, 0.12)
+_LINE = 0.16
+_LEAST = 6.4  # width of the figure, for title and note
+
+Tile = tuple[Image.Image, str]
+"""A picture and its caption."""
+
+
+@dataclass(frozen=True)
+class ColourBar:
+    """What colours mean.
+
+    Attributes:
+        label: the quantity, with its unit.
+        colours: from the smallest to the largest value, RGB in [0, 1], [steps, 3].
+        low, high: texts at its ends.
+    """
+
+    label: str
+    colours: NDArray[np.floating]
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A sheet of pictures.
+
+    Attributes:
+        title: above it.
+        rows: of tiles, by the row's heading.
+        note: explains it, below.
+        legend: of lines, by what they mean: colour and line style.
+        bars: of colours.
+    """
+
+    title: str
+    rows: Mapping[str, Sequence[Tile]]
+    note: str = ""
+    legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    bars: Sequence[ColourBar] = ()
+
+
+def draw_gallery(gallery: Gallery) -> bytes:
+    """The gallery as a PNG file; rows without a picture are left out."""
+    with styled():
+        return save_png(gallery_figure(gallery), gallery.title)
+
+
+def gallery_figure(gallery: Gallery) -> Any:
+    """The gallery as matplotlib's figure, to be saved within the same style."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    rows = {heading: tiles for heading, tiles in gallery.rows.items() if tiles}
+    most = max((len(tiles) for tiles in rows.values()), default=0)
+    width = max(_LEAST, 2 * _MARGIN + most * (_TILE + _GAP) - _GAP)
+    inside = width - 2 * _MARGIN
+    note = fit(gallery.note, inside, SMALL, lines=6) if gallery.note else ""
+    per_line = max(1, int(inside // (_BAR[0] + 0.4)))
+    bar_lines = -(-len(gallery.bars) // per_line)
+    row_height = 0.28 + _TILE + _CAPTION + _GAP
+    below = 0.3 * bool(gallery.legend) + 0.62 * bar_lines + _LINE * (note.count("\n") + 2)
+    height = 0.5 + len(rows) * row_height + below
+    figure = Figure(figsize=(width, height))
+
+    def text(x: float, top: float, content: str, **options: Any) -> None:
+        figure.text(x / width, 1 - top / height, content, va="top", **options)
+
+    def axis(left: float, top: float, wide: float, tall: float) -> Any:
+        place = (left / width, 1 - (top + tall) / height, wide / width, tall / height)
+        made = figure.add_axes(place)
+        made.set_axis_off()
+        return made
+
+    text(_MARGIN, 0.14, fit(gallery.title, inside, 12, lines=1), size=12, weight="bold")
+    top = 0.5
+    for heading, tiles in rows.items():
+        text(_MARGIN, top, fit(heading, inside, 10, lines=1), size=10, weight="bold")
+        for number, (picture, caption) in enumerate(tiles):
+            left, side = _MARGIN + number * (_TILE + _GAP), max(picture.size)
+            wide, tall = (_TILE * length / side for length in picture.size)
+            axis(left + (_TILE - wide) / 2, top + 0.26, wide, tall).imshow(
+                np.asarray(picture.convert("RGB")), aspect="auto"
+            )
+            text(left, top + 0.3 + tall, fit(caption, _TILE, TINY), size=TINY, linespacing=1.15)
+        top += row_height
+    if gallery.legend:
+        handles = [
+            Line2D([], [], color=colour, linestyle=style, linewidth=2.2, label=label)
+            for label, (colour, style) in gallery.legend.items()
+        ]
+        place = (_MARGIN / width, 1 - top / height)
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=place,
+            ncols=min(len(handles), per_line),
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=2.6,
+        )
+        top += 0.3
+    for number, bar in enumerate(gallery.bars):
+        left = _MARGIN + number % per_line * (_BAR[0] + 0.4)
+        line = top + number // per_line * 0.62
+        text(left, line, fit(bar.label, _BAR[0], SMALL, lines=1), size=SMALL)
+        axis(left, line + 0.18, *_BAR).imshow(bar.colours[None], aspect="auto")
+        text(left, line + 0.33, bar.low, size=TINY)
+        text(left + _BAR[0], line + 0.33, bar.high, size=TINY, ha="right")
+    top += 0.62 * bar_lines
+    text(_MARGIN, top + 0.04, note, size=SMALL, color=SOFT, linespacing=1.25)
+    return figure
