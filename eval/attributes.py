@@ -31,6 +31,7 @@ from llava_rad.probing import (
     extract_features,
     interval,
     load_judged,
+    measure_label,
     number,
     read_examples,
     run_linear_probe,
@@ -124,7 +125,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
             record["column"],
             str(len(record["classes"]) or ""),
             str(record["test_images"]),
-            name,
+            measure_label(name),
             number(measure["value"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
@@ -138,7 +139,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
         f"{facts['parameters']:,} parameters"
     )
     shown = {name for record in records for name in record["measures"]}
-    notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
+    notes = [f"{measure_label(name)}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
 
 

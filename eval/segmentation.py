@@ -18,6 +18,7 @@ Several processes: accelerate launch eval/segmentation.py ... (or torchrun on CP
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from PIL import Image
 
+from llava_rad.appearance.figures import ON_RADIOGRAPHS
 from llava_rad.encoders import ImageEncoder
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
@@ -37,13 +40,14 @@ from llava_rad.probing import (
     encoder_facts,
     interval,
     load_judged,
+    measure_label,
     number,
     read_examples,
     to_plain,
 )
+from llava_rad.probing.gallery import Gallery, Outline, Tile, draw_gallery
 from llava_rad.probing.masks import MaskSource, open_masks
-from llava_rad.probing.gallery import Gallery, Tile, draw_gallery
-from llava_rad.probing.pictures import TRUE_COLOUR, overlay, predicted_colour
+from llava_rad.probing.pictures import shrink
 from llava_rad.probing.segmentation import (
     SegmentationResult,
     evaluate_head,
@@ -53,6 +57,8 @@ from llava_rad.probing.segmentation import (
 )
 from llava_rad.probing.segmentation_heads import load_head
 from llava_rad.processes import process_state
+
+TRUE_COLOUR, *PREDICTED_COLOURS = ON_RADIOGRAPHS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -129,24 +135,24 @@ def main(
             print(_table(facts, record))
 
 
-def draw(
-    encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult
-) -> Gallery:
+def draw(encoder: ImageEncoder, sources: list[MaskSource], result: SegmentationResult) -> Gallery:
     """The three worst, middle and best test images by the first seed's mean Dice."""
     overlap = np.nanmean(result.outcome.dice[0], axis=1)
     order = [int(index) for index in np.argsort(overlap, kind="stable")]
-    structures = result.head.structures
+    colours = dict(zip(result.head.structures, itertools.cycle(PREDICTED_COLOURS), strict=False))
 
     def tile(index: int) -> Tile:
         example = result.examples[index]
         radiograph = load_radiograph(example.path, rendering=encoder.preprocessing.rendering)
         true = [mask for source in sources for mask in source.read(example)]
         predicted = predict_masks(encoder, result.head, radiograph)
-        picture = overlay(radiograph.pixels, true, list(predicted.values()))
-        return picture, f"Dice {overlap[index]:.3f}  {Path(example.path).stem}"
+        outlines = [Outline(mask, TRUE_COLOUR) for mask in true if mask is not None]
+        outlines += [Outline(mask, colours[name], "--") for name, mask in predicted.items()]
+        picture = shrink(Image.fromarray(radiograph.pixels), 384)
+        return Tile(picture, f"Dice {overlap[index]:.3f}: {Path(example.path).stem}", outlines)
 
     return Gallery(
-        f"{', '.join(structures)}: {result.head.kind} head on {encoder.name}",
+        f"{', '.join(colours)}: {result.head.kind} head on {encoder.name}",
         {
             f"{name} of {len(order)} test images": [tile(index) for index in chosen]
             for name, chosen in ends_and_middle(order).items()
@@ -154,10 +160,7 @@ def draw(
         "By the mean Dice of the structures in the first fit, 0 (no overlap) to 1 (the same area).",
         legend={
             "true": (TRUE_COLOUR, "-"),
-            **{
-                f"predicted: {name}": (predicted_colour(number), "--")
-                for number, name in enumerate(structures)
-            },
+            **{f"predicted: {name}": (colour, "--") for name, colour in colours.items()},
         },
     )
 
@@ -177,7 +180,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
             record["head"],
             str(record["test_images"]),
             str(record["fits"]),
-            name,
+            measure_label(name),
             number(measure["value"]) + _of(measure["baseline"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
@@ -189,7 +192,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
         f"{facts['parameters']:,} parameters; head: {record['head_parameters']:,} parameters"
     )
     shown = {name.split("/")[0] for name in record["measures"]}
-    notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
+    notes = [f"{measure_label(name)}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
 
 

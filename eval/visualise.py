@@ -133,7 +133,7 @@ def _attention_sheet(
     for image, weights in zip(pixels, times, strict=True):
         gray = Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE))
         most = f"at most {weights.max():.1f} times"
-        tiles.append((heat(np.asarray(gray), weights, top=top), most))
+        tiles.append(Tile(heat(np.asarray(gray), weights, top=top), most))
     ramp = np.linspace(0, 1, 64)
     over_gray = heat_colours(ramp, np.full((64, 3), 0.4))
     return Gallery(
@@ -145,16 +145,14 @@ def _attention_sheet(
     )
 
 
-def _seen(
-    encoder: ImageEncoder, examples: list[Example], pixels: torch.Tensor
-) -> list[Tile]:
+def _seen(encoder: ImageEncoder, examples: list[Example], pixels: torch.Tensor) -> list[Tile]:
     pictures = [Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE)) for image in pixels]
-    return [(p, example.study.study_id) for p, example in zip(pictures, examples, strict=True)]
+    return [Tile(p, example.study.study_id) for p, example in zip(pictures, examples, strict=True)]
 
 
 def _maps(grids: Iterable[np.ndarray], examples: list[Example]) -> list[Tile]:
     tiles = [colour_grid(grid, (TILE, TILE)) for grid in grids]
-    return [(tile, example.study.study_id) for tile, example in zip(tiles, examples, strict=True)]
+    return [Tile(p, example.study.study_id) for p, example in zip(tiles, examples, strict=True)]
 
 
 def _neighbour_sheet(
@@ -173,9 +171,9 @@ def _neighbour_sheet(
     rows = {}
     for example, indices, values in zip(chosen, nearest, similarity, strict=True):
         found = [examples.train[index] for index in indices]
-        row = [(_tile(example), f"test image: {_about(example)}")]
+        row = [Tile(_small(example), f"test image: {_about(example)}")]
         row += [
-            (_tile(neighbour), f"{value:.2f}: {_about(neighbour)}")
+            Tile(_small(neighbour), f"{value:.2f}: {_about(neighbour)}")
             for neighbour, value in zip(found, values, strict=True)
         ]
         rows[f"{example.study.study_id} and the training images nearest to it"] = row
@@ -187,7 +185,7 @@ def _neighbour_sheet(
     )
 
 
-def _tile(example: Example) -> Image.Image:
+def _small(example: Example) -> Image.Image:
     return shrink(Image.fromarray(load_radiograph(example.path).pixels), TILE)
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 # The ground floor, which knows only itself.
 GROUND = {
     "errors",
+    "appearance",
     "caches",
     "config",
     "ending",

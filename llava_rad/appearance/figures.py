@@ -22,6 +22,7 @@ LINES = (BLUE, VERMILLION, GREEN, PURPLE, INK)
 ON_RADIOGRAPHS = (SKY_BLUE, ORANGE, YELLOW, PURPLE, GREEN, VERMILLION)
 """Colours of outlines, bright enough for black and gray."""
 
+_GROUND, _GRID = "#ffffff", "#dde4ea"
 SMALL, TINY = 8.5, 7.5  # points
 
 _STYLE = {
@@ -36,7 +37,7 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#dde4ea",
+    "grid.color": _GRID,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL,
@@ -44,6 +45,9 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "text.parse_math": False,  # a $ in a name is a dollar
+    "figure.facecolor": _GROUND,
+    "savefig.facecolor": _GROUND,
+    "axes.facecolor": "none",
     "svg.hashsalt": "llava-rad",  # the same picture is the same file
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
@@ -85,6 +89,21 @@ def save_svg(figure: "Figure", title: str) -> str:
     return text.getvalue()
 
 
+def on_page(svg: str) -> str:
+    """An SVG file's element for a page of :mod:`~llava_rad.appearance.pages`, in its colours."""
+    element = svg[svg.index("<svg") :]
+    names = {_GROUND: "none", INK: "var(--ink)", SOFT: "var(--soft)", _GRID: "var(--line)"}
+    names |= {colour: f"var(--series-{n})" for n, colour in enumerate(LINES[:-1], start=1)}
+    for colour, name in names.items():
+        element = element.replace(colour, name)
+    return element
+
+
+def columns_of(panels: int) -> int:
+    """How many of so many panels stand beside one another: three at most, and no gap for four."""
+    return 2 if panels == 4 else min(panels, 3)
+
+
 def fit(text: str, inches: float, size: float, *, lines: int = 2) -> str:
     """A text broken into lines that are no wider than so many inches.
 
@@ -103,7 +122,7 @@ def fit(text: str, inches: float, size: float, *, lines: int = 2) -> str:
 
 
 def note(figure: Any, text: str, *, inches: float) -> None:
-    """Explain a figure below it, in lines of at most so many inches; asks for constrained layout."""
+    """Explain a figure of constrained layout below it, in lines of at most so many inches."""
     figure.supxlabel(
         fit(text, inches, SMALL, lines=8), x=0.01, ha="left", size=SMALL, color=SOFT, ma="left"
     )

@@ -74,7 +74,7 @@ def schedule_marks(config: PretrainingConfig) -> list[Mark]:
         Mark(schedule.freeze_last_layer_epochs, "the prototypes train too"),
         Mark(
             schedule.heads_only_epochs + schedule.warmup_epochs,
-            "the learning rate is at its peak and falls from here",
+            "the learning rate is at its peak",
         ),
     ]
     if cold != warm:

@@ -3,7 +3,7 @@
 :mod:`predictions` is the file format, :mod:`evaluation` gathers what is said about one file,
 :mod:`baselines` scores texts written without the image, :mod:`image_gain` those written with a
 wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text, with
-the names that :mod:`labels` gives, :mod:`split_reports` writes the reports on one split of a manifest.
+the names of :mod:`labels`, :mod:`split_reports` writes the reports on one split of a manifest.
 """
 
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json

@@ -80,9 +80,7 @@ def _control_of(folder: Path, generation: Mapping[str, Any]) -> Mapping[str, Any
     except DataError:
         return None
     theirs = control.get("generation")
-    same = isinstance(theirs, dict) and all(
-        theirs.get(key) == generation[key] for key in _DECIDES
-    )
+    same = isinstance(theirs, dict) and all(theirs.get(key) == generation[key] for key in _DECIDES)
     return control if same else None
 
 

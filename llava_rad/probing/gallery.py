@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_rad.appearance.figures import SMALL, SOFT, TINY, fit, save_png, styled
+from llava_rad.probing.masks import Mask
 
 # Inches.
 _TILE = 2.0
@@ -19,8 +20,35 @@ _BAR = (2.6, 0.12)
 _LINE = 0.16
 _LEAST = 6.4  # width of the figure, for title and note
 
-Tile = tuple[Image.Image, str]
-"""A picture and its caption."""
+
+@dataclass(frozen=True)
+class Outline:
+    """The outline of a mask over a picture.
+
+    Attributes:
+        mask: of any size, covering the picture.
+        colour: of the line, out of :data:`llava_rad.appearance.figures.ON_RADIOGRAPHS`.
+        style: of the line, as matplotlib names it: ``-`` or ``--``.
+    """
+
+    mask: Mask
+    colour: str
+    style: str = "-"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture.
+
+    Attributes:
+        picture: of any size; tiles are equally large.
+        caption: below it.
+        outlines: over it.
+    """
+
+    picture: Image.Image
+    caption: str
+    outlines: Sequence[Outline] = ()
 
 
 @dataclass(frozen=True)
@@ -94,13 +122,12 @@ def gallery_figure(gallery: Gallery) -> Any:
     top = 0.5
     for heading, tiles in rows.items():
         text(_MARGIN, top, fit(heading, inside, 10, lines=1), size=10, weight="bold")
-        for number, (picture, caption) in enumerate(tiles):
-            left, side = _MARGIN + number * (_TILE + _GAP), max(picture.size)
-            wide, tall = (_TILE * length / side for length in picture.size)
-            axis(left + (_TILE - wide) / 2, top + 0.26, wide, tall).imshow(
-                np.asarray(picture.convert("RGB")), aspect="auto"
-            )
-            text(left, top + 0.3 + tall, fit(caption, _TILE, TINY), size=TINY, linespacing=1.15)
+        for number, tile in enumerate(tiles):
+            left, side = _MARGIN + number * (_TILE + _GAP), max(tile.picture.size)
+            wide, tall = (_TILE * length / side for length in tile.picture.size)
+            _draw(axis(left, top + 0.26, wide, tall), tile)
+            caption = fit(tile.caption, _TILE, TINY)
+            text(left, top + 0.3 + tall, caption, size=TINY, linespacing=1.15)
         top += row_height
     if gallery.legend:
         handles = [
@@ -128,3 +155,25 @@ def gallery_figure(gallery: Gallery) -> Any:
     top += 0.62 * bar_lines
     text(_MARGIN, top + 0.04, note, size=SMALL, color=SOFT, linespacing=1.25)
     return figure
+
+
+def _draw(axis: Any, tile: Tile) -> None:
+    from matplotlib.patheffects import withStroke
+
+    width, height = tile.picture.size
+    axis.imshow(np.asarray(tile.picture.convert("RGB")), aspect="auto")
+    for outline in tile.outlines:
+        mask = np.pad(np.asarray(outline.mask, float), 1)  # closed at the picture's border too
+        rows, columns = (np.arange(length) - 0.5 for length in mask.shape)
+        if mask.any():
+            axis.contour(
+                columns * width / (mask.shape[1] - 2) - 0.5,
+                rows * height / (mask.shape[0] - 2) - 0.5,
+                mask,
+                [0.5],
+                colors=outline.colour,
+                linestyles=outline.style,
+                linewidths=1.3,
+                path_effects=[withStroke(linewidth=2.2, foreground="black", alpha=0.55)],
+            )
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

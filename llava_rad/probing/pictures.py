@@ -1,18 +1,10 @@
-"""Pictures to look at: outlines over radiographs, colour maps of tokens."""
-
-from collections.abc import Sequence
+"""Pictures to look at: radiographs made smaller, and values of tokens as colours over them."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-
-from llava_rad.appearance.figures import ON_RADIOGRAPHS
-from llava_rad.probing.masks import Mask
 
 Gray = NDArray[np.uint8]
-TRUE_COLOUR, *PREDICTED_COLOURS = ON_RADIOGRAPHS
-_DASH = 6  # pixels, drawn and left out
 
 # The strongest are opaque and bright, so that lightness alone tells the order.
 _HEAT = np.array([[0.1, 0.1, 0.45], [0.55, 0.1, 0.45], [0.9, 0.4, 0.15], [0.99, 0.95, 0.55]])
@@ -26,43 +18,7 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def overlay(
-    pixels: Gray,
-    true: Sequence[Mask | None],
-    predicted: Sequence[Mask],
-    *,
-    side: int = 384,
-) -> Image.Image:
-    """A radiograph with true outlines, and predicted ones in broken lines of colours of their own.
-
-    Args:
-        pixels: [height, width].
-        true: masks of any size that cover the image, None where not known.
-        predicted: likewise; :func:`predicted_colour` gives the colour of each.
-        side: longer side of the picture.
-    """
-    picture = shrink(Image.fromarray(pixels).convert("RGB"), side)
-    canvas = np.asarray(picture).copy()
-    rows, columns = np.indices(canvas.shape[:2])
-    drawn = (rows + columns) % (2 * _DASH) < _DASH
-    layers = [(mask, TRUE_COLOUR, np.ones_like(drawn)) for mask in true if mask is not None]
-    layers += [(mask, predicted_colour(index), drawn) for index, mask in enumerate(predicted)]
-    for mask, colour, where in layers:
-        small = Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST)
-        inside = np.asarray(small, bool)
-        outline = inside & ~ndimage.binary_erosion(inside)
-        canvas[ndimage.binary_dilation(outline) & inside & where] = _rgb(colour)
-    return Image.fromarray(canvas)
-
-
-def predicted_colour(index: int) -> str:
-    """The colour of a predicted structure's outline."""
-    return PREDICTED_COLOURS[index % len(PREDICTED_COLOURS)]
-
-
-def heat(
-    pixels: Gray, values: NDArray[np.floating], *, top: float, side: int = 384
-) -> Image.Image:
+def heat(pixels: Gray, values: NDArray[np.floating], *, top: float, side: int = 384) -> Image.Image:
     """A radiograph with a grid of values over it; :func:`heat_colours` says what they look like.
 
     Args:
@@ -79,7 +35,9 @@ def heat(
     return Image.fromarray((255 * mixed).round().astype(np.uint8))
 
 
-def heat_colours(strength: NDArray[np.floating], below: NDArray[np.floating]) -> NDArray[np.float64]:
+def heat_colours(
+    strength: NDArray[np.floating], below: NDArray[np.floating]
+) -> NDArray[np.float64]:
     """The colours of values over a picture.
 
     Args:
@@ -96,7 +54,3 @@ def colour_grid(colours: NDArray[np.floating], size: tuple[int, int]) -> Image.I
     """A grid of colours in [0, 1], [rows, columns, 3], as tiles of an image of ``size``."""
     image = Image.fromarray((255 * colours.clip(0, 1)).round().astype(np.uint8))
     return image.resize(size, Image.Resampling.NEAREST)
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))

@@ -4,10 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llava_rad.appearance.figures import LINES, SMALL, SOFT, note, save_png, styled
+from llava_rad.appearance.figures import LINES, SMALL, SOFT, columns_of, fit, note, save_png, styled
 from llava_rad.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class Panel:
 
 
 def draw_panels(path: Path, panels: Sequence[Panel], title: str) -> None:
-    """Draw panels side by side into a PNG file; those without a point are left out.
+    """Draw panels into a PNG file; those without a point are left out.
 
     Nothing is written where no panel has a point. A picture that cannot be written is told of in a
     warning: no run ends for its picture.
@@ -69,28 +72,38 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str) -> None:
         panels: what is drawn. Changes in the run become numbered lines, explained below.
         title: of the picture.
     """
-    from matplotlib.figure import Figure
-
     panels = [panel for panel in panels if panel.lines]
     if not panels:
         return
-    told = list(dict.fromkeys(mark.text for panel in panels for mark in _within(panel)))
     with styled():
-        width = _WIDTH * len(panels)
-        figure = Figure(figsize=(width, 4.4), layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", weight="bold")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            _draw(axis, panel, told)
-        if told:
-            explained = "   ".join(f"{n}  {text}" for n, text in enumerate(told, start=1))
-            note(figure, explained, inches=width - 0.2)
+        figure = panels_figure(panels, title)
         picture = save_png(figure, title, dpi=110)
         figure.clear()  # a figure's parts hold each other: they would stay until a collection
     try:
         write_bytes(path, picture)
     except OSError as error:
         _LOG.warning("%s cannot be drawn (%s)", path, error.strerror or error)
+
+
+def panels_figure(panels: Sequence[Panel], title: str) -> "Figure":
+    """The panels as matplotlib's figure, to be drawn and saved within the style of figures."""
+    from matplotlib.figure import Figure
+
+    told = list(dict.fromkeys(mark.text for panel in panels for mark in _within(panel)))
+    columns = columns_of(len(panels))
+    rows = -(-len(panels) // columns)
+    width = _WIDTH * columns
+    figure = Figure(figsize=(width, 3.7 * rows + 0.7), layout="constrained")
+    figure.suptitle(fit(title, width - 0.2, 11, lines=1), x=0.01, ha="left", weight="bold")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(axis, panel, told)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    if told:
+        explained = " · ".join(f"{n}: {text}" for n, text in enumerate(told, start=1))
+        note(figure, explained, inches=width - 0.2)
+    return figure
 
 
 def _draw(axis: Any, panel: Panel, told: list[str]) -> None:
@@ -114,8 +127,8 @@ def _draw(axis: Any, panel: Panel, told: list[str]) -> None:
         axis.text(
             place, 1.02, ", ".join(numbers), transform=top, ha="center", size=SMALL, color=SOFT
         )
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-    axis.legend(handles=lines, ncols=min(len(lines), 3), columnspacing=1.2, **below)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19)}
+    axis.legend(handles=lines, ncols=columns_of(len(lines)), columnspacing=1.2, **below)
 
 
 def _within(panel: Panel) -> list[Mark]:
