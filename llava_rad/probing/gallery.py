@@ -105,8 +105,11 @@ def gallery_figure(gallery: Gallery) -> Any:
     per_line = max(1, int(inside // (_BAR[0] + 0.4)))
     bar_lines = -(-len(gallery.bars) // per_line)
     row_height = 0.28 + _TILE + _CAPTION + _GAP
-    below = 0.3 * bool(gallery.legend) + 0.62 * bar_lines + _LINE * (note.count("\n") + 2)
-    height = 0.5 + len(rows) * row_height + below
+    legend_height = 0.1 + 0.19 * -(-len(gallery.legend) // per_line) if gallery.legend else 0.0
+    title = fit(gallery.title, 0.88 * inside, 12)  # bold is wider
+    above = 0.3 + 0.2 * (title.count("\n") + 1)
+    below = legend_height + 0.62 * bar_lines + _LINE * (note.count("\n") + 2)
+    height = above + len(rows) * row_height + below
     figure = Figure(figsize=(width, height))
 
     def text(x: float, top: float, content: str, **options: Any) -> None:
@@ -118,10 +121,10 @@ def gallery_figure(gallery: Gallery) -> Any:
         made.set_axis_off()
         return made
 
-    text(_MARGIN, 0.14, fit(gallery.title, inside, 12, lines=1), size=12, weight="bold")
-    top = 0.5
+    text(_MARGIN, 0.14, title, size=12, weight="bold")
+    top = above
     for heading, tiles in rows.items():
-        text(_MARGIN, top, fit(heading, inside, 10, lines=1), size=10, weight="bold")
+        text(_MARGIN, top, fit(heading, 0.88 * inside, 10, lines=1), size=10, weight="bold")
         for number, tile in enumerate(tiles):
             left, side = _MARGIN + number * (_TILE + _GAP), max(tile.picture.size)
             wide, tall = (_TILE * length / side for length in tile.picture.size)
@@ -144,7 +147,7 @@ def gallery_figure(gallery: Gallery) -> Any:
             borderpad=0,
             handlelength=2.6,
         )
-        top += 0.3
+        top += legend_height
     for number, bar in enumerate(gallery.bars):
         left = _MARGIN + number % per_line * (_BAR[0] + 0.4)
         line = top + number // per_line * 0.62

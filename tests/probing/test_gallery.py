@@ -22,14 +22,18 @@ LONG = "a caption that is much too long for so small a tile, with_a_name_that_ha
 def figure():
     ramp = np.linspace(0, 1, 8)[:, None] * np.ones(3)
     gallery = Gallery(
-        "Lungs",
+        "Lungs and heart by a linear head on an encoder with a name of its own, of some length",
         {
             "Worst": [Tile(PICTURE, LONG), Tile(PICTURE, "b")],
             "Middle": [],
             "Best": [Tile(PICTURE, "$x_1$")],
         },
         "How it was made.",
-        legend={"true": ("#56b4e9", "-"), "predicted: lungs": ("#e69f00", "--")},
+        legend={
+            "true": ("#56b4e9", "-"),
+            "predicted: lungs": ("#e69f00", "--"),
+            "predicted: heart": ("#cc79a7", "--"),
+        },
         bars=[ColourBar("attention, times the even share", ramp, "0", "5 and more")],
     )
     with styled():
@@ -40,7 +44,8 @@ def figure():
 
 def test_everything_is_named(figure):
     texts = [text.get_text() for text in figure.texts]
-    for said in ("Lungs", "Worst", "Best", "b", "$x_1$", "How it was made.", "5 and more"):
+    assert texts[0].startswith("Lungs and heart") and texts[0].endswith("length")
+    for said in ("Worst", "Best", "b", "$x_1$", "How it was made.", "5 and more"):
         assert said in texts
     assert "attention, times the even share" in texts
     (legend,) = figure.legends
@@ -48,7 +53,7 @@ def test_everything_is_named(figure):
         t.get_text(): h.get_linestyle()
         for t, h in zip(legend.texts, legend.legend_handles, strict=True)
     }
-    assert lines == {"true": "-", "predicted: lungs": "--"}
+    assert lines == {"true": "-", "predicted: lungs": "--", "predicted: heart": "--"}
 
 
 def test_no_panel_is_blank_and_no_row_without_pictures(figure):
@@ -65,6 +70,8 @@ def test_captions_fit_and_nothing_leaves_the_figure(figure):
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width + 1, text
         assert box.y0 >= 0 and box.y1 <= figure.bbox.height + 1, text
+        # A legend of two lines lies above what follows it.
+        assert not box.overlaps(figure.legends[0].get_window_extent()), text
 
 
 def test_outlines_lie_where_masks_end_whatever_their_size():
