@@ -253,15 +253,15 @@ def _lengths(e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _calibration(e: Evaluation) -> list[dict[str, Any]]:
+def _calibration(e: Evaluation) -> dict[str, Any] | None:
     stated = e.stated()
     if stated is None:
-        return []
+        return None
     # No Finding is not stated but left over, and would flatten the scale.
     names = OBSERVATIONS[:-1]
     mine, theirs = stated[..., : len(names)].mean(axis=1)
     top = max(0.05, float(max(mine.max(), theirs.max())))
-    return [
+    rows = [
         {
             "name": name,
             "prediction": float(mine[i] / top),
@@ -270,6 +270,7 @@ def _calibration(e: Evaluation) -> list[dict[str, Any]]:
         }
         for i, name in enumerate(names)
     ]
+    return {"rows": rows, "top": f"{100 * top:.0f} %"}
 
 
 def _by_reference(e: Evaluation) -> dict[str, Any] | None:
