@@ -123,7 +123,7 @@ def main(
         places = {cell.name: cell.x for cell in settings.cells}
         curves = Curves(comparison, settings.axis, places, settings.log, baselines, judge.repeats())
         stem = settings.output / "ablation"
-        svg = save_curves(draw_curves(curves), stem)
+        svg = save_curves(draw_curves(curves), stem, settings.title)
         save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
         print(to_markdown(comparison), end="")
         say_once(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")

@@ -112,7 +112,7 @@ def main(
 
 
 def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
-    from llava_rad.probing import MEASURES, interval, number
+    from llava_rad.probing import MEASURES, interval, measure_label, number
 
     head = ["column", "classes", "test images", "measure"]
     head += ["value", "95 % interval", "sd", "baseline"]
@@ -121,7 +121,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
             record["column"],
             str(len(record["classes"]) or ""),
             str(record["test_images"]),
-            name,
+            measure_label(name),
             number(measure["value"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
@@ -135,7 +135,7 @@ def _table(facts: dict[str, Any], records: list[dict[str, Any]]) -> str:
         f"{facts['parameters']:,} parameters"
     )
     shown = {name for record in records for name in record["measures"]}
-    notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
+    notes = [f"{measure_label(name)}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
 
 

@@ -29,7 +29,7 @@ from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, DataError
 from llava_rad.evaluation import Predictions, read_predictions
-from llava_rad.evaluation.page import key_label, value_label
+from llava_rad.evaluation.labels import key_label, value_label
 from llava_rad.evaluation.primary import (
     PairedTest,
     metric_of,

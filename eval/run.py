@@ -43,6 +43,7 @@ from llava_rad.evaluation import (
     evaluation_table,
     read_predictions,
     write_evaluation,
+    write_page,
 )
 from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, own_shared_results
 from llava_rad.wording import failed_of
@@ -105,11 +106,13 @@ def main(
                 **how,
                 progress=lambda step: say_once(f"computing {step}"),
             )
-            write_evaluation(evaluation, output, facts={"generation": studies.facts(reports)})
+            generation = studies.facts(reports)
+            write_evaluation(evaluation, output, facts={"generation": generation})
             print(evaluation_table(evaluation))
             failures = {failure.study_id: failure for failure in reports.failures}
             if wrong is not None:
                 control = judge_controls(studies, reports, wrong, scorer, **how)
+                write_page(evaluation, output, generation=generation)  # now with the verdict
                 print(f"\n{control_table(control)}")
                 failures |= {f.study_id: f for written in wrong.values() for f in written.failures}
     for warning in evaluation.warnings:

@@ -11,11 +11,12 @@ the training patients' images, its learning rate chosen on validation, and Dice 
 are measured on the test patients, with 95 % intervals from resampled patients.
 
 --save keeps the first seed's head; --load tests such a head without training. --overlays writes a
-picture of the worst, middle and best test images (true outlines in green). The table goes to
-standard output, progress to standard error.
+picture of the worst, middle and best test images (true outlines solid, predicted ones broken). The
+table goes to standard output, progress to standard error.
 Several processes: `accelerate launch eval/segmentation.py ...` (or torchrun on CPUs).
 """
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from llava_rad.evaluation.table import text_table
 
 if TYPE_CHECKING:
     from llava_rad.encoders import ImageEncoder
+    from llava_rad.probing.gallery import Gallery
     from llava_rad.probing.masks import MaskSource
     from llava_rad.probing.segmentation import SegmentationResult
 
@@ -62,7 +64,9 @@ def main(
     with program_ending("vectors in the cache stay, nothing else was written"):
         # Heavy imports wait until the options are read.
         from llava_rad.features import FeatureCache
+        from llava_rad.outputs import write_bytes_result
         from llava_rad.probing import encoder_facts, load_judged, read_examples, to_plain
+        from llava_rad.probing.gallery import draw_gallery
         from llava_rad.probing.masks import open_masks
         from llava_rad.probing.segmentation import evaluate_head, seeing_whole_images, segment
         from llava_rad.probing.segmentation_heads import load_head
@@ -109,42 +113,65 @@ def main(
             if save:
                 result.head.save(save)
             if overlays:
-                overlays.parent.mkdir(parents=True, exist_ok=True)
-                draw(whole, sources, result).save(overlays)
+                write_bytes_result(overlays, draw_gallery(draw(whole, sources, result)))
             manifests = [str(path) for path in judging.manifest]
             settings = {"manifests": manifests, "images": str(examples)}
             content = {"encoder": facts, "settings": settings, "results": [record]}
             numbers.put(content, _table(facts, record))
 
 
-def draw(encoder: "ImageEncoder", sources: "list[MaskSource]", result: "SegmentationResult"):
+def draw(
+    encoder: "ImageEncoder", sources: "list[MaskSource]", result: "SegmentationResult"
+) -> "Gallery":
     """The three worst, middle and best test images by the first seed's mean Dice."""
     import numpy as np
+    from PIL import Image
 
+    from llava_rad.appearance.figures import ON_RADIOGRAPHS
     from llava_rad.images import load_radiograph
-    from llava_rad.probing.pictures import overlay, sheet
+    from llava_rad.probing.gallery import Gallery, Outline, Tile
+    from llava_rad.probing.pictures import shrink
     from llava_rad.probing.segmentation import predict_masks
 
+    true_colour, *predicted_colours = ON_RADIOGRAPHS
     overlap = np.nanmean(result.outcome.dice[0], axis=1)
-    order = np.argsort(overlap, kind="stable")
-    middle = max(0, len(order) // 2 - 1)
-    rows = []
-    for chosen in (order[:3], order[middle : middle + 3], order[::-1][:3]):
-        row = []
-        for index in chosen:
-            example = result.examples[index]
-            rendering = encoder.preprocessing.rendering
-            radiograph = load_radiograph(example.path, rendering=rendering)
-            true = [mask for source in sources for mask in source.read(example)]
-            predicted = predict_masks(encoder, result.head, radiograph)
-            picture = overlay(radiograph.pixels, true, list(predicted.values()))
-            row.append((picture, f"{Path(example.path).stem}  Dice {overlap[index]:.3f}"))
-        rows.append(row)
-    return sheet(rows)
+    order = [int(index) for index in np.argsort(overlap, kind="stable")]
+    colours = dict(zip(result.head.structures, itertools.cycle(predicted_colours), strict=False))
+
+    def tile(index: int) -> Tile:
+        example = result.examples[index]
+        radiograph = load_radiograph(example.path, rendering=encoder.preprocessing.rendering)
+        true = [mask for source in sources for mask in source.read(example)]
+        predicted = predict_masks(encoder, result.head, radiograph)
+        outlines = [Outline(mask, true_colour) for mask in true if mask is not None]
+        outlines += [Outline(mask, colours[name], "--") for name, mask in predicted.items()]
+        picture = shrink(Image.fromarray(radiograph.pixels), 384)
+        return Tile(picture, f"Dice {overlap[index]:.3f}: {Path(example.path).stem}", outlines)
+
+    return Gallery(
+        f"{', '.join(colours)}: {result.head.kind} head on {encoder.name}",
+        {
+            f"{name} of {len(order)} test images": [tile(index) for index in chosen]
+            for name, chosen in ends_and_middle(order).items()
+        },
+        "By the mean Dice of the structures in the first fit, 0 (no overlap) to 1 (the same area).",
+        legend={
+            "true": (true_colour, "-"),
+            **{f"predicted: {name}": (colour, "--") for name, colour in colours.items()},
+        },
+    )
+
+
+def ends_and_middle(order: list[int], count: int = 3) -> dict[str, list[int]]:
+    """The first, middle and last of an order from worst to best, none of them twice."""
+    worst, rest = order[:count], order[count:]
+    best, rest = rest[-count:][::-1], rest[:-count]
+    middle = max(0, (len(rest) - count) // 2)
+    return {"Worst": worst, "Middle": rest[middle : middle + count], "Best": best}
 
 
 def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
-    from llava_rad.probing import MEASURES, interval, number
+    from llava_rad.probing import MEASURES, interval, measure_label, number
 
     head = ["head", "test images", "fits", "measure", "value", "95 % interval", "sd"]
     rows = [
@@ -152,7 +179,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
             record["head"],
             str(record["test_images"]),
             str(record["fits"]),
-            name,
+            measure_label(name),
             number(measure["value"]) + _of(measure["baseline"]),
             interval(measure["low"], measure["high"]),
             number(measure["spread"]),
@@ -164,7 +191,7 @@ def _table(facts: dict[str, Any], record: dict[str, Any]) -> str:
         f"{facts['parameters']:,} parameters; head: {record['head_parameters']:,} parameters"
     )
     shown = {name.split("/")[0] for name in record["measures"]}
-    notes = [f"{name}: {MEASURES[name]}" for name in MEASURES if name in shown]
+    notes = [f"{measure_label(name)}: {MEASURES[name]}" for name in MEASURES if name in shown]
     return "\n".join([about, "", text_table(head, rows), "", *notes])
 
 

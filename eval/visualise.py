@@ -3,15 +3,15 @@
     python eval/visualise.py --encoder mini --manifest nih.jsonl -o runs/pictures
 
 The output folder gets pca.png (the first three principal components of the patch tokens as red,
-green and blue; like tokens have like colours, in all images), attention.png (where CLS looks in the
-last block) and neighbours.png (test images, and the training images whose CLS vectors are most like
-theirs).
+green and blue; like tokens have like colours, in all images; and the first alone), attention.png
+(where CLS looks in the last block, in multiples of looking everywhere alike) and neighbours.png
+(test images, and the training images whose CLS vectors are most like theirs).
 
 The images are test images of the manifest, drawn by --seed. More tokens an image give finer maps:
 --image-size 448. What was written goes to standard output, progress to standard error.
 """
 
-import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from llava_rad.encoders import ImageEncoder
     from llava_rad.probing import Example, Examples
+    from llava_rad.probing.gallery import Gallery, Tile
 
 TILE = 224
 
@@ -94,40 +95,81 @@ def _colour_sheet(
     examples: "list[Example]",
     pixels: "torch.Tensor",
     patches: "torch.Tensor",
-) -> Image.Image:
-    from llava_rad.probing.pictures import colour_grid, sheet
+) -> "Gallery":
+    from llava_rad.probing.gallery import ColourBar, Gallery
     from llava_rad.probing.token_maps import principal_colours
 
-    colours = principal_colours(patches, encoder.grid(*pixels.shape[-2:]))
-    seen, maps = [], []
-    for example, image, grid in zip(examples, pixels, colours, strict=True):
-        gray = Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE))
-        seen.append((gray.convert("RGB"), example.study.study_id))
-        maps.append((colour_grid(grid, (TILE, TILE)), "first three components"))
-    return sheet([seen, maps])
+    colours, shares = principal_colours(patches, encoder.grid(*pixels.shape[-2:]))
+    ramp, ends = np.linspace(0, 1, 64), ("2nd percentile", "98th")
+    first = [np.stack([grid[..., 0]] * 3, axis=-1) for grid in colours]
+    bars = [
+        ColourBar(
+            f"component {i + 1}: {100 * share:.0f} % of the variance", np.outer(ramp, one), *ends
+        )
+        for i, (share, one) in enumerate(zip(shares, np.eye(3), strict=True))
+    ]
+    bars.append(ColourBar("component 1 alone", np.outer(ramp, np.ones(3)), *ends))
+    return Gallery(
+        f"Patch tokens of {encoder.name}: principal components",
+        {
+            "As the encoder sees them": _seen(encoder, examples, pixels),
+            "Components 1, 2 and 3 as red, green and blue": _maps(colours, examples),
+            "Component 1 alone": _maps(first, examples),
+        },
+        "Like tokens have like colours, in all images: the components are those of all of them "
+        "together.",
+        bars=bars,
+    )
 
 
 def _attention_sheet(
     encoder: "ImageEncoder", examples: "list[Example]", pixels: "torch.Tensor"
-) -> Image.Image:
-    from llava_rad.probing.pictures import heat, sheet
+) -> "Gallery":
+    from llava_rad.probing.gallery import ColourBar, Gallery, Tile
+    from llava_rad.probing.pictures import heat, heat_colours
     from llava_rad.probing.token_maps import cls_attention
 
-    attention = cls_attention(encoder, pixels.to(next(encoder.parameters()).device))
+    attention = cls_attention(encoder, pixels.to(next(encoder.parameters()).device)).numpy()
+    times = attention * attention[0].size  # 1 where CLS looks everywhere alike
+    top = float(np.percentile(times, 99.5))
     tiles = []
-    for example, image, weights in zip(examples, pixels, attention, strict=True):
+    for image, weights in zip(pixels, times, strict=True):
         gray = Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE))
-        picture = heat(np.asarray(gray), weights.numpy())
-        tiles.append((picture, f"{example.study.study_id}  most {weights.max():.3f}"))
-    half = (len(tiles) + 1) // 2
-    return sheet([row for row in (tiles[:half], tiles[half:]) if row])
+        most = f"at most {weights.max():.1f} times"
+        tiles.append(Tile(heat(np.asarray(gray), weights, top=top), most))
+    ramp = np.linspace(0, 1, 64)
+    over_gray = heat_colours(ramp, np.full((64, 3), 0.4))
+    return Gallery(
+        f"Attention of CLS in the last block of {encoder.name}",
+        {"As the encoder sees them": _seen(encoder, examples, pixels), "Attention": tiles},
+        "Mean of all heads. 1 is what every patch would get if CLS looked everywhere alike. "
+        "Attention does not explain what the encoder concludes.",
+        bars=[ColourBar("attention, times the even share", over_gray, "0", f"{top:.1f} and more")],
+    )
+
+
+def _seen(
+    encoder: "ImageEncoder", examples: "list[Example]", pixels: "torch.Tensor"
+) -> "list[Tile]":
+    from llava_rad.probing.gallery import Tile
+
+    pictures = [Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE)) for image in pixels]
+    return [Tile(p, example.study.study_id) for p, example in zip(pictures, examples, strict=True)]
+
+
+def _maps(grids: Iterable[np.ndarray], examples: "list[Example]") -> "list[Tile]":
+    from llava_rad.probing.gallery import Tile
+    from llava_rad.probing.pictures import colour_grid
+
+    tiles = [colour_grid(grid, (TILE, TILE)) for grid in grids]
+    return [Tile(p, example.study.study_id) for p, example in zip(tiles, examples, strict=True)]
 
 
 def _neighbour_sheet(
     encoder: "ImageEncoder", examples: "Examples", chosen: "list[Example]", count: int, cache: Path
-) -> Image.Image:
+) -> "Gallery":
     from llava_rad.probing import extract_features, nearest_neighbours
-    from llava_rad.probing.pictures import sheet
+    from llava_rad.probing.gallery import Gallery, Tile
 
     vectors = extract_features(
         encoder,
@@ -139,40 +181,43 @@ def _neighbour_sheet(
     nearest, similarity = nearest_neighbours(
         vectors[train:].numpy(), vectors[:train].numpy(), count
     )
-    rows = []
+    rows = {}
     for example, indices, values in zip(chosen, nearest, similarity, strict=True):
-        row = [(_tile(example), f"test: {_about(example)}")]
-        for index, value in zip(indices, values, strict=True):
-            neighbour = examples.train[index]
-            row.append((_tile(neighbour), f"{value:.2f}  {_about(neighbour)}"))
-        rows.append(row)
-    return sheet(rows)
+        found = [examples.train[index] for index in indices]
+        row = [Tile(_small(example), f"test image: {_about(example)}")]
+        row += [
+            Tile(_small(neighbour), f"{value:.2f}: {_about(neighbour)}")
+            for neighbour, value in zip(found, values, strict=True)
+        ]
+        rows[f"{example.study.study_id} and the training images nearest to it"] = row
+    return Gallery(
+        f"Nearest neighbours by {encoder.name}",
+        rows,
+        "Before the colon: cosine of the CLS vectors, 1 for the same direction. After it: sex, age "
+        "and the labels that are present.",
+    )
 
 
-def _tile(example: "Example") -> Image.Image:
-    """A radiograph in the middle of a black square."""
+def _small(example: "Example") -> Image.Image:
     from llava_rad.images import load_radiograph
     from llava_rad.probing.pictures import shrink
 
-    picture = shrink(Image.fromarray(load_radiograph(example.path).pixels).convert("RGB"), TILE)
-    square = Image.new("RGB", (TILE, TILE))
-    square.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    return square
+    return shrink(Image.fromarray(load_radiograph(example.path).pixels), TILE)
 
 
 def _about(example: "Example") -> str:
     """Sex, age, and the labels that are present."""
     study = example.study
     facts = [study.sex or "", "" if study.age is None else f"{study.age:.0f}"]
-    facts += [name for name, value in study.labels.items() if value == 1]
+    facts += [name.replace("_", " ") for name, value in study.labels.items() if value == 1]
     facts.append(study.extra.get("diagnosis", ""))
     return ", ".join(fact for fact in facts if fact) or study.study_id
 
 
-def _write(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, format="png")
-    write_bytes_result(path, content.getvalue())
+def _write(gallery: "Gallery", path: Path) -> None:
+    from llava_rad.probing.gallery import draw_gallery
+
+    write_bytes_result(path, draw_gallery(gallery))
     print(path)
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 GROUND = {
     "bundled",
     "errors",
+    "appearance",
     "caches",
     "config",
     "devices",

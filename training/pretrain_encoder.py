@@ -225,7 +225,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
                 save()
                 saved_at = step
                 if accelerator.is_main_process and step > 1:
-                    draw_curves(output)
+                    draw_curves(output, config)
 
     # 7. The teacher becomes an encoder folder.
     teacher = whole_tensors(model.teacher.state_dict().items(), accelerator.is_main_process)

@@ -257,7 +257,7 @@ def train_stage(
         say(f"{stage} {step}/{steps}  validation loss {loss:.4f}")
         log.write(step, validation_loss=loss)
         if accelerator.is_main_process:
-            draw_curve(config.output)
+            draw_curve(config.output, config)
         return loss
 
     # 6. The loop.

@@ -2,9 +2,9 @@
 
 :mod:`predictions` is the file format, :mod:`evaluation` gathers what is said about one file,
 :mod:`baselines` scores texts written without the image, :mod:`image_gain` those written with a
-wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text,
-:mod:`scoring` scores texts in memory, :mod:`split_reports` writes the reports on one split of a
-manifest.
+wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text, with
+the names of :mod:`labels`, :mod:`scoring` scores texts in memory, :mod:`split_reports` writes the
+reports on one split of a manifest.
 """
 
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json
@@ -18,7 +18,7 @@ from llava_rad.evaluation.image_gain import (
     control_to_json,
     measure_control,
 )
-from llava_rad.evaluation.output import evaluation_table, write_evaluation
+from llava_rad.evaluation.output import evaluation_table, write_evaluation, write_page
 from llava_rad.evaluation.page import render_page
 from llava_rad.evaluation.predictions import (
     Columns,
@@ -52,4 +52,5 @@ __all__ = [
     "score",
     "to_json",
     "write_evaluation",
+    "write_page",
 ]

@@ -27,6 +27,7 @@ from llava_rad.evaluation.baselines import (
     other_patients,
     score_each,
 )
+from llava_rad.evaluation.labels import metric_label
 from llava_rad.evaluation.predictions import Predictions
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
 from llava_rad.metrics.label_f1 import POLICIES
@@ -368,7 +369,7 @@ def _warnings(
             "in the file"
         )
     for name, result in scores.results.items():
-        warnings += [f"{name}: {note}" for note in result.notes]
+        warnings += [f"{metric_label(name)}: {note}" for note in result.notes]
     return tuple(warnings)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llava_rad.evaluation.baselines import score_each
-from llava_rad.evaluation.page import key_label, value_label
+from llava_rad.evaluation.labels import key_label, value_label
 from llava_rad.evaluation.primary import (
     PRIMARY,
     PairedTest,

@@ -5,11 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_rad.errors import DataError
 from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
-from llava_rad.evaluation.page import BASELINE_NAMES, key_label, render_page, value_label
+from llava_rad.evaluation.labels import BASELINE_NAMES, key_label, value_label
+from llava_rad.evaluation.page import render_page
 from llava_rad.evaluation.table import text_table
 from llava_rad.outputs import write_result
+from llava_rad.readers import read_json
 from llava_rad.wording import counted
+
+# What an evaluation and an image control of the same reports have in common.
+_DECIDES = ("model_sha256", "manifest_sha256", "split", "section", "settings", "precision")
 
 
 def write_evaluation(
@@ -30,9 +36,9 @@ def write_evaluation(
     Raises:
         DataError: the folder cannot be written.
     """
-    content = {**to_json(evaluation), **(facts or {})}
+    facts = facts or {}
+    content = {**to_json(evaluation), **facts}
     summary = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    page = render_page(evaluation, cases=cases)
     write_result(folder / "metrics.json", summary + "\n")
     write_result(
         folder / "per_sample.jsonl",
@@ -41,7 +47,42 @@ def write_evaluation(
             for i in range(evaluation.count)
         ),
     )
+    write_page(evaluation, folder, cases=cases, generation=facts.get("generation"))
+
+
+def write_page(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    cases: int = 20,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``report.html``, with the verdict of the folder's ``image_control.json``.
+
+    Args:
+        evaluation: what it shows.
+        folder: of the results.
+        cases: worst and best pairs.
+        generation: what wrote the predictions. A control of another model, other studies or
+            another decoding is left out.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    control = None if generation is None else _control_of(folder, generation)
+    page = render_page(evaluation, cases=cases, generation=generation, control=control)
     write_result(folder / "report.html", page)
+
+
+def _control_of(folder: Path, generation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The image control in a folder, if it is one of these reports."""
+    try:
+        control = read_json(folder / "image_control.json", expect=dict)
+    except DataError:
+        return None
+    theirs = control.get("generation")
+    same = isinstance(theirs, dict) and all(theirs.get(key) == generation[key] for key in _DECIDES)
+    return control if same else None
 
 
 def table_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

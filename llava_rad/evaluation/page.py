@@ -1,31 +1,22 @@
 """``report.html``: an evaluation as one self-contained page, without any file beside it."""
 
-import base64
-import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llava_rad.appearance.pages import fill_page, picture_uri
 from llava_rad.errors import ImageError
 from llava_rad.evaluation.evaluation import Evaluation, versions
+from llava_rad.evaluation.labels import BASELINE_NAMES, key_label, metric_label, value_label
 from llava_rad.metrics.label_f1 import GROUPS, MEASURES, POLICIES
-from llava_rad.metrics.radgraph import PUBLISHED_LEVEL
-from llava_rad.metrics.score import (
-    DEFINITIONS,
-    LOWER_IS_BETTER,
-    RANGES,
-)
+from llava_rad.metrics.score import DEFINITIONS, LOWER_IS_BETTER, RANGES
 from llava_rad.observations import FIVE, OBSERVATIONS
 from llava_rad.statistics import Interval
 
 IMAGE_SIDE = 384
-BASELINE_NAMES = {
-    "fixed_report": "best single report",
-    "other_patient": "another patient's report",
-    "nearest_training_report": "nearest training report",
-}
 _BINS = 24
 
 
@@ -39,42 +30,93 @@ class Bar:
     at: float
     low: float | None
     high: float | None
-    baselines: list[tuple[str, float, str]]
+    baselines: dict[str, tuple[float, str]]
 
 
-def render_page(evaluation: Evaluation, *, cases: int = 20) -> str:
+def render_page(
+    evaluation: Evaluation,
+    *,
+    cases: int = 20,
+    generation: Mapping[str, Any] | None = None,
+    control: Mapping[str, Any] | None = None,
+) -> str:
     """The page, as HTML.
 
     Args:
         evaluation: what it shows.
         cases: how many of the worst and of the best pairs it lists, with their images.
+        generation: what wrote the predictions, as
+            :meth:`~llava_rad.evaluation.split_reports.SplitReports.facts` gives it.
+        control: whether the texts depend on the image, as ``image_control.json`` holds it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("llava_rad.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     order, ordered_by = _order(evaluation)
-    shown = _ends(order, cases)
-    return environment.get_template("page.html.jinja").render(
+    return fill_page(
+        "llava_rad.evaluation",
+        "page.html.jinja",
         e=evaluation,
+        title=_title(evaluation, generation),
+        made=_made(generation),
+        section=evaluation.section.replace("_", " "),
+        control=None if control is None else _control(control),
         groups=[_group(evaluation, name) for name in evaluation.shown],
         baseline_names={name: BASELINE_NAMES[name] for name in evaluation.baselines.headlines()},
         class_tables=_class_tables(evaluation),
         primary=_primary(evaluation),
         policies=[policy.replace("_", " ") for policy in POLICIES],
+        measures=[measure.replace("f1", "F1") for measure in MEASURES],
         class_groups=list(GROUPS),
         lengths=_lengths(evaluation),
         calibration=_calibration(evaluation),
         by_reference=_by_reference(evaluation),
-        cases=[_case(evaluation, i, rank) for rank, i in shown],
+        cases=[_case(evaluation, i, rank) for rank, i in _ends(order, cases)],
         ordered_by=ordered_by,
+        left_out={metric_label(name): why for name, why in evaluation.scores.left_out.items()},
         versions=versions(),
     )
+
+
+def _title(e: Evaluation, generation: Mapping[str, Any] | None) -> str:
+    if generation is None:
+        return e.predictions.path.name
+    split = generation["split"]
+    whose = "all studies" if split == "all" else f"{split} split"
+    return f"{generation['model']} on {generation['manifest']}, {whose}"
+
+
+def _made(generation: Mapping[str, Any] | None) -> str:
+    """How the predictions were written, as far as that is known."""
+    if generation is None:
+        return "The file of predictions does not say which model wrote them."
+    beams = generation["settings"]["num_beams"]
+    how = "greedy decoding" if beams == 1 else f"{beams} beams"
+    return f"Written with {how}, in {generation['precision']}."
+
+
+def _control(control: Mapping[str, Any]) -> dict[str, Any]:
+    """The image control: its verdict, and what the primary value gains over each wrong image."""
+    depends = control["depends_on_the_image"]
+    rows = []
+    for each in control["controls"].values():
+        gain = each["gains"].get(control["primary"])
+        interval = gain and gain["interval"]
+        rows.append(
+            {
+                "image": each["image"],
+                "identical": f"{each['identical_texts']} of {control['count']} "
+                f"({100 * each['identical_share']:.0f} %)",
+                "gain": f"{gain['gain']:+.3f}" if gain else "",
+                "interval": f"{interval['low']:+.3f} to {interval['high']:+.3f}"
+                if interval
+                else "",
+                "p": f"{gain['p']:.4f}" if gain else "",
+            }
+        )
+    return {
+        "depends": depends,
+        "verdict": control["verdict"],
+        "primary": key_label(control["primary"]),
+        "rows": rows,
+    }
 
 
 def _span(name: str) -> float:
@@ -89,23 +131,6 @@ def _share(value: float, name: str) -> float:
     return float(np.clip(value / _span(name), 0, 1))
 
 
-def value_label(value: str) -> str:
-    """A value's key as people say it."""
-    policy, *rest = value.split("/")
-    if policy in POLICIES and len(rest) == 3:
-        how = policy.replace("_", " ")
-        return f"{rest[1]} {rest[2].upper()}, {rest[0]} observations, {how}"
-    if value == "radgraph_f1":
-        return f"RadGraph F1, level {PUBLISHED_LEVEL}"
-    return value.replace("_", " ").replace("/f1", " F1").replace("bleu ", "BLEU-")
-
-
-def key_label(key: str) -> str:
-    """A value's ``metric/value`` as people say it."""
-    metric, _, value = key.partition("/")
-    return f"{metric.replace('_', '-')} {value_label(value)}"
-
-
 def _group(e: Evaluation, name: str) -> dict[str, Any]:
     result = e.scores.results[name]
     baselines = e.baselines.headlines()
@@ -113,15 +138,12 @@ def _group(e: Evaluation, name: str) -> dict[str, Any]:
     for value in e.shown[name]:
         number = result.values[value]
         interval = e.intervals[name].get(value)
-        marks = [
-            (
-                baseline,
-                _share(values[f"{name}/{value}"], name),
-                _number(values[f"{name}/{value}"], name),
-            )
+        key = f"{name}/{value}"
+        marks = {
+            baseline: (_share(values[key], name), _number(values[key], name))
             for baseline, values in baselines.items()
-            if f"{name}/{value}" in values
-        ]
+            if key in values
+        }
         bars.append(
             Bar(
                 label=value_label(value),
@@ -134,7 +156,7 @@ def _group(e: Evaluation, name: str) -> dict[str, Any]:
             )
         )
     return {
-        "name": name,
+        "name": metric_label(name),
         "definition": DEFINITIONS[name],
         "facts": {key: value for key, value in result.facts.items() if key != "range"},
         "notes": result.notes,
@@ -197,7 +219,7 @@ def _class_tables(e: Evaluation) -> list[dict[str, Any]]:
             }
             for average in ("micro", "macro", "weighted", "samples")
         ]
-        tables.append({"name": name, "rows": rows, "averages": averages})
+        tables.append({"name": metric_label(name), "rows": rows, "averages": averages})
     return tables
 
 
@@ -220,31 +242,35 @@ def _lengths(e: Evaluation) -> dict[str, Any]:
             {"prediction": float(p) / tallest, "reference": float(r) / tallest}
             for p, r in zip(counts["prediction"], counts["reference"], strict=True)
         ],
-        "most": most,
+        "tallest": tallest,
+        "ticks": [
+            {"words": words, "at": words / (most + 1)}
+            for words in sorted({round(most * share / 4) for share in range(5)})
+        ],
         "clipped": longest > most,
         "mean": {name: f"{np.mean(values):.1f}" for name, values in words.items()},
         "median": {name: f"{np.median(values):.0f}" for name, values in words.items()},
     }
 
 
-def _calibration(e: Evaluation) -> list[dict[str, Any]]:
+def _calibration(e: Evaluation) -> dict[str, Any] | None:
     stated = e.stated()
     if stated is None:
-        return []
+        return None
     # No Finding is not stated but left over, and would flatten the scale.
     names = OBSERVATIONS[:-1]
     mine, theirs = stated[..., : len(names)].mean(axis=1)
     top = max(0.05, float(max(mine.max(), theirs.max())))
-    return [
+    rows = [
         {
             "name": name,
             "prediction": float(mine[i] / top),
             "reference": float(theirs[i] / top),
-            "text": f"{100 * mine[i]:.1f} % of predictions, {100 * theirs[i]:.1f} % of references",
-            "numbers": f"{100 * mine[i]:.1f} / {100 * theirs[i]:.1f}",
+            "texts": {"generated": f"{100 * mine[i]:.1f} %", "true": f"{100 * theirs[i]:.1f} %"},
         }
         for i, name in enumerate(names)
     ]
+    return {"rows": rows, "top": f"{100 * top:.0f} %"}
 
 
 def _by_reference(e: Evaluation) -> dict[str, Any] | None:
@@ -256,21 +282,20 @@ def _by_reference(e: Evaluation) -> dict[str, Any] | None:
         for value in shown:
             key = f"{name}/{value}"
             cells = {part: _number(values[key], name) for part, values in parts.items()}
-            rows.append({"metric": name, "value": value_label(value), **cells})
+            rows.append({"value": key_label(key), **cells})
     counts = {"normal": int(e.normal.sum()), "abnormal": int((~e.normal).sum())}
     return {"rows": rows, "parts": list(parts), "counts": counts}
 
 
 def _order(e: Evaluation) -> tuple[list[int], str]:
     """Pairs from the worst to the best, and what that is judged by."""
-    for name, value in (("radgraph", "radgraph_f1"), ("rouge", "rougeL"), ("bleu_coco", "bleu_1")):
-        if name in e.scores.results:
-            key = e.scores.results[name].per_pair[value]
-            return list(map(int, np.argsort(key, kind="stable"))), f"{name} {value_label(value)}"
-    name = next(iter(e.scores.results))
-    value, key = next(iter(e.scores.results[name].per_pair.items()))
+    preferred = (("radgraph", "radgraph_f1"), ("rouge", "rougeL"), ("bleu_coco", "bleu_1"))
+    first = next(iter(e.scores.results))
+    known = [key for key in preferred if key[0] in e.scores.results]
+    name, value = known[0] if known else (first, next(iter(e.scores.results[first].per_pair)))
     sign = -1 if name in LOWER_IS_BETTER else 1
-    return list(map(int, np.argsort(sign * key, kind="stable"))), f"{name} {value_label(value)}"
+    order = np.argsort(sign * e.scores.results[name].per_pair[value], kind="stable")
+    return list(map(int, order)), key_label(f"{name}/{value}")
 
 
 def _ends(order: list[int], cases: int) -> list[tuple[str, int]]:
@@ -285,20 +310,17 @@ def _case(e: Evaluation, i: int, rank: str) -> dict[str, Any]:
     row = e.predictions.rows[i]
     radgraph = e.scores.results.get("radgraph")
     details = radgraph.details[i] if radgraph is not None else None
+    found = e.observations(i)
     image, problem = _image(row.image)
     return {
         "id": row.id,
         "rank": rank,
         "kind": "" if e.normal is None else ("normal" if e.normal[i] else "abnormal"),
-        "prediction": _pieces(details["prediction"]) if details else [(row.prediction, "", "")],
-        "reference": _pieces(details["reference"]) if details else [(row.reference, "", "")],
-        "observations": e.observations(i),
+        "prediction": _pieces(details["prediction"]) if details else [(row.prediction, "")],
+        "reference": _pieces(details["reference"]) if details else [(row.reference, "")],
+        "observations": found if any(found.values()) else {},
         "values": [
-            (
-                f"{key.split('/')[0]} {value_label(key.split('/', 1)[1])}",
-                _number(v, key.split("/")[0]),
-            )
-            for key, v in e.pair_values(i).items()
+            (key_label(key), _number(v, key.split("/")[0])) for key, v in e.pair_values(i).items()
         ],
         "image": image,
         "problem": problem,
@@ -306,20 +328,20 @@ def _case(e: Evaluation, i: int, rank: str) -> dict[str, Any]:
     }
 
 
-def _pieces(side: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """A text cut into pieces of (text, fate, label); of nested entities the outer one shows."""
+def _pieces(side: dict[str, Any]) -> list[tuple[str, str]]:
+    """A text cut into pieces of (text, fate); of nested entities the outer one shows."""
     tokens = side["tokens"].split()
-    pieces: list[tuple[str, str, str]] = []
+    pieces: list[tuple[str, str]] = []
     at = 0
     for entity in sorted(side["entities"], key=lambda x: (x["start"], -x["end"])):
         if entity["start"] < at:
             continue
         if entity["start"] > at:
-            pieces.append((" ".join(tokens[at : entity["start"]]), "", ""))
+            pieces.append((" ".join(tokens[at : entity["start"]]), ""))
         at = entity["end"] + 1
-        pieces.append((" ".join(tokens[entity["start"] : at]), entity["fate"], entity["label"]))
+        pieces.append((" ".join(tokens[entity["start"] : at]), entity["fate"]))
     if at < len(tokens):
-        pieces.append((" ".join(tokens[at:]), "", ""))
+        pieces.append((" ".join(tokens[at:]), ""))
     return pieces
 
 
@@ -327,16 +349,9 @@ def _image(path: Path | None) -> tuple[str, str]:
     """A radiograph as a data URI, or why it cannot be shown."""
     if path is None:
         return "", ""
-    from PIL import Image
-
     from llava_rad.images import load_radiograph
 
     try:
-        pixels = load_radiograph(path).pixels
+        return picture_uri(load_radiograph(path).pixels, IMAGE_SIDE), ""
     except ImageError as error:
         return "", str(error)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode(), ""

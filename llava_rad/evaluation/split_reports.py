@@ -74,6 +74,7 @@ class SplitReports:
         model: writes the reports.
         selection: the studies, their findings, and the studies without findings.
         training: findings of the manifest's training studies by id, where another split is judged.
+        manifest: its file's name.
         manifest_hash: hash of the manifest's content.
         split: the split's name, or ``all``.
         settings: of the decoding.
@@ -87,6 +88,7 @@ class SplitReports:
     model: ReportModel
     selection: TargetSelection
     training: dict[str, str]
+    manifest: str
     manifest_hash: str
     split: str
     settings: GenerationSettings
@@ -212,6 +214,7 @@ class SplitReports:
             "model_sha256": self.model.folder_hash,
             "settings": self.settings.to_dict(),
             "precision": self.precision,
+            "manifest": self.manifest,
             "manifest_sha256": self.manifest_hash,
             "split": self.split,
             "section": self.section,
@@ -333,6 +336,7 @@ def open_split(
         model=loaded,
         selection=selection,
         training=training,
+        manifest=manifest.name,
         manifest_hash=hash_manifest(manifest),
         split=split,
         settings=settings or GenerationSettings(),

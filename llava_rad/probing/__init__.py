@@ -18,7 +18,14 @@ from llava_rad.probing.finetuning import fine_tune
 from llava_rad.probing.knn import nearest_neighbours
 from llava_rad.probing.linear_probe import LinearProbe, fit_linear_probe, load_probe
 from llava_rad.probing.outcome import Estimate, Outcome, load_outcome
-from llava_rad.probing.record import MEASURES, encoder_facts, interval, number, to_plain
+from llava_rad.probing.record import (
+    MEASURES,
+    encoder_facts,
+    interval,
+    measure_label,
+    number,
+    to_plain,
+)
 from llava_rad.probing.targets import Target, column_target, label_names, label_targets
 from llava_rad.processes import process_state, share_jobs
 
@@ -45,6 +52,7 @@ __all__ = [
     "load_judged",
     "load_outcome",
     "load_probe",
+    "measure_label",
     "nearest_neighbours",
     "number",
     "process_state",

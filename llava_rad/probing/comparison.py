@@ -9,9 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_rad.appearance.pages import fill_page
 from llava_rad.outputs import write_result
 from llava_rad.probing.outcome import Estimate
-from llava_rad.probing.record import MEASURES, difference_to_plain, interval, number, to_plain
+from llava_rad.probing.record import (
+    MEASURES,
+    difference_to_plain,
+    interval,
+    measure_label,
+    number,
+    to_plain,
+)
 from llava_rad.statistics import SIGNIFICANT, Difference
 
 _TITLES = {"input_size": "input"}
@@ -82,6 +90,11 @@ class Comparison:
         """Of the columns."""
         return [_TITLES.get(column, column) for column in self.columns]
 
+    def headline_label(self, task: str) -> str:
+        """The measure that stands for a task, and its direction where lower is better."""
+        lower = ", lower is better" if task in self.lower_is_better else ""
+        return measure_label(self.headlines[task]) + lower
+
     def against_reference(self, task: str, encoder: str) -> Pair | None:
         """The encoder minus the reference on a task; None for the reference itself."""
         for pair in self.pairs:
@@ -93,10 +106,7 @@ class Comparison:
 def to_markdown(comparison: Comparison) -> str:
     """The table of headlines, and under it the differences to the reference."""
     c = comparison
-    titles = [
-        f"{task} ({c.headlines[task]}{', lower is better' if task in c.lower_is_better else ''})"
-        for task in c.estimates
-    ]
+    titles = [f"{task} ({c.headline_label(task)})" for task in c.estimates]
     head = [c.row, *c.titles, *titles]
     lines = [_row(head), _row(["---"] * len(head))]
     for name in c.encoders:
@@ -164,21 +174,15 @@ def to_html(comparison: Comparison, title: str, figure: str = "") -> str:
         title: of the page.
         figure: an SVG element above the rest.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("llava_rad.probing", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("comparison.html.jinja").render(
+    return fill_page(
+        "llava_rad.probing",
+        "comparison.html.jinja",
         title=title,
         figure=figure,
         c=comparison,
         charts=[_chart(comparison, task) for task in comparison.estimates],
-        measures=MEASURES,
+        measures={measure_label(name): text for name, text in MEASURES.items()},
+        measure_label=measure_label,
         number=number,
         interval=interval,
         significant=SIGNIFICANT,
@@ -235,10 +239,10 @@ def _chart(c: Comparison, task: str) -> dict[str, Any]:
 
     return {
         "task": task,
-        "measure": measure,
-        "lower": task in c.lower_is_better,
+        "measure": c.headline_label(task),
         "baseline": at(baseline),
         "baseline_text": number(baseline),
+        "ends": [number(start), number(start + span)],
         "rows": [
             {
                 "name": name,

@@ -1,6 +1,5 @@
 """What a change does to each task, as a picture: values over the change, with intervals."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llava_rad.appearance.figures import (
+    INK,
+    LINES,
+    SOFT,
+    columns_of,
+    note,
+    on_page,
+    save_png,
+    save_svg,
+    styled,
+)
 from llava_rad.outputs import write_bytes_result, write_result
 from llava_rad.probing.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_COLUMNS = 3  # panels beside one another
 
 
 @dataclass(frozen=True)
@@ -49,45 +57,56 @@ def draw_curves(curves: Curves) -> "Figure":
 
     Numbers lie on a horizontal axis; categories are listed from top to bottom.
     """
+    with styled():
+        return _drawn(curves)
+
+
+def _drawn(curves: Curves) -> "Figure":
     from matplotlib.figure import Figure
 
     c = curves.comparison
-    columns = min(_COLUMNS, len(c.estimates))
+    columns = columns_of(len(c.estimates))
     lines = math.ceil(len(c.estimates) / columns)
     numeric = all(curves.x[name] is not None for name in curves.rows)
     height = 3.3 if numeric else 1.6 + 0.42 * len(curves.rows)
-    figure = Figure(figsize=(3.9 * columns + 0.4, height * lines + 0.5), layout="constrained")
+    width = 4.2 * columns + 0.4
+    figure = Figure(figsize=(width, height * lines + 1.1), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=not numeric).flat)
     for panel, task in zip(panels, c.estimates, strict=False):
-        measure = c.headlines[task]
-        lower = ", lower is better" if task in c.lower_is_better else ""
-        panel.set_title(f"{task}\n{measure}{lower}", fontsize="medium")
-        panel.grid(alpha=0.3)
+        panel.set_title(task)
+        (panel.set_ylabel if numeric else panel.set_xlabel)(c.headline_label(task))
         _draw_task(panel, curves, task, numeric)
+    if not numeric:
+        for panel in panels[::columns]:
+            panel.set_ylabel(curves.axis)
     for panel in panels[len(c.estimates) :]:
         panel.remove()
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    named = {}
+    for panel in figure.axes:  # a line need not be in every panel
+        named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="outside upper left", ncols=max(2, 2 * columns))
+    explained = "Bars: 95 % intervals from resampled test patients."
+    if any(len(values) > 1 for rows in curves.repeats.values() for values in rows.values()):
+        explained += " Small dots: single pretrainings, of which a value is the mean."
+    note(figure, explained, inches=width - 0.2)
     return figure
 
 
-def save_curves(figure: "Figure", stem: Path) -> str:
+def save_curves(figure: "Figure", stem: Path, title: str) -> str:
     """Write a figure as ``.png`` and ``.svg``.
 
-    Returns:
-        The SVG element, for a page.
-    """
-    from matplotlib import rc_context
+    Args:
+        figure: from :func:`draw_curves`.
+        stem: of both files.
+        title: of the picture.
 
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    write_bytes_result(stem.with_name(f"{stem.name}.png"), picture.getvalue())
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": stem.name}):  # the same picture is the same file
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    Returns:
+        The SVG element, for a page: it takes the page's colour of text, light or dark.
+    """
+    write_bytes_result(stem.with_name(f"{stem.name}.png"), save_png(figure, title))
+    svg = save_svg(figure, title)
     write_result(stem.with_name(f"{stem.name}.svg"), svg)
-    return svg
+    return on_page(svg)
 
 
 def _draw_task(panel: Any, curves: Curves, task: str, numeric: bool) -> None:
@@ -103,31 +122,31 @@ def _draw_task(panel: Any, curves: Curves, task: str, numeric: bool) -> None:
 
     across = panel.axhline if numeric else panel.axvline
     values = _values(curves, task, names)
-    plot(places, values, "o-" if numeric else "o", color="C0", label="pretrained")
+    plot(places, values, "o-" if numeric else "o", color=LINES[0], label="pretrained")
     panel.errorbar(
         *((places, values) if numeric else (values, places)),
         **{"yerr" if numeric else "xerr": _whiskers(curves, task, names)},
         fmt="none",
-        color="C0",
+        color=LINES[0],
         capsize=3,
     )
     for place, name in zip(places, names, strict=True):
         repeats = curves.repeats.get(task, {}).get(name, ())
-        plot([place] * len(repeats), repeats, ".", color="C0", alpha=0.4)
+        plot([place] * len(repeats), repeats, ".", color=INK, markersize=4, zorder=3)
     known = [index for index, name in enumerate(names) if name in curves.baselines]
     baselines = _values(curves, task, [curves.baselines[names[index]] for index in known])
-    plot(places[known], baselines, "--" if numeric else "s", color="0.45", label="random weights")
+    plot(places[known], baselines, "--" if numeric else "s", color=SOFT, label="random weights")
     others = [
         n for n in curves.comparison.encoders if n not in {*names, *curves.baselines.values()}
     ]
     for number, name in enumerate(others, start=1):
         (value,) = _values(curves, task, [name])
-        across(value, linestyle="-.", linewidth=1, color=f"C{number}", label=name)
+        across(value, linestyle="-.", linewidth=1, color=LINES[number % len(LINES)], label=name)
     baseline = next(iter(curves.comparison.estimates[task].values()))[
         curves.comparison.headlines[task]
     ].baseline
     if baseline is not None:
-        across(baseline, linestyle=":", linewidth=1, color="0.6", label="no image")
+        across(baseline, linestyle=":", linewidth=1, color=SOFT, label="no image")
     if numeric:
         if curves.log:
             panel.set_xscale("log")

@@ -24,6 +24,25 @@ MEASURES = {
     "missed": "images that show the structure and nothing of it was outlined; lower is better",
 }
 
+_NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "within_one": "accuracy within one class",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "dice": "Dice",
+    "dice_present": "Dice where present",
+    "surface_distance": "surface distance, %",
+    "missed": "missed structures",
+}
+
+
+def measure_label(measure: str) -> str:
+    """A measure's name as people write it: ``auroc/Edema`` is ``AUROC, Edema``."""
+    name, _, of = measure.partition("/")
+    said = _NAMES.get(name, name.replace("_", " "))
+    return f"{said}, {of}" if of else said
+
 
 def encoder_facts(encoder: ImageEncoder) -> dict[str, Any]:
     """What a row of a comparison has to state of an encoder."""

@@ -11,7 +11,9 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ModelError
 
 
-def principal_colours(patches: Tensor, grid: tuple[int, int]) -> NDArray[np.float64]:
+def principal_colours(
+    patches: Tensor, grid: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The first three principal components of the patch tokens of several images, as colours.
 
     The components are those of all images together, so that a colour means the same in each. Each
@@ -22,17 +24,20 @@ def principal_colours(patches: Tensor, grid: tuple[int, int]) -> NDArray[np.floa
         grid: rows and columns of the tokens.
 
     Returns:
-        Red, green and blue in [0, 1], [images, rows, columns, 3].
+        Red, green and blue in [0, 1], [images, rows, columns, 3], and the share of the tokens'
+        variance that each of the three components explains.
     """
     tokens = patches.double().flatten(0, 1)
     centred = tokens - tokens.mean(dim=0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
     # The sign of a component is arbitrary; this one is the same on every machine.
     largest = directions[:3].gather(1, directions[:3].abs().argmax(dim=1, keepdim=True))
     scores = (centred @ (directions[:3] * largest.sign()).T).numpy()
     low, high = np.percentile(scores, [2, 98], axis=0)
     colours = (scores - low) / np.where(high > low, high - low, 1)
-    return colours.clip(0, 1).reshape(len(patches), *grid, 3)
+    variance = lengths.square()
+    shares = (variance[:3] / variance.sum().clamp_min(1e-30)).numpy()
+    return colours.clip(0, 1).reshape(len(patches), *grid, 3), shares
 
 
 @torch.inference_mode()

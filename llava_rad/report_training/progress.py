@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from llava_rad.report_training.config import STAGES
-from llava_rad.runs.curves import Panel, draw_panels
+from llava_rad.report_training.config import STAGES, ReportTrainingConfig
+from llava_rad.runs.curves import Panel, Points, draw_panels
 from llava_rad.runs.log import read_metrics
 
 CURVE_FILE = "loss.png"
@@ -100,24 +100,29 @@ def progress_line(stage: str, step: int, steps: int, values: dict[str, float]) -
     )
 
 
-def draw_curve(folder: Path) -> Path:
-    """Draw training and validation loss of all stages into the run's folder."""
+def draw_curve(folder: Path, config: ReportTrainingConfig) -> Path:
+    """Draw training and validation loss of all stages into the run's folder.
+
+    Args:
+        folder: of the run; one that has logged nothing gets no picture.
+        config: of the run, for what is trained in each stage.
+    """
     rows = read_metrics(folder)
-    panels = [
-        Panel(
-            stage,
-            "step",
-            {
-                key.replace("_", " "): [
-                    (r["step"], r[key]) for r in rows if r["stage"] == stage and key in r
-                ]
-                for key in ("loss", "validation_loss")
-            },
-            ylabel="cross-entropy per report token",
-        )
-        for stage in STAGES
-        if any(row["stage"] == stage for row in rows)
-    ]
+    panels = []
+    for stage in STAGES:
+        points = {
+            key: [(r["step"], r[key]) for r in rows if r["stage"] == stage and key in r]
+            for key in ("loss", "validation_loss")
+        }
+        lines: dict[str, Points] = {"training": points["loss"]}
+        if points["validation_loss"]:
+            step, lowest = min(points["validation_loss"], key=lambda point: point[1])
+            lines[f"validation, lowest {lowest:.3f} at {step}"] = points["validation_loss"]
+        trained = "adapter"
+        if stage == "finetune":
+            trained += " and the LLM's LoRA" if config.lora else " and LLM"
+        title, ylabel = f"{stage}: {trained} trained", "cross-entropy per report token, nats"
+        panels.append(Panel(title, "optimiser step", ylabel, lines))
     path = folder / CURVE_FILE
-    draw_panels(path, panels or [Panel(STAGES[0], "step", {})])
+    draw_panels(path, panels, f"Training of {config.name or folder.name}")
     return path

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 
 from llava_rad.data import save_manifest
 
@@ -92,6 +93,20 @@ def test_image_control_uses_the_same_reports(run, run_program, seeing_model, man
     done = run(tmp_path / "out", "--image-control")
     assert done.exit_code == 0, done.stderr
     assert "It is not shown that the text depends" in done.stdout.splitlines()[-1]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    verdict = json.loads((tmp_path / "out" / "image_control.json").read_text())["verdict"]
+    assert f"<h1>tiny-model on {manifest.name}, test split</h1>" in page
+    assert escape(verdict) in page
+    # Another run on the same reports keeps the verdict; one of other reports has none.
+    assert run(tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == page
+    other = json.loads((tmp_path / "out" / "image_control.json").read_text())
+    other["generation"]["model_sha256"] = "another"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "image_control.json").write_text(json.dumps(other))
+    assert run(tmp_path / "other").exit_code == 0
+    assert "? Not tested." in (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
+
     whole = contents(tmp_path / "out", ["reports.jsonl", *CONTROL_FILES])
     options = [a for a in arguments(seeing_model, manifest, tmp_path / "out") if a != "--split"]
     options.remove("test")

@@ -46,8 +46,18 @@ def test_table_numbers_and_overlays(trained):
     assert "learning rate" in result.stderr and "learning rate" not in result.stdout
     picture = Image.open(folder / "overlays.png")
     assert picture.width > 3 * 70 and picture.height > 3 * 70
-    colours = {colour for _, colour in picture.getcolors(1 << 24)}
-    assert (64, 220, 120) in colours and (255, 92, 92) in colours
+    assert picture.info["Title"].startswith("lungs: linear head on ")
+
+
+def test_worst_middle_and_best_are_each_shown_once():
+    spec = importlib.util.spec_from_file_location("segmentation", ROOT / "eval/segmentation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shown = module.ends_and_middle(list(range(20)))
+    assert shown == {"Worst": [0, 1, 2], "Middle": [8, 9, 10], "Best": [19, 18, 17]}
+    assert module.ends_and_middle([5, 4]) == {"Worst": [5, 4], "Middle": [], "Best": []}
+    few = module.ends_and_middle(list(range(8)))
+    assert sorted(i for some in few.values() for i in some) == list(range(8))
 
 
 def test_a_saved_head_is_tested_without_training(program, trained):

@@ -47,7 +47,8 @@ def test_markdown(comparison):
     text = to_markdown(comparison)
     lines = text.splitlines()
     assert lines[0] == (
-        "| encoder | input | tokens | parameters | pneumonia (auroc) | age (mae, lower is better) |"
+        "| encoder | input | tokens | parameters | pneumonia (AUROC) "
+        "| age (mean absolute error, lower is better) |"
     )
     assert "0.900 (0.800 to 0.950) |" in lines[2] and "12,345" in lines[2]
     assert "0.700 (0.600 to 0.800) * |" in lines[3]  # p corrected below 0.05
@@ -73,12 +74,16 @@ def test_page_is_self_contained_and_escaped(comparison):
     assert "a, &lt;b&gt; | c" in page
     assert "http" not in page and "src=" not in page
     # Points, whiskers and the baseline of a chart lie in their order on the axis.
-    chart = page[page.index("pneumonia <span") : page.index("age <span")]
+    chart = page[page.index("<h3>pneumonia") : page.index("<h3>age")]
 
     def places(kind):
         parts = chart.split(f'class="{kind}" style="left:')[1:]
         return [float(part.split("%")[0]) for part in parts]
 
     (ours, pixels), (baseline, _) = places("dot"), places("baseline")
+    assert "AUROC · without the image 0.500" in chart
+    for word in ("95 % interval", "the same test without looking at the image", "AUPRC"):
+        assert word in page
+    assert "auroc" not in page
     assert 0 <= baseline < pixels < ours <= 100
     assert np.isclose((ours - baseline) / (pixels - baseline), 0.4 / 0.2, atol=0.01)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,8 @@ def test_numbers_are_in_order_on_their_axis(comparison):
     (bars,) = first.containers
     (segments,) = (collection.get_segments() for collection in bars[2])
     np.testing.assert_allclose(segments[0], [[1, 0.5], [1, 0.65]])
-    assert second.get_title() == "age\nmae, lower is better"
+    assert first.get_title(loc="left") == "pneumonia" and first.get_ylabel() == "AUROC"
+    assert second.get_ylabel() == "mean absolute error, lower is better"
     assert "no image" not in lines(second)
 
 
@@ -61,9 +64,29 @@ def test_what_was_left_out_has_no_point_and_repeats_have_their_own(comparison):
     assert ([10.0, 10.0], [0.75, 0.85]) in [(list(x), list(y)) for x, y in points]
 
 
+def test_the_legend_names_every_line_and_intervals_are_explained(comparison):
+    places, baselines = {**SHARES}, dict.fromkeys(SHARES, "random weights")
+    repeats = {"pneumonia": {"some": [0.75, 0.85]}}
+    figure = draw_curves(Curves(comparison, "share", places, baselines=baselines, repeats=repeats))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "pretrained", "random weights", "pixels", "no image",
+    ]  # fmt: skip
+    assert "95 % intervals" in figure.get_supxlabel() and "Small dots" in figure.get_supxlabel()
+
+
+def test_no_panel_is_blank(comparison):
+    tasks = {f"task {n}": comparison.estimates["pneumonia"] for n in range(4)}
+    headlines = dict.fromkeys(tasks, "auroc")
+    four = replace(comparison, estimates=tasks, headlines=headlines, lower_is_better=())
+    axes = draw_curves(Curves(four, "share", SHARES)).axes
+    assert len(axes) == 4 and len({round(axis.get_position().x0, 1) for axis in axes}) == 2
+
+
 def test_files_are_the_same_for_the_same_figure(comparison, tmp_path):
     curves = Curves(comparison, "share", SHARES)
-    svg = save_curves(draw_curves(curves), tmp_path / "new" / "plot")
-    assert svg.startswith("<svg") and svg == (tmp_path / "new" / "plot.svg").read_text()
+    svg = save_curves(draw_curves(curves), tmp_path / "new" / "plot", "a & <b>")
+    assert svg.startswith("<svg") and "a &amp; &lt;b&gt;" in svg
+    assert (tmp_path / "new" / "plot.svg").read_text().startswith("<?xml")
     assert (tmp_path / "new" / "plot.png").read_bytes()[:4] == b"\x89PNG"
-    assert save_curves(draw_curves(curves), tmp_path / "plot") == svg
+    assert save_curves(draw_curves(curves), tmp_path / "plot", "a & <b>") == svg

@@ -1,9 +1,12 @@
 """Progress of a run."""
 
+from types import SimpleNamespace
+
 import pytest
 from helpers.one_process import OneProcess
-from PIL import Image
 
+from llava_rad.model.lora import LoraSettings
+from llava_rad.report_training import progress
 from llava_rad.report_training.config import STAGES
 from llava_rad.report_training.progress import Meter, draw_curve, progress_line
 from llava_rad.runs.log import RunLog
@@ -28,10 +31,26 @@ def test_means_count_each_token_once(monkeypatch):
     assert "0:00:16 left" in progress_line("align", 2, 10, {"lr": 1e-3, **found})
 
 
-def test_the_curve_is_a_picture(tmp_path):
+@pytest.mark.parametrize(
+    ("lora", "trained"), [(LoraSettings(), "adapter and the LLM's LoRA"), (None, "adapter and LLM")]
+)
+def test_the_curve_says_what_is_trained_and_where_validation_was_lowest(
+    tmp_path, monkeypatch, lora, trained
+):
+    drawn = {}
+    monkeypatch.setattr(
+        progress, "draw_panels", lambda path, panels, title: drawn.update({title: panels})
+    )
     log = RunLog(tmp_path, "align", 0, STAGES, OneProcess())
-    for step in (1, 2):
+    for step in (1, 2, 3):
         log.write(step, loss=1.0 / step)
-    log.write(2, validation_loss=0.7)
-    with Image.open(draw_curve(tmp_path)) as picture:
-        assert min(picture.size) > 200
+        log.write(step, validation_loss=[0.9, 0.7, 0.8][step - 1])
+    config = SimpleNamespace(name="mine", lora=lora)
+    assert draw_curve(tmp_path, config) == tmp_path / "loss.png"
+    align, finetune = drawn["Training of mine"]
+    assert align.title == "align: adapter trained" and align.xlabel == "optimiser step"
+    assert finetune.title == f"finetune: {trained} trained"
+    assert align.ylabel == "cross-entropy per report token, nats"
+    assert list(align.left) == ["training", "validation, lowest 0.700 at 2"]
+    assert align.left["training"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert not finetune.lines

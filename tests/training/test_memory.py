@@ -97,19 +97,20 @@ def test_pretraining_is_flat(tmp_path, counted):
 def test_a_picture_of_the_curves_leaves_nothing(tmp_path):
     from llava_rad.runs.curves import Panel, draw_panels
 
-    panels = [Panel(t, "step", {"loss": [(1, 2.0), (2, 1.0)]}, {"koleo": [(1, 1.0)]}) for t in "ab"]
+    lines = {"loss": [(1, 2.0), (2, 1.0)]}
+    panels = [Panel(title, "step", "loss", lines, {"koleo": [(1, 1.0)]}) for title in "ab"]
 
     def count():
         gc.collect()
         return len(gc.get_objects())
 
     for _ in range(2):  # fonts are read once
-        draw_panels(tmp_path / "curves.png", panels)
+        draw_panels(tmp_path / "curves.png", panels, "Losses")
     before = count()
     gc.disable()
     try:
         for _ in range(3):
-            draw_panels(tmp_path / "curves.png", panels)
+            draw_panels(tmp_path / "curves.png", panels, "Losses")
         left = len(gc.get_objects()) - before
     finally:
         gc.enable()

@@ -193,8 +193,10 @@ def test_sample_reports_are_a_page_with_images_and_scores(train):
     (page,) = (folder / "samples").iterdir()
     text = page.read_text()
     assert page.name == "align-0000005.html"
-    assert text.count("<tr><td>s") == 2
-    assert text.count("data:image/png;base64,") >= 2
+    assert "<h1>align, step 5</h1>" in text and "<dt>BLEU-4 (COCO)</dt>" in text
+    assert text.count("<h3>Generated</h3>") == text.count("<h3>True</h3>") == 2
+    assert text.count('src="data:image/jpeg;base64,') >= 2
+    assert text.count('alt="Radiograph 1 of') == 2
     (row,) = [row for row in metrics(folder) if "sample/bleu_coco/bleu_4" in row]
     assert row["step"] == 5
     assert 0 <= row["sample/rouge/rougeL"] <= 1
