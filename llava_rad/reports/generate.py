@@ -1,7 +1,7 @@
 """Write reports: batched decoding of requests into text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from llava_rad.data.deidentification import has_marks
 from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.model.tokenizer import decode
-from llava_rad.names import escape_name, plain_text
+from llava_rad.names import escape_name, one_line, plain_text
 from llava_rad.reports.draws import StudyDraws, draw_seed
 
 #: Said once with every report, in text, JSON and on the page.
@@ -64,6 +64,7 @@ class Report:
         images: paths of the images that the model was shown, if they were given.
         roles: what each of them was shown as, such as ``"current_frontal"``.
         warnings: what was noticed on the way, each ``kind: text``.
+        observations: name of an observation to its probability, 0 to 1, where the model gives them.
         disclaimer: one line that goes wherever the text goes.
     """
 
@@ -76,6 +77,7 @@ class Report:
     images: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    observations: Mapping[str, float] = field(default_factory=dict)
     disclaimer: str = field(default=DISCLAIMER)
 
     @property
@@ -90,6 +92,27 @@ class Report:
         values["roles"] = list(self.roles)
         values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
+
+    def to_text(self, *, heading: bool = False) -> str:
+        """The text for people: findings, observations, what was shown, notes, model, disclaimer.
+
+        Args:
+            heading: begin with the study's id and end with a blank line, as one of several.
+        """
+        lines = [one_line(f"== {self.study_id}")] if heading else []
+        lines += [self.findings or "(no text)", ""]
+        lines += [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
+        if self.truncated:
+            lines.append("Note: cut off at --max-new-tokens.")
+        if self.repetitive:
+            lines.append("Note: the text repeats itself; do not rely on it.")
+        lines += [
+            one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
+            for path, role in zip(self.images, self.roles, strict=True)
+        ]
+        lines += [one_line(f"Note: {warning}") for warning in self.warnings]
+        lines.append(f"[{self.model}] {self.disclaimer}")
+        return "\n".join(lines) + ("\n" if heading else "")
 
 
 @torch.inference_mode()
