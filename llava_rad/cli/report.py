@@ -3,12 +3,11 @@
 import contextlib
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llava_rad.cli.common import (
-    Format,
     Precision,
     Quantize,
     pick_device,
@@ -21,6 +20,7 @@ from llava_rad.cli.common import (
     write_json,
     write_out,
 )
+from llava_rad.cli.serving import FormatName, KeepIdentifiers
 
 
 def report(
@@ -33,12 +33,21 @@ def report(
     model: Annotated[str, typer.Option(help="mini, a folder, or a hub id.")] = "mini",
     indication: Annotated[str | None, typer.Option(help="Why the study was made.")] = None,
     format: Annotated[
-        Format | None, typer.Option(help="Default: text; json (lines) with --output.")
+        FormatName | None,
+        typer.Option(
+            help="Default: text; json (lines) with --output. Others than these two: one file a "
+            "study."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write here; a run cut off goes on where it stopped."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write here, several files into a folder; a run cut off goes on where it stopped.",
+        ),
     ] = None,
+    keep_identifiers: KeepIdentifiers = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever --output holds.")
     ] = False,
@@ -79,6 +88,12 @@ def report(
         from llava_rad.errors import ConfigError
         from llava_rad.model import load
         from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.reports.documents import (
+            Documents,
+            DocumentWriter,
+            refuse_needless_identifiers,
+            refusing,
+        )
         from llava_rad.reports.file import (
             Remembering,
             ReportFile,
@@ -87,7 +102,7 @@ def report(
             run_facts,
             run_id,
         )
-        from llava_rad.reports.generate import GenerationSettings
+        from llava_rad.reports.generate import GenerationSettings, Report
         from llava_rad.reports.study import (
             Failure,
             StudyReader,
@@ -97,18 +112,36 @@ def report(
             with_indication,
         )
 
-        style = format or (Format.json if output else Format.text)
+        style = format or ("json" if output else "text")
+        refuse_needless_identifiers(keep_identifiers, [style])
+        as_documents = style not in ("text", "json")
         part = Shard.parse(shard) if shard is not None else None
         if part is not None and output is None:
             raise ConfigError(
                 "a shard needs a file", where="--shard", remedy="Name it with --output"
+            )
+        if part is not None and as_documents:
+            raise ConfigError(
+                f"{style} has one file a study, and shards are joined as one file",
+                where="--shard",
+                remedy="Use the format json or text, or give each process its own studies",
             )
         log = ConversionLog()
         everything = studies = with_indication(expand_inputs(images, log=log), indication)
         say_left_out(log)
         if part is not None and output is not None:
             studies, output = part.share(everything), part.file(output)
-        if output is not None:
+        documents = None
+        if as_documents:
+            documents = Documents(
+                style,
+                output,
+                studies,
+                inputs=files_of(studies, images),
+                keep_identifiers=keep_identifiers,
+                overwrite=overwrite,
+            )
+        elif output is not None:
             given = [output.with_name(output.name.rpartition(".")[0])] if part else []
             for target in (output, *given):
                 refuse_inputs(target, files_of(everything, images))
@@ -133,22 +166,31 @@ def report(
         precision = f"{number}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read: StudyReader = functools.partial(read_study, frame=frame)
-        as_text = functools.partial(_as_text, many=True)
+        if documents is not None and documents.format.needs_dicom:
+            read = refusing(read)
+        as_text = functools.partial(Report.to_text, heading=True)
+        facts = run_facts(loaded, settings, precision=precision, frame=frame)
 
         failed, incomplete, total = [], 0, len(studies)
-        file, remember = None, Remembering(read)
+        file: ReportFile | DocumentWriter | None = None
+        remember = Remembering(read)
         with contextlib.ExitStack() as stack:
-            if output is not None:
+            if documents is not None:
+                file = stack.enter_context(
+                    documents.open(loaded, run, made_with=facts, frame=frame)
+                )
+            elif output is not None:
                 file = stack.enter_context(
                     ReportFile(
                         output,
                         run,
-                        made_with=run_facts(loaded, settings, precision=precision, frame=frame),
+                        made_with=facts,
                         studies=studies,
-                        as_text=None if style is Format.json else as_text,
+                        as_text=None if style == "json" else as_text,
                         overwrite=overwrite,
                     )
                 )
+            if file is not None:
                 read = remember
                 for study in studies:
                     if study.study_id in file.empty:
@@ -174,13 +216,13 @@ def report(
                     say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
                     file.write(result, remember.take(result.study_id))
-                elif style is Format.json:
+                elif style == "json":
                     write_json({**result.to_dict(), "run": run})
                 else:
-                    write_out(_as_text(result, many=total > 1))
+                    write_out(result.to_text(heading=total > 1))
                 state["written"] += 1
                 advance()
-            if file is not None and part is not None:
+            if isinstance(file, ReportFile) and part is not None:
                 file.finish_shard(part, everything, failed)
         written = state["written"]
         ending = f", {len(failed)} of {total} failed" if failed else ""
@@ -190,21 +232,3 @@ def report(
             say(f"{written} report{'s' * (written != 1)} -> {output or 'stdout'}{ending}")
         if failed or incomplete:
             raise typer.Exit(1)
-
-
-def _as_text(report: Any, *, many: bool) -> str:
-    from llava_rad.names import escape_name, one_line
-
-    lines = [one_line(f"== {report.study_id}")] if many else []
-    lines += [report.findings or "(no text)", ""]
-    if report.truncated:
-        lines.append("Note: cut off at --max-new-tokens.")
-    if report.repetitive:
-        lines.append("Note: the text repeats itself; do not rely on it.")
-    lines += [
-        one_line(f"Shown as {role.replace('_', ' ')}: {escape_name(path)}")
-        for path, role in zip(report.images, report.roles, strict=True)
-    ]
-    lines += [one_line(f"Note: {warning}") for warning in report.warnings]
-    lines.append(f"[{report.model}] {report.disclaimer}")
-    return "\n".join(lines) + ("\n" if many else "")

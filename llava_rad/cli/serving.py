@@ -1,0 +1,50 @@
+"""What ``report``, ``watch`` and ``listen`` share: formats of documents, and their model."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from llava_rad.cli.common import Precision, pick_device, pick_dtype, status
+
+if TYPE_CHECKING:
+    from llava_rad.model import ReportModel
+    from llava_rad.reports.formats import ReportFormat
+
+FormatName = Literal["text", "json", "markdown", "pdf", "fhir", "dicom-sr"]
+
+Formats = Annotated[
+    list[FormatName],
+    typer.Option("--format", help="How reports are written; give it again for several."),
+]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option("--keep-identifiers", help="Name the patient in DICOM SR and FHIR."),
+]
+Quiet = Annotated[
+    float,
+    typer.Option(min=0.1, help="Seconds without a new or changed image that complete a study."),
+]
+Model = Annotated[str, typer.Option(help="mini, a folder, or a hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DType = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")]
+
+
+def checked_formats(names: list[FormatName], *, keep_identifiers: bool) -> "list[ReportFormat]":
+    """The formats, each once, their packages there. Raises ConfigError or MissingExtra."""
+    from llava_rad.reports.documents import refuse_needless_identifiers
+    from llava_rad.reports.formats import report_format
+
+    refuse_needless_identifiers(keep_identifiers, names)
+    return [report_format(name) for name in dict.fromkeys(names)]
+
+
+def load_model(model: str, device: str, dtype: Precision) -> "tuple[ReportModel, str]":
+    """A model and the precision of its weights in words. Raises LlavaRadError."""
+    from llava_rad.model import load
+
+    place = pick_device(device)
+    number = pick_dtype(dtype, place)
+    with status(f"Loading {model}"):
+        loaded = load(model, dtype=number, device=place)
+    return loaded, f"{number}, {loaded.quantize or 'not quantised'}"
