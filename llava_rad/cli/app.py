@@ -11,10 +11,12 @@ from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
 from llava_rad.cli.doctor import doctor
 from llava_rad.cli.encode import encode
+from llava_rad.cli.listen import listen
 from llava_rad.cli.merge import merge
 from llava_rad.cli.plan import plan
 from llava_rad.cli.programs import add_programs, train
 from llava_rad.cli.report import report
+from llava_rad.cli.watch import watch
 
 app = typer.Typer(
     name="llava-rad",
@@ -39,6 +41,8 @@ def _options(
 
 app.command()(report)
 app.command()(merge)
+app.command()(watch)
+app.command()(listen)
 app.command()(train)
 add_programs(app)
 app.command()(encode)
