@@ -22,7 +22,6 @@ from llava_rad.images.source_instance import read_source_instance
 from llava_rad.model import ReportModel
 from llava_rad.outputs import (
     is_special,
-    make_parent,
     own_file,
     refuse_inputs,
     write_bytes_result,
@@ -168,30 +167,33 @@ class DocumentWriter:
         self.empty: set[str] = set()
         self._record: ReportFile | None = None
         self._identifiers = Identifiers(keep=documents.keep)
-        self._stack = contextlib.ExitStack()
         output = documents.output
-        if output is None:
-            return
-        if not documents.is_folder:
-            self._stack.enter_context(own_file(output, "report run"))
-            return
-        make_parent(output / "any")
-        self._record = self._stack.enter_context(
-            ReportFile(
-                output / f"reports-{documents.format.name}.jsonl",
-                run,
-                made_with=made_with | ({"identifiers": "kept"} if documents.keep else {}),
-                studies=list(documents.studies.values()),
-                overwrite=documents.overwrite,
-            )
-        )
-        if not documents.keep:
-            # Resumed runs give a patient the same name.
-            key = key_file(output)
+        facts = {**made_with, "identifiers": "kept"} if documents.keep else made_with
+        with contextlib.ExitStack() as stack:
+            if output is not None and documents.is_folder:
+                record = stack.enter_context(
+                    ReportFile(
+                        output / f"reports-{documents.format.name}.jsonl",
+                        run,
+                        made_with=facts,
+                        studies=list(documents.studies.values()),
+                        overwrite=documents.overwrite,
+                    )
+                )
+                self._resume(record, output)
+            elif output is not None:
+                stack.enter_context(own_file(output, "report run"))
+            self._stack = stack.pop_all()
+
+    def _resume(self, record: ReportFile, folder: Path) -> None:
+        """Go on with the names and the documents of an earlier run."""
+        if not self.documents.keep:
+            key = key_file(folder)
             write_key(key, self._identifiers.key)
             self._identifiers = Identifiers(read_key(key))
-        self.done = {name for name in self._record.done if self._path(name).exists()}
-        self.empty = self._record.empty & self.done
+        self.done = {name for name in record.done if self._in_folder(folder, name).exists()}
+        self.empty = record.empty & self.done
+        self._record = record
 
     def write(self, report: Report, shown: Mapping[str, Any] | None = None) -> None:
         """Write one document, whole or not at all.
@@ -200,26 +202,23 @@ class DocumentWriter:
             DataError: it cannot be written.
             ImageError: the format shows a picture that cannot be read any more.
         """
-        documents = self.documents
+        documents, output = self.documents, self.documents.output
         study = documents.studies[report.study_id or ""]
         document = report_document(
             report, study, self.model, identifiers=self._identifiers, frame=self.frame
         )
         content = documents.format.write(document)
-        if documents.output is None:
+        if output is None:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
-            return
-        write_bytes_result(self._path(study.study_id), content)
-        if self._record is not None:
+        elif self._record is None:
+            write_bytes_result(output, content)
+        else:
+            write_bytes_result(self._in_folder(output, study.study_id), content)
             self._record.write(report, shown)
 
-    def _path(self, study_id: str) -> Path:
-        output = self.documents.output
-        assert output is not None
-        if self._record is None:
-            return output
-        return output / f"{document_stem(study_id)}{self.documents.format.ending}"
+    def _in_folder(self, folder: Path, study_id: str) -> Path:
+        return folder / f"{document_stem(study_id)}{self.documents.format.ending}"
 
     def __enter__(self) -> "DocumentWriter":
         return self

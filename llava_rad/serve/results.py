@@ -1,7 +1,6 @@
 """Complete studies become documents, each once, whenever the process is stopped and started."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from llava_rad.data import ConversionLog, Study
 from llava_rad.data.dicom_studies import studies_of, study_names
 from llava_rad.data.identifiers import Identifiers, read_key, write_key
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, ImageError
 from llava_rad.model import ReportModel
 from llava_rad.names import escape_name
 from llava_rad.outputs import own_folder, write_bytes_result
@@ -17,7 +16,13 @@ from llava_rad.reports import GenerationSettings, Report
 from llava_rad.reports.documents import document_stem, refusing
 from llava_rad.reports.file import run_id
 from llava_rad.reports.formats import ReportFormat, report_document
-from llava_rad.reports.study import Failure, empty_report, read_study, report_studies
+from llava_rad.reports.study import (
+    Failure,
+    StudyReader,
+    empty_report,
+    read_study,
+    report_studies,
+)
 from llava_rad.serve.arrivals import Arrival, Stamp
 from llava_rad.serve.journal import Journal
 
@@ -97,7 +102,7 @@ class Results:
         self.run = run_id(model, settings, precision=precision)
         self.send, self.say = send, say
         self.written = 0
-        self._read = functools.partial(read_study)
+        self._read: StudyReader = read_study
         if all(format.needs_dicom for format in formats):
             self._read = refusing(read_study)
 
@@ -141,6 +146,9 @@ class Results:
         if result.empty:
             self.say(f"error: {empty_report(name)}")
         documents = self._documents(result, study, name)
+        if not documents:
+            self.journal.finish(name, files, run=self.run, error="no_document")
+            return
         place = self.output or Path(study.images[0].path).parent
         stem = self._free(place, stem, self.journal.count(name) + 1)
         paths = {place / f"{stem}{format.ending}": content for format, content in documents}
@@ -153,9 +161,8 @@ class Results:
             if self.send and format.needs_dicom
         ]
         self.journal.finish(name, files, run=self.run, send=to_send)
-        self.written += bool(paths)
-        if paths:
-            self.say(f"{name} -> {', '.join(str(path) for path in paths)}")
+        self.written += 1
+        self.say(f"{name} -> {', '.join(str(path) for path in paths)}")
 
     def _documents(
         self, report: Report, study: Study, name: str
@@ -165,9 +172,7 @@ class Results:
         for format in self.formats:
             try:
                 documents.append((format, format.write(document)))
-            except DataError as error:
-                if error.kind != "no_sr":
-                    raise
+            except (DataError, ImageError) as error:  # no DICOM, or gone since it was read
                 self.say(f"error: {name}: {error}")
         return documents
 

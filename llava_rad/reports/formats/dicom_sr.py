@@ -220,7 +220,9 @@ def _measured(
     return MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(uid=_uid("tracking", facts), identifier=name),
         finding_type=snomed_code(name) or local,
-        algorithm_id=AlgorithmIdentification(document.report.model, document.model_hash or "0"),
+        algorithm_id=AlgorithmIdentification(
+            document.report.model, document.model_hash or "unknown"
+        ),
         measurements=[Measurement(codes.DCM.Probability, float(probability), codes.UCUM.NoUnits)],
         source_images=[SourceImageForMeasurementGroup(s.sop_class, s.uid) for s in sources],
     )
