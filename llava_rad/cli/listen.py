@@ -1,7 +1,7 @@
 """``llava-rad listen``: a DICOM receiver that reports what it is sent."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from llava_rad.cli.common import Precision, say, user_errors
 from llava_rad.cli.serving import (
     Device,
     DType,
+    FormatName,
     Formats,
     KeepIdentifiers,
     MaxNewTokens,
@@ -41,7 +42,7 @@ def listen(
             help="Send a DICOM SR of each study here; needs --keep-identifiers.",
         ),
     ] = None,
-    format: Formats = ["text"],  # noqa: B006 (typer copies it)
+    format: Formats = [FormatName.text],  # noqa: B006 (typer copies it)
     keep_identifiers: KeepIdentifiers = False,
     quiet: Quiet = 30.0,
     most: Annotated[
@@ -56,7 +57,7 @@ def listen(
 
     Images are deleted when their study is reported. C-ECHO is answered.
     """
-    written = {}
+    written: dict[str, Any] = {}
 
     def kept() -> str:
         count = written["results"].written if written else 0
@@ -79,7 +80,7 @@ def listen(
                     where="--send-to",
                     remedy="Add --keep-identifiers",
                 )
-            format = list(dict.fromkeys([*format, "dicom-sr"]))
+            format = [*format, FormatName.dicom_sr]
         formats = checked_formats(format, keep_identifiers=keep_identifiers)
 
         from llava_rad.reports import GenerationSettings

@@ -112,7 +112,7 @@ def report(
             with_indication,
         )
 
-        style = format or ("json" if output else "text")
+        style = format.value if format else "json" if output else "text"
         refuse_needless_identifiers(keep_identifiers, [style])
         as_documents = style not in ("text", "json")
         part = Shard.parse(shard) if shard is not None else None

@@ -1,6 +1,8 @@
 """What ``report``, ``watch`` and ``listen`` share: formats of documents, and their model."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import enum
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,17 @@ if TYPE_CHECKING:
     from llava_rad.model import ReportModel
     from llava_rad.reports.formats import ReportFormat
 
-FormatName = Literal["text", "json", "markdown", "pdf", "fhir", "dicom-sr"]
+
+class FormatName(str, enum.Enum):
+    """How reports are written; an enumeration, since Typer has no lists of literals."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    pdf = "pdf"
+    fhir = "fhir"
+    dicom_sr = "dicom-sr"
+
 
 Formats = Annotated[
     list[FormatName],
@@ -30,13 +42,14 @@ DType = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU, float32
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")]
 
 
-def checked_formats(names: list[FormatName], *, keep_identifiers: bool) -> "list[ReportFormat]":
+def checked_formats(names: Iterable[FormatName], *, keep_identifiers: bool) -> "list[ReportFormat]":
     """The formats, each once, their packages there. Raises ConfigError or MissingExtra."""
     from llava_rad.reports.documents import refuse_needless_identifiers
     from llava_rad.reports.formats import report_format
 
-    refuse_needless_identifiers(keep_identifiers, names)
-    return [report_format(name) for name in dict.fromkeys(names)]
+    chosen = list(dict.fromkeys(name.value for name in names))
+    refuse_needless_identifiers(keep_identifiers, chosen)
+    return [report_format(name) for name in chosen]
 
 
 def load_model(model: str, device: str, dtype: Precision) -> "tuple[ReportModel, str]":

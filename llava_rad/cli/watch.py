@@ -1,7 +1,7 @@
 """``llava-rad watch``: a folder as a stream of studies."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from llava_rad.cli.common import Precision, say, user_errors
 from llava_rad.cli.serving import (
     Device,
     DType,
+    FormatName,
     Formats,
     KeepIdentifiers,
     MaxNewTokens,
@@ -32,7 +33,7 @@ def watch(
             "--output", "-o", help="The folder for the reports; by default beside the images."
         ),
     ] = None,
-    format: Formats = ["text"],  # noqa: B006 (typer copies it)
+    format: Formats = [FormatName.text],  # noqa: B006 (typer copies it)
     keep_identifiers: KeepIdentifiers = False,
     quiet: Quiet = 10.0,
     model: Model = "mini",
@@ -45,7 +46,7 @@ def watch(
     A study is complete when none of its files has changed for the quiet time. Reports that were
     written are known again after a restart.
     """
-    written = {}
+    written: dict[str, Any] = {}
 
     def kept() -> str:
         count = written["results"].written if written else 0

@@ -146,6 +146,7 @@ class Listener:
         if self.hosts and _plain(event.assoc.requestor.address) not in self.hosts:
             self.say(f"refused: {_plain(event.assoc.requestor.address)} is no allowed host")
             event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLER_UNKNOWN)
+            event.assoc.kill()  # waits until the refusal is sent, as pynetdicom's own refusals do
 
     def _data(self, event: Any) -> None:
         """Count what an association sends of one image; memory holds it until its end."""

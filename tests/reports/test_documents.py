@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 def scans(tmp_path):
     folder = tmp_path / "scans"
     for number in (1, 2):
-        write_image(folder, number)
+        write_image(folder, number, StudyDate=f"2020030{number}")
     return folder
 
 
@@ -70,7 +70,6 @@ def test_several_studies_go_into_a_folder_and_a_stopped_run_resumes(model, scans
     both = run(model, scans, "--format", "fhir", "-o", output)
     assert both.exit_code == 0, both.stderr
     assert len(documents(output, ".fhir.json")) == 2
-    # The study's id is its path as it was given, and so it is another's now.
     again = run(model, scans, "--format", "fhir", "-o", output)
     assert "2 of 2 are in" in again.stderr
     patients = {

@@ -51,7 +51,7 @@ def readable(name, content):
     if name == "pdf":
         return content.decode("latin-1") + "".join(pdf_pages(content))
     if name == "dicom-sr":
-        return str(dcmread(io.BytesIO(content)))
+        return dcmread(io.BytesIO(content)).to_json()
     return content.decode()
 
 

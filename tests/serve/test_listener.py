@@ -53,7 +53,7 @@ def call(listener, *datasets, called="LLAVA_RAD", calling="MODALITY"):
 
 def image(seed=0, **elements):
     values = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2", "ViewPosition": "PA"}
-    return dcmread(io.BytesIO(dicom_bytes(seed=seed, **values, **IDENTIFYING | elements)))
+    return dcmread(io.BytesIO(dicom_bytes(seed=seed, **values | IDENTIFYING | elements)))
 
 
 def test_echo_is_answered_and_images_are_on_the_disk_when_they_are_acknowledged(listening):

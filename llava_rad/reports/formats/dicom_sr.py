@@ -29,7 +29,7 @@ from llava_rad.reports.formats.document import UNVERIFIED, ReportDocument
 from llava_rad.reports.formats.observation_codes import snomed_code
 
 if TYPE_CHECKING:
-    from highdicom.sr import ContainerContentItem
+    from highdicom.sr import ContainerContentItem, ContentSequence
 
 _MAKER = "llava-rad"
 _SPACE = uuid.uuid5(uuid.NAMESPACE_OID, "llava-rad structured report")
@@ -132,6 +132,7 @@ def _evidence(source: SourceInstance, document: ReportDocument) -> Dataset:
 
 def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "ContainerContentItem":
     from highdicom.sr import (
+        CodedConcept,
         ContainerContentItem,
         ContentSequence,
         DeviceObserverIdentifyingAttributes,
@@ -154,7 +155,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
     root = ContainerContentItem(codes.LN.XRayReport, template_id="2000")
     root.ContentSequence = ContentSequence()
     root.ContentSequence.extend(
-        LanguageOfContentItemAndDescendants(Code("en", "RFC5646", "English"))
+        LanguageOfContentItemAndDescendants(CodedConcept("en", "RFC5646", "English"))
     )
     root.ContentSequence.extend(
         ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device))
@@ -204,7 +205,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
 
 def _measured(
     name: str, probability: float, document: ReportDocument, sources: Sequence[SourceInstance]
-) -> "Sequence[Dataset]":
+) -> "ContentSequence":
     """A measurement group (TID 1501): an observation and its probability."""
     from highdicom.sr import (
         AlgorithmIdentification,

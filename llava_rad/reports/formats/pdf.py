@@ -6,7 +6,7 @@ A text that does not fit is set smaller, and what does not fit even then goes on
 import io
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
@@ -16,6 +16,7 @@ from llava_rad.reports.formats.document import UNVERIFIED, DocumentImage, Report
 
 if TYPE_CHECKING:
     from fpdf import FPDF
+    from fpdf.fonts import TTFFont
 
 _FONT = "DejaVu Sans"  # matplotlib brings it
 _LEFT, _TOP, _WIDTH = 15.0, 15.0, 180.0  # millimetres
@@ -72,7 +73,7 @@ class _Page:
         pdf.set_auto_page_break(True, 297 - _BOTTOM)
         pdf.c_margin = 0.0  # texts begin where pictures do
         pdf.add_page()
-        self._known = pdf.fonts[_FONT.lower()].cmap
+        self._known = cast("TTFFont", pdf.fonts[_FONT.lower()]).cmap
 
     def write(
         self,
@@ -87,9 +88,7 @@ class _Page:
         text = self._shown(text)
         self.pdf.set_font(_FONT, "B" if bold else "", size)
         self.pdf.set_text_color(*color)
-        self.pdf.multi_cell(
-            0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT", wrapmode="WORD"
-        )
+        self.pdf.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
         self.pdf.ln(after)
 
     def heading(self) -> None:
@@ -146,7 +145,7 @@ class _Page:
         if document.notes:
             self._title("Notes")
             for note in document.notes:
-                self.write(note, self.size - 2, color=_SOFT, after=0.8)
+                self.write(note, max(6.0, self.size - 2), color=_SOFT, after=0.8)
         self.pdf.set_left_margin(_LEFT)
 
     def _shown(self, text: str) -> str:
