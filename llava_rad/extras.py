@@ -16,6 +16,8 @@ EXTRAS = {
         *("rouge_score", "sacrebleu", "scipy", "sklearn"),
     ),
     "quantize": ("accelerate", "bitsandbytes", "peft"),
+    "formats": ("fpdf", "highdicom", "matplotlib"),
+    "listen": ("pynetdicom",),
     "deepspeed": ("deepspeed",),
     "dicom-gpl": ("libjpeg",),
 }

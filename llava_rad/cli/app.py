@@ -12,11 +12,13 @@ from llava_rad.cli.convert import convert
 from llava_rad.cli.data import data
 from llava_rad.cli.doctor import doctor
 from llava_rad.cli.encode import encode
+from llava_rad.cli.listen import listen
 from llava_rad.cli.merge import merge
 from llava_rad.cli.models import models
 from llava_rad.cli.plan import plan
 from llava_rad.cli.programs import Programs, probe, train
 from llava_rad.cli.report import report
+from llava_rad.cli.watch import watch
 
 app = typer.Typer(
     cls=Programs,
@@ -38,7 +40,7 @@ def _options(
         raise typer.Exit
 
 
-for command in (report, merge, encode, data, plan, train, convert, doctor):
+for command in (report, merge, watch, listen, encode, data, plan, train, convert, doctor):
     app.command(cls=Command)(grouped(command))
 for name, group in (("probe", probe), ("configs", configs), ("models", models), ("cache", cache)):
     app.add_typer(group, name=name)

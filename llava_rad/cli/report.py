@@ -18,7 +18,6 @@ from llava_rad.cli.common import (
 )
 from llava_rad.cli.options import (
     Decoding,
-    Format,
     Frame,
     Inputs,
     Loading,
@@ -26,6 +25,7 @@ from llava_rad.cli.options import (
     Overwrite,
     Seed,
 )
+from llava_rad.cli.serving import FormatName, KeepIdentifiers
 
 
 def report(
@@ -37,15 +37,22 @@ def report(
     frame: Frame = None,
     seed: Seed = 0,
     format: Annotated[
-        Format | None,
-        typer.Option(help="How reports are written; by default text, and JSON lines to --output."),
+        FormatName | None,
+        typer.Option(
+            help="How reports are written; by default text, and JSON lines to --output. All but "
+            "these two write a file for each study."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The file to write; the same command resumes a stopped run."
+            "--output",
+            "-o",
+            help="The file to write, or the folder for one file a study; the same command resumes "
+            "a stopped run.",
         ),
     ] = None,
+    keep_identifiers: KeepIdentifiers = False,
     overwrite: Overwrite = False,
     shard: Annotated[
         str | None,
@@ -77,6 +84,12 @@ def report(
         from llava_rad.errors import ConfigError
         from llava_rad.model import load
         from llava_rad.outputs import refuse_foreign, refuse_inputs
+        from llava_rad.reports.documents import (
+            Documents,
+            DocumentWriter,
+            refuse_needless_identifiers,
+            refusing,
+        )
         from llava_rad.reports.file import (
             Remembering,
             ReportFile,
@@ -97,18 +110,36 @@ def report(
         )
         from llava_rad.wording import counted, verb
 
-        style = format or ("json" if output else "text")
+        style = format.value if format else "json" if output else "text"
+        refuse_needless_identifiers(keep_identifiers, [style])
+        as_documents = style not in ("text", "json")
         part = Shard.parse(shard) if shard is not None else None
         if part is not None and output is None:
             raise ConfigError(
                 "a shard needs a file", where="--shard", remedy="Name it with --output"
+            )
+        if part is not None and as_documents:
+            raise ConfigError(
+                f"{style} has one file a study, and shards are joined as one file",
+                where="--shard",
+                remedy="Use the format json or text, or give each process its own studies",
             )
         log = ConversionLog()
         everything = studies = with_indication(expand_inputs(images, log=log), indication)
         say_left_out(log)
         if part is not None and output is not None:
             studies, output = part.share(everything), part.file(output)
-        if output is not None:
+        documents = None
+        if as_documents:
+            documents = Documents(
+                style,
+                output,
+                studies,
+                inputs=files_of(studies, images),
+                keep_identifiers=keep_identifiers,
+                overwrite=overwrite,
+            )
+        elif output is not None:
             given = [output.with_name(output.name.rpartition(".")[0])] if part else []
             for target in (output, *given):
                 refuse_inputs(target, files_of(everything, images))
@@ -125,22 +156,31 @@ def report(
         precision = f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
         run = run_id(loaded, settings, precision=precision, frame=frame)
         read: StudyReader = functools.partial(read_study, frame=frame)
+        if documents is not None and documents.format.needs_dicom:
+            read = refusing(read)
         as_text = functools.partial(Report.to_text, heading=True)
+        facts = run_facts(loaded, settings, precision=precision, frame=frame)
 
         failed, incomplete, total = [], 0, len(studies)
-        file, remember = None, Remembering(read)
+        file: ReportFile | DocumentWriter | None = None
+        remember = Remembering(read)
         with contextlib.ExitStack() as stack:
-            if output is not None:
+            if documents is not None:
+                file = stack.enter_context(
+                    documents.open(loaded, run, made_with=facts, frame=frame)
+                )
+            elif output is not None:
                 file = stack.enter_context(
                     ReportFile(
                         output,
                         run,
-                        made_with=run_facts(loaded, settings, precision=precision, frame=frame),
+                        made_with=facts,
                         studies=studies,
                         as_text=None if style == "json" else as_text,
                         overwrite=overwrite,
                     )
                 )
+            if file is not None:
                 read = remember
                 for study in studies:
                     if study.study_id in file.empty:
@@ -174,7 +214,7 @@ def report(
                     write_out(result.to_text(heading=total > 1))
                 state["written"] += 1
                 advance()
-            if file is not None and part is not None:
+            if isinstance(file, ReportFile) and part is not None:
                 file.finish_shard(part, everything, failed)
         written = state["written"]
         ending = f", {len(failed)} of {total} failed" if failed else ""

@@ -97,7 +97,11 @@ def group_files(files: Iterable[str]) -> list[ImageGroup]:
     """
     from llava_rad.images.study_header import read_study_header  # numpy and pydicom take a while
 
-    members = [(file, read_study_header(file)) for file in files]
+    return group_members([(file, read_study_header(file)) for file in files])
+
+
+def group_members(members: "Sequence[tuple[str, StudyHeader | None]]") -> list[ImageGroup]:
+    """:func:`group_files` of files whose headers were read before."""
     patients_of: dict[str, set[str]] = {}
     for _, header in members:
         if header is not None and header.study_uid is not None:
@@ -175,9 +179,14 @@ def patient_name(group: ImageGroup, identifiers: Identifiers) -> str | None:
     return identifiers.patient(patient) if patient is not None else None
 
 
+def names_nobody(patient_id: str) -> bool:
+    """Whether a Patient ID is empty or a word such as ``"ANONYMOUS"``, which many may share."""
+    return bool(_NOBODY.fullmatch(patient_id))
+
+
 def _patient_of(header: "StudyHeader") -> str | None:
     patient = header.patient_id
-    return None if patient is None or _NOBODY.fullmatch(patient) else patient
+    return None if patient is None or names_nobody(patient) else patient
 
 
 def _age_of(header: "StudyHeader") -> float | None:

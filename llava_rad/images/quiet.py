@@ -9,9 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PACKAGES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "imagecodecs", "PIL")
+_PACKAGES = (
+    *("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "imagecodecs", "PIL"),
+    "highdicom",
+)
 # The libraries point a warning at their caller, which may be this package.
-_MODULES = rf"({'|'.join(_PACKAGES)}|llava_rad\.images)\b"
+_MODULES = rf"({'|'.join(_PACKAGES)}|llava_rad\.(images|reports\.formats))\b"
 
 _lock = threading.Lock()
 _filters: list[warnings.catch_warnings] = []

@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -29,6 +30,7 @@ class Report:
         images: paths of the images that the model was shown, if they were given.
         roles: what each of them was shown as, such as ``"current_frontal"``.
         warnings: what was noticed on the way, each ``kind: text``.
+        observations: name of an observation to its probability, 0 to 1, where the model gives them.
         disclaimer: one line that goes wherever the text goes.
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
@@ -55,6 +57,7 @@ class Report:
     images: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    observations: Mapping[str, float] = field(default_factory=dict)
     disclaimer: str = field(default=DISCLAIMER)
     thumbnails: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
@@ -73,17 +76,19 @@ class Report:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnails"}
         values["images"] = [escape_name(path) for path in self.images]
         values["roles"] = list(self.roles)
+        values["observations"] = dict(self.observations)
         values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
 
     def to_text(self, *, heading: bool = False) -> str:
-        """The text for people: findings, what was shown, notes, model and disclaimer.
+        """The text for people: findings, observations, what was shown, notes, model, disclaimer.
 
         Args:
             heading: begin with the study's id and end with a blank line, as one of several.
         """
         lines = [one_line(f"== {self.study_id}")] if heading else []
-        lines += [self._said, "", *self._shown(), *self._notes(), self._ending]
+        seen = [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
+        lines += [self._said, "", *seen, *self._shown(), *self._notes(), self._ending]
         return "\n".join(lines) + ("\n" if heading else "")
 
     def __str__(self) -> str:

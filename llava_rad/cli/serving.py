@@ -1,0 +1,58 @@
+"""What ``report``, ``watch`` and ``listen`` share: formats of documents, and their model."""
+
+import enum
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_rad.cli.common import status
+
+if TYPE_CHECKING:
+    from llava_rad.model import ReportModel
+    from llava_rad.reports.formats import ReportFormat
+
+
+class FormatName(enum.StrEnum):
+    """How reports are written; an enumeration, since Typer has no lists of literals."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    pdf = "pdf"
+    fhir = "fhir"
+    dicom_sr = "dicom-sr"
+
+
+Formats = Annotated[
+    list[FormatName],
+    typer.Option("--format", help="How reports are written; give it again for several."),
+]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option("--keep-identifiers", help="Name the patient in DICOM SR and FHIR."),
+]
+Quiet = Annotated[
+    float,
+    typer.Option(min=0.1, help="Seconds without a new or changed image that complete a study."),
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")]
+
+
+def checked_formats(names: Iterable[FormatName], *, keep_identifiers: bool) -> "list[ReportFormat]":
+    """The formats, each once, their packages there. Raises ConfigError or MissingExtraError."""
+    from llava_rad.reports.documents import refuse_needless_identifiers
+    from llava_rad.reports.formats import report_format
+
+    chosen = list(dict.fromkeys(name.value for name in names))
+    refuse_needless_identifiers(keep_identifiers, chosen)
+    return [report_format(name) for name in chosen]
+
+
+def load_model(model: str, device: str, dtype: str) -> "tuple[ReportModel, str]":
+    """A model and the precision of its weights in words. Raises LlavaRadError."""
+    from llava_rad.model import load
+
+    with status(f"Loading {model}"):
+        loaded = load(model, dtype=dtype, device=device)
+    return loaded, f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"

@@ -1,0 +1,36 @@
+"""A tiny model, and results of a folder without waiting."""
+
+import pytest
+from helpers.tiny_models import build, byte_level_tokenizer
+
+from llava_rad.reports import GenerationSettings
+from llava_rad.reports.formats import FORMATS
+from llava_rad.serve.results import Results, own_state
+
+
+@pytest.fixture(scope="session")
+def model():
+    made = build(byte_level_tokenizer(), name="tiny-model")
+    made.folder_hash = "0123456789abcdef" * 4
+    return made
+
+
+@pytest.fixture
+def open_results(model):
+    """Opens the results of a folder, as a start of the process does."""
+
+    def start(stack, folder, output, *formats, keep=False, send=False, said=None):
+        state = stack.enter_context(own_state(output or folder, keep_identifiers=keep))
+        return Results(
+            model,
+            GenerationSettings(max_new_tokens=4),
+            [FORMATS[name] for name in formats],
+            state,
+            folder,
+            output,
+            precision="float32",
+            send=send,
+            say=(said if said is not None else []).append,
+        )
+
+    return start
