@@ -13,6 +13,7 @@ from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
+from llava_rad.kernels.lean_layer import PatchMasks
 
 TEACHER_TEMPERATURE = 0.05
 
@@ -63,7 +64,7 @@ def test_ibot_targets_and_loss_equal_the_original(reference, name, targets):
         "sinkhorn": sinkhorn_knopp(logits, TEACHER_TEMPERATURE),
     }[name]
     _close(ours, reference[targets])
-    loss = ibot_loss(reference["ibot.student_logits"], ours, reference["ibot.masks"])
+    loss = ibot_loss(reference["ibot.student_logits"], ours, PatchMasks.of(reference["ibot.masks"]))
     _close(loss, reference[f"ibot.loss.{name}"])
 
 
@@ -134,7 +135,9 @@ def test_ibot_averages_within_an_image_first_and_counts_unmasked_images():
     logits = torch.zeros(3, 2)
     targets = torch.eye(2)[[0, 0, 0]]
     # Each masked image costs log 2 whatever its number of masked patches; one of three has none.
-    assert ibot_loss(logits, targets, masks).item() == pytest.approx(2 / 3 * math.log(2))
+    assert ibot_loss(logits, targets, PatchMasks.of(masks)).item() == pytest.approx(
+        2 / 3 * math.log(2)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
