@@ -231,7 +231,8 @@ def train_stage(
     meter = Meter(steps, step)
     unread = UnreadSteps(
         accelerator,
-        "Start again in another output with a lower lr, or precision=fp32, or without these studies",
+        "Start again in another output with a lower lr, or precision=fp32, or without these "
+        "studies",
     )
 
     def read_back() -> list[dict[str, float]]:

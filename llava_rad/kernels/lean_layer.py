@@ -90,9 +90,9 @@ class LeanLayer(nn.Module):
         Args:
             hidden: ``[images, tokens, width]``.
             attention_mask: transformers makes none for images.
-            wanted: patches of each image, which are the last of its tokens. The last layer computes
-                its MLP for these and the first token of each image alone, and returns ``[1, images +
-                wanted, width]``, first tokens first. None wants all.
+            wanted: patches of each image, which are the last of its tokens. The last layer
+                computes its MLP for these and the first token of each image alone, and returns
+                ``[1, images + wanted, width]``, first tokens first. None wants all.
             options: others that transformers hands on.
         """
         parts: dict[str, Any] = dict(self.named_children())

@@ -55,7 +55,7 @@ class MicroBatch:
         return {**found, "pads_right": True}
 
     def pin_memory(self) -> "MicroBatch":
-        """A copy in memory that a GPU can fetch from while the host goes on; torch's loader asks."""
+        """A copy in memory that a GPU fetches from by itself; torch's loader asks for it."""
         return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -62,8 +62,8 @@ class UnreadSteps:
         Every process has to call this, after the same steps.
 
         Raises:
-            TrainingError: a number is not finite, naming the first such step, its numbers and, where
-                they are known, the studies; in all processes.
+            TrainingError: a number is not finite, naming the first such step, its numbers and,
+                where they are known, the studies; in all processes.
         """
         if not self._steps:
             return []
