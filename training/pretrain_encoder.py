@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
@@ -47,22 +48,29 @@ from llava_rad.dinov2.readable import open_readable
 from llava_rad.dinov2.schedules import Schedules, StepValues, scaled_lr
 from llava_rad.dinov2.sharding import shard, synchronise_gradients
 from llava_rad.dinov2.student_teacher import StudentTeacher
-from llava_rad.dinov2.watch import EpochWatch, check_collapse
+from llava_rad.dinov2.watch import EpochWatch, check_collapse, signs
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, TrainingError
+from llava_rad.kernels.lean_layer import PatchMasks
 from llava_rad.names import one_line
 from llava_rad.processes import process_state
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
-from llava_rad.runs.checks import check_finite
+from llava_rad.runs.checks import UnreadSteps, drop_broken_gradient
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import process_group, run_program
 from llava_rad.runs.log import RunLog
-from llava_rad.runs.state import restore_optimiser, restore_tensors, whole_optimiser, whole_tensors
+from llava_rad.runs.state import (
+    restore_optimiser,
+    restore_tensors,
+    whole,
+    whole_optimiser,
+    whole_tensors,
+)
 from llava_rad.runs.stopping import Interrupted, StepBorder, calm_worker
 from llava_rad.runs.together import in_all, on_main, owned_folder
 
 # Global crops, local crops, masks.
-ModelInputs = tuple[Tensor, Tensor | None, Tensor]
+ModelInputs = tuple[Tensor, Tensor | None, PatchMasks]
 
 STAGE = "pretrain"  # the only one
 MANIFESTS = (".jsonl", ".parquet")
@@ -145,7 +153,14 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
         say(f"resuming          at step {step} from {checkpoint.path}")
     log, border = RunLog(output, STAGE, step, [STAGE], accelerator), StepBorder(accelerator)
 
+    unread = UnreadSteps(
+        accelerator,
+        "Start again in another output: lower optimiser.base_lr or optimiser.clip, lengthen "
+        "schedule.warmup_epochs, or set precision=fp32 to see whether bfloat16 is the reason",
+    )
+
     def save() -> None:
+        unread.read()
         main = accelerator.is_main_process
         tensors = {
             "weights": whole_tensors(model.state_dict().items(), main),
@@ -182,7 +197,6 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
         tell("probe", run_probe(probe, model, preprocessing, accelerator))
     model.train()
     started, first, saved_at = time.perf_counter(), step, step
-    since_check = torch.zeros((), device=accelerator.device)
     batches = crop_batches(config, sources, order, schedules, step, backbone_config, accelerator)
     with border, contextlib.closing(batches):
         while step < schedules.steps:
@@ -198,18 +212,16 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             seed = config.seed * schedules.steps + step
             torch.manual_seed(seed * processes + accelerator.process_index)
             crops = (normalised(batch, mean, std) for batch in inputs)
-            losses = train_step(config, model, optimiser, crops, values, phase, watch, accelerator)
-            since_check += losses["total"]
+            unread.add(
+                step,
+                train_step(config, model, optimiser, crops, values, phase, watch, accelerator),
+            )
             step += 1
 
             # 6. Watch, log, probe, save.
             saves = step == 1 or is_due(step, config.checkpoint_steps, schedules.steps)
             if saves or step % config.log_steps == 0:
-                reduced = accelerator.reduce({**losses, "": since_check}, "mean")
-                figures = {name: float(value) for name, value in reduced.items()}
-                since_check.zero_()
-                check_losses(figures, step, accelerator)
-                del figures[""]
+                figures = {n.removesuffix(" loss"): v for n, v in unread.read()[-1].items()}
                 rate = (step - first) * effective_batch / (time.perf_counter() - started)
                 tell(f"step {step}/{schedules.steps}  {rate:.1f} images/s", figures, lr=values.lr)
             if step % epoch_steps == 0 or step == schedules.steps:
@@ -285,21 +297,6 @@ def load(
     restore_optimiser(model.student.named_parameters(), optimiser, state)
     if accelerator.is_main_process:  # its sums are added up over the processes
         watch.load_state(watched)
-
-
-def check_losses(figures: dict[str, float], step: int, accelerator: Accelerator) -> None:
-    """Stop a run whose losses are not finite, in all processes.
-
-    Raises:
-        TrainingError: naming the losses.
-    """
-    check_finite(
-        {f"{name} loss" if name else "sum of losses": value for name, value in figures.items()},
-        step,
-        accelerator,
-        remedy="Start again in another output: lower optimiser.base_lr or optimiser.clip, lengthen "
-        "schedule.warmup_epochs, or set precision=fp32 to see whether bfloat16 is the reason",
-    )
 
 
 def build_model(
@@ -393,7 +390,10 @@ def train_step(
     watch: EpochWatch,
     accelerator: Accelerator,
 ) -> dict[str, Tensor]:
-    """Take one step of student and teacher and return this process's losses."""
+    """Take one step of student and teacher and return this process's figures, [] each.
+
+    Nothing is read back from the device.
+    """
     apply_step_values(optimiser, values)
     means: dict[str, Tensor] = {}
     for number, inputs in enumerate(batches, start=1):
@@ -401,15 +401,32 @@ def train_step(
             losses = model(*inputs, values.teacher_temperature)
             accelerator.backward(losses.total / phase.accumulate)
         watch.add(losses.targets, losses.features)
-        for name, value in {"total": losses.total.detach(), **losses.parts}.items():
+        figures = {
+            "total loss": losses.total.detach(),
+            **{f"{name} loss": value for name, value in losses.parts.items()},
+            "divergence": losses.divergence,
+            **signs(losses.targets, losses.features),
+        }
+        for name, value in figures.items():
             means[name] = means.get(name, 0) + value / phase.accumulate
-    if config.optimiser.clip is not None:
-        for part in accelerator.unwrap_model(model.student).children():
-            torch.nn.utils.clip_grad_norm_(part.parameters(), config.optimiser.clip)
+    means["gradient"] = clip_gradient(model.student, config.optimiser.clip, accelerator)
+    drop_broken_gradient(model.student.parameters(), means["gradient"])
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     model.update_teacher(values.momentum)
     return means
+
+
+def clip_gradient(student: torch.nn.Module, clip: float | None, accelerator: Accelerator) -> Tensor:
+    """Clip the gradient of backbone and heads, each by itself; the norm of all before, []."""
+    norms = []
+    for part in accelerator.unwrap_model(student).children():
+        parameters = [p for p in part.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters])
+        if clip is not None:
+            clip_grads_with_norm_(parameters, clip, norm)
+        norms.append(whole(norm))
+    return torch.stack(norms).norm()
 
 
 def run_probe(

@@ -62,10 +62,11 @@ from llava_rad.report_training.state import (
     trained_parameters,
     trained_weights,
 )
+from llava_rad.report_training.step import take_step
 from llava_rad.report_training.studies import RunStudies, load_studies
 from llava_rad.report_training.validation import validation_loss
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
-from llava_rad.runs.checks import check_changed, check_finite, sums_of
+from llava_rad.runs.checks import UnreadSteps, check_changed, sums_of
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
 from llava_rad.runs.log import RunLog
@@ -193,7 +194,7 @@ def train_stage(
         fill_cache(cache, [s for s in (samples, validation) if s is not None], accelerator)
     preprocessing = None if cache else encoder.preprocessing
 
-    def inputs(batch: MicroBatch) -> dict[str, torch.Tensor]:
+    def inputs(batch: MicroBatch) -> dict[str, Any]:
         if cache is not None:
             batch.patches = cache.read(batch.paths)
         return batch.model_inputs(accelerator.device)
@@ -228,10 +229,25 @@ def train_stage(
         step * accumulate,
         steps * accumulate,
         workers=0 if cache else config.data.workers,
+        pin=accelerator.device.type == "cuda",
     )
     log = RunLog(config.output, stage, step, STAGES, accelerator)
 
+    meter = Meter(steps, step)
+    unread = UnreadSteps(
+        accelerator,
+        "Start again in another output with a lower lr, or precision=fp32, or without these "
+        "studies",
+    )
+
+    def read_back() -> list[dict[str, float]]:
+        """Loss and gradient of the steps since the last call, checked."""
+        found = unread.read()
+        meter.add_losses([figures["loss"] for figures in found])
+        return found
+
     def save() -> None:
+        read_back()
         main = accelerator.is_main_process
         tensors = {
             "weights": trained_weights(plain_model, keep=main),
@@ -262,13 +278,16 @@ def train_stage(
 
     # 6. The loop.
     if step == 0:
-        validate()
+        with meter.paused():
+            validate()
     at_start = sums_of(trained_parameters(plain_model))
-    meter, saved_at = Meter(steps, step), step
+    saved_at = step
     train_mode(model, stage)
     with border, closing(batches):
         while step < steps:
-            micro_batches = border.cross(lambda: [next(batches) for _ in range(accumulate)])
+            micro_batches = border.cross(
+                lambda: [next(batches) for _ in range(accumulate)], count_tokens
+            )
             if border.signal:
                 if saved_at < step:
                     save()
@@ -280,40 +299,33 @@ def train_stage(
             # draws from the same generator when it starts.
             torch.manual_seed(hash((*seed, step, accelerator.process_index)))
 
-            counts = count_tokens(micro_batches).to(accelerator.device)
-            targets, tokens, slots = accelerator.reduce(counts, "sum").tolist()
-            losses, step_loss = [], torch.zeros((), device=accelerator.device)
-            for batch in micro_batches:
-                with accelerator.accumulate(model):
-                    with accelerator.autocast():
-                        out = model(**inputs(batch))
-                    # Each token of the step's whole batch counts the same. Accumulation and the
-                    # average over processes divide, so their divisors come in here.
-                    loss = out.loss * (out.target_tokens / targets)
-                    accelerator.backward(loss * (accumulate * processes))
-                    losses.append(loss.detach())
-                    step_loss += losses[-1]
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(
-                            trained_parameters(plain_model), settings.clip
-                        )
-                    optimiser.step()
-                    optimiser.zero_grad()
-            mean_loss, norm = float(accelerator.reduce(step_loss, "sum")), float(norm)
-            check_finite(
-                {"loss": mean_loss, "gradient": norm},
-                step,
+            targets, tokens, slots = border.counts
+            outcome = take_step(
+                model,
+                optimiser,
                 accelerator,
-                remedy="Start again in another output with a lower lr, or precision=fp32, or "
-                "without these studies",
-                losses=losses,
-                study_ids=[batch.study_ids for batch in micro_batches],
+                micro_batches,
+                inputs,
+                trained_parameters(plain_model),
+                targets=targets,
+                clip=settings.clip,
+            )
+            unread.add(
+                step,
+                {"loss": outcome.loss, "gradient": outcome.norm},
+                outcome.losses,
+                [batch.study_ids for batch in micro_batches],
             )
             step += 1
 
             # 7. Log, validate, save.
-            meter.add(mean_loss, targets, settings.batch_size, tokens, slots)
-            if step % config.log_steps == 0 or step in (1, steps):
+            meter.add(targets, settings.batch_size, tokens, slots)
+            # One after the first step, so that a run does not fail hours later on its first.
+            saves = step % config.checkpoint_steps == 0 or step in (1, steps)
+            logs = step % config.log_steps == 0 or step in (1, steps)
+            last_read = read_back() if saves or logs else []
+            if logs:
+                norm = last_read[-1]["gradient"]
                 figures = {"lr": lr, "gradient_norm": norm, **meter.figures(step)}
                 say(progress_line(stage, step, steps, figures))
                 log.write(step, **figures)
@@ -332,8 +344,7 @@ def train_stage(
                     log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
                     train_mode(model, stage)
                     say(f"{stage} {step}/{steps}  sample reports {page}")
-                # One after the first step, so that a run does not fail hours later on its first.
-                if step % config.checkpoint_steps == 0 or step in (1, steps):
+                if saves:
                     save()
                     saved_at = step
 

@@ -8,6 +8,7 @@ training device, from parameters that were drawn together with the geometry.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,16 +28,25 @@ class Crops:
         pixels: ``[crops, 1, size, size]``; uint8, or float32 in 0..1 from images of more bits.
         appearance: ``[crops, 3]``: brightness factor, contrast factor, blur sigma in pixels
             (0 = none).
+        blurred: numbers of the crops that will be blurred, int64; found where the crops are cut, so
+            that no device has to be asked.
     """
 
     pixels: Tensor
     appearance: Tensor
+    blurred: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.blurred is None:
+            self.blurred = self.appearance[:, 2].nonzero().squeeze(1)
 
     def to(self, device: torch.device) -> "Crops":
         """Return a copy on ``device``."""
-        return Crops(
-            self.pixels.to(device, non_blocking=True), self.appearance.to(device, non_blocking=True)
-        )
+        return Crops(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+    def pin_memory(self) -> "Crops":
+        """Return a copy in memory that a GPU can fetch from by itself."""
+        return Crops(*(tensor.pin_memory() for tensor in vars(self).values()))
 
 
 class MultiCrop:
@@ -137,12 +147,12 @@ def apply_appearance(crops: Crops, mean: float, std: float) -> Tensor:
     pixels = crops.pixels
     x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
     brightness, contrast, sigma = crops.appearance[:, :, None, None, None].unbind(dim=1)
+    blurred: Any = crops.blurred
     x = (x * brightness).clamp(0, 1)
     average = x.mean(dim=(1, 2, 3), keepdim=True)
     x = ((x - average) * contrast + average).clamp(0, 1)
-    blurred = crops.appearance[:, 2] > 0
-    if blurred.any():
-        x[blurred] = gaussian_blur(x[blurred], sigma[blurred].flatten())
+    if len(blurred):
+        x = x.index_copy(0, blurred, gaussian_blur(x[blurred], sigma[blurred].flatten()))
     return (x - mean) / std
 
 

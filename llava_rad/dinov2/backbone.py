@@ -23,7 +23,7 @@ from llava_rad.dinov2.initialisation import glorot_sincos
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
 from llava_rad.kernels.gray_patches import GrayPatches
-from llava_rad.kernels.lean_layer import LeanLayer
+from llava_rad.kernels.lean_layer import LeanLayer, PatchMasks
 
 # Width, layers, heads.
 ARCHITECTURES: dict[str, tuple[int, int, int]] = {
@@ -111,7 +111,10 @@ def _pretrained(encoder: str) -> PreTrainedModel:
 
 
 def tokens(
-    backbone: Callable[..., Any], images: Tensor, masks: Tensor | None, wanted: Tensor | None
+    backbone: Callable[..., Any],
+    images: Tensor,
+    masks: Tensor | None,
+    wanted: PatchMasks | None,
 ) -> Tokens:
     """Run a backbone.
 
@@ -119,9 +122,10 @@ def tokens(
         backbone: a prepared one, or a function that stands for it.
         images: normalised, ``[batch, 1, H, W]``.
         masks: bool ``[batch, patches]``; these patches are replaced by the mask token.
-        wanted: bool ``[batch, patches]``: patch tokens to return, image by image; None for none.
+        wanted: patch tokens to return, image by image; None for none.
     """
     if wanted is None:
-        wanted = torch.zeros(len(images), 0, dtype=torch.bool, device=images.device)
+        nothing = torch.zeros(len(images), 0, dtype=torch.bool, device=images.device)
+        wanted = PatchMasks(nothing, nothing.new_zeros(0, dtype=torch.long))
     output = backbone(images, bool_masked_pos=masks, wanted=wanted).last_hidden_state[0]
     return Tokens(output[: len(images)], output[len(images) :])

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from llava_rad.dinov2.augmentation import Crops, MultiCrop
@@ -18,6 +17,7 @@ from llava_rad.dinov2.config import LossConfig
 from llava_rad.dinov2.image_sources import ImageSource
 from llava_rad.dinov2.masking import block_mask, mask_sizes
 from llava_rad.errors import DataError, ImageError, TrainingError
+from llava_rad.kernels.lean_layer import PatchMasks
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,19 +32,27 @@ class Batch:
     Attributes:
         global_crops: ``2 x batch`` crops; first the first crop of every image, then the second.
         local_crops: ``local_count x batch`` crops in the same order.
-        masks: bool ``[2 x batch, patches]`` for the global crops.
+        masks: of the global crops, ``2 x batch``.
     """
 
     global_crops: Crops
     local_crops: Crops
-    masks: Tensor
+    masks: PatchMasks
 
     def to(self, device: torch.device) -> "Batch":
         """Return a copy on ``device``."""
         return Batch(
             self.global_crops.to(device),
             self.local_crops.to(device),
-            self.masks.to(device, non_blocking=True),
+            self.masks.to(device),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """A copy that a GPU can fetch while the host goes on; torch's loader asks for it."""
+        return Batch(
+            self.global_crops.pin_memory(),
+            self.local_crops.pin_memory(),
+            PatchMasks(*(tensor.pin_memory() for tensor in self.masks)),
         )
 
 
@@ -147,7 +155,7 @@ class CropBatches(Dataset[Batch]):
             _by_crop(global_crops), _by_crop(local_crops), self._masks(forward_pass, everyone)
         )
 
-    def _masks(self, forward_pass: int, everyone: int) -> Tensor:
+    def _masks(self, forward_pass: int, everyone: int) -> PatchMasks:
         rng = np.random.default_rng([self.seed, _MASK_SIZES, forward_pass])
         patches = self.grid[0] * self.grid[1]
         probability = self.loss.mask_probability if self.loss.ibot_weight > 0 else 0.0
@@ -158,7 +166,7 @@ class CropBatches(Dataset[Batch]):
                 row = crop * everyone + image
                 row_rng = np.random.default_rng([self.seed, _MASKS, forward_pass, row])
                 masks.append(block_mask(self.grid, int(sizes[row]), row_rng).reshape(-1))
-        return torch.from_numpy(np.stack(masks))
+        return PatchMasks.of(torch.from_numpy(np.stack(masks)))
 
     def _read(self, image: int) -> np.ndarray:
         """Read an image, or the next readable one in its place."""

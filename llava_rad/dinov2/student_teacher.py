@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from llava_rad.dinov2.backbone import tokens
 from llava_rad.dinov2.config import HeadConfig, LossConfig
-from llava_rad.dinov2.dino_loss import dino_loss
+from llava_rad.dinov2.dino_loss import dino_loss, prototype_entropy
 from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
+from llava_rad.kernels.lean_layer import PatchMasks
 from llava_rad.runs.distributed import gather_rows
 
 GLOBAL_CROPS = 2
@@ -57,7 +58,7 @@ class Network(nn.Module):
         self,
         global_crops: Tensor,
         local_crops: Tensor | None,
-        patch_masks: Tensor | None,
+        patch_masks: PatchMasks | None,
         input_masks: Tensor | None = None,
     ) -> "NetworkOutput":
         """Run the backbone on both sizes of crops and the heads on all tokens that matter.
@@ -65,7 +66,7 @@ class Network(nn.Module):
         Args:
             global_crops: ``[batch, 1, H, W]``.
             local_crops: ``[batch', 1, h, w]`` or None.
-            patch_masks: bool ``[batch, patches]``: patches that reach a head. None for none.
+            patch_masks: patches that reach a head. None for none.
             input_masks: bool ``[batch, patches]``: patches hidden from the backbone.
         """
         backbone, dino_head = self._computing(self.backbone), self._computing(self.dino_head)
@@ -129,12 +130,15 @@ class Losses:
     Attributes:
         total: weighted sum; the only one with a gradient that is used.
         parts: each loss before its weight, detached.
+        divergence: Kullback-Leibler, of the student's predictions from the teacher's assignments of
+            CLS tokens, in nats: the DINO loss less the entropy of its targets, detached.
         targets: the teacher's distributions of the CLS tokens, ``[2 x batch, prototypes]``.
         features: the teacher's CLS tokens, ``[2 x batch, dim]``.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    divergence: Tensor
     targets: Tensor
     features: Tensor
 
@@ -179,7 +183,7 @@ class StudentTeacher(nn.Module):
         self,
         global_crops: Tensor,
         local_crops: Tensor | None,
-        masks: Tensor,
+        masks: PatchMasks,
         teacher_temperature: float,
     ) -> Losses:
         """Compute the losses of one batch.
@@ -187,7 +191,7 @@ class StudentTeacher(nn.Module):
         Args:
             global_crops: normalised, ``[2 x batch, 1, H, W]``, crop by crop.
             local_crops: normalised, ``[local crops x batch, 1, h, w]``, or None without any.
-            masks: bool ``[2 x batch, patches]``.
+            masks: of the global crops.
             teacher_temperature: of this step.
         """
         config = self.loss
@@ -195,7 +199,7 @@ class StudentTeacher(nn.Module):
         with torch.no_grad():
             teacher = self.teacher(global_crops, None, patch_masks)
             targets = self._targets(self.dino_centring, teacher.global_logits, teacher_temperature)
-        student = self.student(global_crops, local_crops, patch_masks, input_masks=masks)
+        student = self.student(global_crops, local_crops, patch_masks, input_masks=masks.chosen)
 
         batch = len(global_crops) // GLOBAL_CROPS
         losses: dict[str, Tensor] = {}
@@ -221,7 +225,7 @@ class StudentTeacher(nn.Module):
                     koleo_loss(gather_rows(crop), config.koleo_group)
                     for crop in student.cls.split(batch)
                 ),
-                start=torch.zeros((), device=masks.device),
+                start=torch.zeros((), device=global_crops.device),
             )
         weights = {
             "dino": config.dino_weight,
@@ -230,11 +234,12 @@ class StudentTeacher(nn.Module):
         }
         total = sum(
             (weights[name] * value for name, value in losses.items()),
-            start=torch.zeros((), device=masks.device),
+            start=torch.zeros((), device=global_crops.device),
         )
         return Losses(
             total=total,
             parts={name: value.detach() for name, value in losses.items()},
+            divergence=losses["dino"].detach() - prototype_entropy(targets),
             targets=targets,
             features=teacher.cls,
         )

@@ -22,6 +22,26 @@ _LEAST_SPREAD = 0.05
 _LARGEST_ENTROPY = 0.9999
 
 
+@torch.no_grad()
+def signs(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
+    """Two signs of collapse in one batch, [] each: they show it from the first step on.
+
+    ``entropy`` is that of the teacher's assignments as a share of the largest possible, ``spread``
+    the root mean square distance of normalised features from their mean, as in
+    :meth:`EpochWatch.summary` of this batch alone.
+
+    Args:
+        targets: teacher distributions ``[tokens, prototypes]``.
+        features: teacher CLS tokens ``[tokens, dim]``.
+    """
+    centre = torch.nn.functional.normalize(features.float(), dim=1).mean(0)
+    largest = math.log(max(targets.shape[1], 2))
+    return {
+        "entropy": prototype_entropy(targets) / largest,
+        "spread": (1 - centre.square().sum()).clamp_min(0).sqrt(),
+    }
+
+
 class EpochWatch:
     """Collects one epoch's statistics of the teacher, over all processes.
 

@@ -25,6 +25,33 @@ _TOKENS = 1024
 _BYTES = 2**24
 
 
+class PatchMasks(NamedTuple):
+    """Some patches of each image.
+
+    Attributes:
+        chosen: bool ``[images, patches]``.
+        places: int64 ``[chosen]``, where ``chosen.flatten()`` is true. To find them on a device
+            would keep the host waiting, so they come with the mask.
+    """
+
+    chosen: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor) -> "PatchMasks":
+        """With the places of a mask that lies on the CPU."""
+        return cls(chosen, chosen.flatten().nonzero().squeeze(1))
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """The chosen patches, ``[chosen, ...]``, of ``[images, tokens, ...]`` that end in them."""
+        patches = tokens[:, tokens.shape[1] - self.chosen.shape[1] :]
+        return patches.flatten(0, 1).index_select(0, self.places)
+
+    def to(self, device: torch.device) -> "PatchMasks":
+        """A copy on a device."""
+        return PatchMasks(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
 class LeanLayer(nn.Module):
     """Stands in for transformers' layer, with its children and so with its names of parameters.
 
@@ -55,7 +82,7 @@ class LeanLayer(nn.Module):
         self,
         hidden: Tensor,
         attention_mask: None = None,
-        wanted: Tensor | None = None,
+        wanted: PatchMasks | None = None,
         **options: Any,
     ) -> Tensor:
         """Map tokens to tokens.
@@ -63,9 +90,9 @@ class LeanLayer(nn.Module):
         Args:
             hidden: ``[images, tokens, width]``.
             attention_mask: transformers makes none for images.
-            wanted: bool ``[images, patches]``, the last of the tokens. The last layer computes its
-                MLP for these and the first of each image alone, and returns ``[1, images + wanted,
-                width]``, first tokens first. None wants all.
+            wanted: patches of each image, which are the last of its tokens. The last layer
+                computes its MLP for these and the first token of each image alone, and returns
+                ``[1, images + wanted, width]``, first tokens first. None wants all.
             options: others that transformers hands on.
         """
         parts: dict[str, Any] = dict(self.named_children())
@@ -87,7 +114,7 @@ class LeanLayer(nn.Module):
             norm1.bias,
             torch.cat([query.weight * scale, key.weight, value.weight]),
             bias,
-            *_scaled(attention.o_proj, self.layer_scale1, draw),
+            *_scaled(attention.o_proj, self.layer_scale1, draw and draw.attention_factor),
         )
         if not self.is_last:
             wanted = None
@@ -101,31 +128,33 @@ class LeanLayer(nn.Module):
                 norm2.bias,
                 mlp.fc1.weight,
                 mlp.fc1.bias,
-                *_scaled(mlp.fc2, self.layer_scale2, draw),
+                *_scaled(mlp.fc2, self.layer_scale2, draw and draw.mlp_factor),
             )
             return _back(hidden, draw)
         # Few tokens, or DINOv2-giant's gated MLP: autograd may keep what it likes.
         hidden = _back(hidden, draw)
         share = torch.ones(len(hidden), dtype=hidden.dtype)
         if draw is not None:
-            share.zero_()[draw.order[draw.transformed]] = draw.factor
+            share.zero_()[draw.order[draw.transformed]] = draw.mlp_factor
         share = share.to(hidden.device)[:, None].expand(hidden.shape[:2])
         if wanted is not None:
-            hidden, share = (
-                torch.cat([x[:, 0], x[:, x.shape[1] - wanted.shape[1] :][wanted]])[None]
-                for x in (hidden, share)
-            )
+            hidden, share = (torch.cat([x[:, 0], wanted.take(x)])[None] for x in (hidden, share))
         added: Tensor = hidden + share[..., None] * parts["layer_scale2"](mlp(norm2(hidden)))
         return added
 
     def _draw(self, images: int) -> "_Draw | None":
         """Draw the images that each branch is computed for; None: both for all.
 
-        Their number is fixed, as in DINOv2's own code, and with it the shapes.
+        Their number is fixed, as in DINOv2's own code, and with it the shapes. Of one image no
+        share can be left out: each branch is, or is not.
         """
         if not (self.training and self.drop_path):
             return None
         # On the CPU, so that no device has to be waited for.
+        if images == 1:
+            of_attention, of_mlp = (torch.rand(2) >= self.drop_path) / (1 - self.drop_path)
+            only, one = torch.zeros(1, dtype=torch.long), slice(0, 1)
+            return _Draw(only, only, one, one, float(of_attention), float(of_mlp))
         kept = max(1, round(images * (1 - self.drop_path)))
         attended, transformed = torch.zeros(2, images, dtype=torch.long)
         attended[torch.randperm(images)[:kept]] = 1
@@ -135,7 +164,8 @@ class LeanLayer(nn.Module):
         order = torch.where(attended == 1, transformed, 3 - transformed).argsort(stable=True)
         first = kept - int((attended & transformed).sum())
         attends, transforms = slice(0, kept), slice(first, first + kept)
-        return _Draw(order, order.argsort(), attends, transforms, images / kept)
+        factor = images / kept
+        return _Draw(order, order.argsort(), attends, transforms, factor, factor)
 
 
 class _Draw(NamedTuple):
@@ -145,14 +175,15 @@ class _Draw(NamedTuple):
         order: in which the images lie, ``[images]``.
         back: the order that undoes it.
         attended, transformed: those of attention and MLP, among them in order.
-        factor: of both branches, for those that were left out.
+        attention_factor, mlp_factor: of the branches, for those that were left out.
     """
 
     order: Tensor
     back: Tensor
     attended: slice
     transformed: slice
-    factor: float
+    attention_factor: float
+    mlp_factor: float
 
 
 def _back(hidden: Tensor, draw: _Draw | None) -> Tensor:
@@ -163,11 +194,11 @@ def _back(hidden: Tensor, draw: _Draw | None) -> Tensor:
     return restored
 
 
-def _scaled(product: Any, layer_scale: Any, draw: _Draw | None) -> tuple[Tensor, Tensor]:
+def _scaled(product: Any, layer_scale: Any, factor: float | None) -> tuple[Tensor, Tensor]:
     """Fold LayerScale, and the factor of stochastic depth, into the product before them."""
     scale: Tensor = layer_scale.lambda1
-    if draw is not None:
-        scale = scale * draw.factor
+    if factor is not None:
+        scale = scale * factor
     return product.weight * scale[:, None], product.bias * scale
 
 

@@ -32,6 +32,16 @@ IGNORE = -100
 FILE = "processor.json"
 
 
+def columns_with_targets(labels: Tensor) -> Tensor:
+    """The positions, [columns], at which some row of ``labels`` has to predict its next token."""
+    return (labels[:, 1:] != IGNORE).any(0).nonzero().squeeze(-1)
+
+
+def pads_on_the_right(attention_mask: Tensor) -> Tensor:
+    """Whether no row of a mask [batch, length] has padding before a token: bool, []."""
+    return (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
+
+
 @dataclass(frozen=True)
 class Sample:
     """One tokenised request.

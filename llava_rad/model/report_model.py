@@ -48,7 +48,14 @@ from llava_rad.model.lora import (
     without_lora,
 )
 from llava_rad.model.lora_merge import add_saved_lora
-from llava_rad.model.processor import IGNORE, IMAGE_TOKEN, ReportProcessor
+from llava_rad.model.packing import one_sequence_a_row
+from llava_rad.model.processor import (
+    IGNORE,
+    IMAGE_TOKEN,
+    ReportProcessor,
+    columns_with_targets,
+    pads_on_the_right,
+)
 from llava_rad.model.prompt import PromptTemplate
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -63,13 +70,11 @@ class ReportModelOutput:
 
     Attributes:
         loss: mean cross-entropy over the report's tokens; None without labels.
-        target_tokens: how many tokens the mean is over.
         logits: [batch, kept positions, vocabulary]; with labels, only the positions at which some
             row has a target are kept.
     """
 
     loss: Tensor | None
-    target_tokens: int
     logits: Tensor
 
 
@@ -209,12 +214,13 @@ class ReportModel(nn.Module):
             parameter = next(self.encoder.parameters())
             return self.encoder.encode(pixel_values.to(parameter.device, parameter.dtype)).patches
 
-    def embed(self, input_ids: Tensor, patches: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, patches: Tensor, *, counted: bool = False) -> Tensor:
         """Input embeddings with each image's tokens in place of its run of ``IMAGE_TOKEN``.
 
         Args:
             input_ids: [batch, length].
             patches: [images, rows * columns, encoder_dim], in the order of the runs.
+            counted: the runs are known to match, so the device is not asked and waited for.
 
         Returns:
             [batch, length, llm_dim]
@@ -226,7 +232,7 @@ class ReportModel(nn.Module):
         table = self.llm.get_input_embeddings()
         embeds = table(input_ids.masked_fill(slots, 0))
         images = self.image_tokens(patches)
-        if int(slots.sum()) != images.shape[0] * images.shape[1]:
+        if not counted and int(slots.sum()) != images.shape[0] * images.shape[1]:
             raise _mismatch(slots, images.shape[0], images.shape[1])
         return embeds.masked_scatter(
             slots.unsqueeze(-1), images.to(embeds.dtype).reshape(-1, images.shape[-1])
@@ -239,8 +245,13 @@ class ReportModel(nn.Module):
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
         patches: Tensor | None = None,
+        target_columns: Tensor | None = None,
+        pads_right: bool | None = None,
     ) -> ReportModelOutput:
         """One pass over prompt and report.
+
+        ``target_columns`` and ``pads_right`` are facts of the batch that are cheap to know where it
+        is made. Left out, they are found on the device, and the host waits for it.
 
         Args:
             input_ids: [batch, length] from the processor.
@@ -248,6 +259,9 @@ class ReportModel(nn.Module):
             labels: [batch, length], ``IGNORE`` where nothing is to be learnt.
             pixel_values: [images, 3, height, width]; or
             patches: [images, rows * columns, encoder_dim], encoded before.
+            target_columns: [columns], the positions at which some row has to predict a token; the
+                caller has then also seen to it that images and image tokens match.
+            pads_right: no row has padding before a token.
 
         Raises:
             ModelError: no target at all, or images and image tokens do not match.
@@ -258,28 +272,28 @@ class ReportModel(nn.Module):
             patches = self.encode_images(pixel_values)
         # What pads on the right is seen by no token, and without a mask fused attention skips the
         # half of the scores that lies ahead.
-        pads_right = bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+        if pads_right is None:
+            pads_right = bool(pads_on_the_right(attention_mask))
         inputs = {
-            "inputs_embeds": self.embed(input_ids, patches),
+            "inputs_embeds": self.embed(input_ids, patches, counted=target_columns is not None),
             "attention_mask": None if pads_right else attention_mask,
             "use_cache": False,
         }
         if labels is None:
-            return ReportModelOutput(None, 0, self.llm(**inputs).logits)
+            return ReportModelOutput(None, self.llm(**inputs).logits)
 
-        targets = labels[:, 1:]
         # The vocabulary projection is computed only where some row has a target.
-        kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
+        kept = columns_with_targets(labels) if target_columns is None else target_columns
         if kept.numel() == 0:
             raise ModelError(
                 "no token of this batch is a target: the loss would be zero or undefined",
                 remedy="Leave studies without findings out, or raise max_length",
                 kind="no_target",
             )
-        logits = self.llm(**inputs, logits_to_keep=kept).logits
-        wanted = targets[:, kept]
-        loss = token_loss(logits.flatten(0, 1), wanted.flatten(), IGNORE)
-        return ReportModelOutput(loss, int((wanted != IGNORE).sum()), logits)
+        with one_sequence_a_row():
+            logits = self.llm(**inputs, logits_to_keep=kept).logits
+        wanted = labels[:, 1:][:, kept]
+        return ReportModelOutput(token_loss(logits.flatten(0, 1), wanted.flatten(), IGNORE), logits)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters with a gradient, by name."""

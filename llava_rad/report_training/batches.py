@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.images import load_radiograph
-from llava_rad.model import IGNORE
+from llava_rad.model import IGNORE, IMAGE_TOKEN
+from llava_rad.model.processor import columns_with_targets
 from llava_rad.report_training.augmentation import augment
 from llava_rad.report_training.samples import ReportSample, ReportSamples
 from llava_rad.runs.order import BatchOrder
@@ -21,10 +23,15 @@ from llava_rad.runs.stopping import calm_worker
 class MicroBatch:
     """What one forward pass of one process learns from.
 
+    Its numbers are counted where it is made, so that no device is asked for them.
+
     Attributes:
-        input_ids: [studies, length].
+        input_ids: [studies, length], padded on the right.
         attention_mask: [studies, length].
         labels: [studies, length].
+        target_columns: [columns], where some study has to predict its next token.
+        target_tokens: tokens that are learnt.
+        tokens: without padding.
         study_ids: which studies, in the order of the rows.
         paths: image files in the order of the image tokens.
         pixel_values: [images, 3, height, width] where images are read; or
@@ -34,21 +41,25 @@ class MicroBatch:
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    target_columns: Tensor
+    target_tokens: int
+    tokens: int
     study_ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     pixel_values: Tensor | None = None
     patches: Tensor | None = None
 
-    def model_inputs(self, device: torch.device) -> dict[str, Tensor]:
+    def model_inputs(self, device: torch.device) -> dict[str, Any]:
         """The model's arguments on a device."""
-        names = ("input_ids", "attention_mask", "labels", "pixel_values", "patches")
-        values = {name: getattr(self, name) for name in names}
-        return {k: v.to(device, non_blocking=True) for k, v in values.items() if v is not None}
+        found = {k: v.to(device, non_blocking=True) for k, v in self._tensors().items()}
+        return {**found, "pads_right": True}
 
-    @property
-    def target_tokens(self) -> int:
-        """Tokens that are learnt."""
-        return int((self.labels != IGNORE).sum())
+    def pin_memory(self) -> "MicroBatch":
+        """A copy in memory that a GPU fetches from by itself; torch's loader asks for it."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
 
 
 def collate(
@@ -67,9 +78,10 @@ def collate(
     """
     padded = data.processor.pad([s.tokens for s in samples], side="right")
     batch = MicroBatch(
-        padded["input_ids"],
-        padded["attention_mask"],
-        padded["labels"],
+        **padded,
+        target_columns=columns_with_targets(padded["labels"]),
+        target_tokens=int((padded["labels"] != IGNORE).sum()),
+        tokens=int(padded["attention_mask"].sum()),
         study_ids=[sample.study_id for sample in samples],
         paths=[path for sample in samples for path in sample.paths],
     )
@@ -79,6 +91,13 @@ def collate(
             where=", ".join(batch.study_ids),
             remedy="Leave studies without findings out, or raise data.max_length",
             kind="no_target",
+        )
+    slots, images = int((batch.input_ids == IMAGE_TOKEN).sum()), len(batch.paths)
+    if slots != images * data.processor.tokens_per_image:
+        raise DataError(
+            f"the batch has {slots} image tokens for {images} images",
+            where=", ".join(batch.study_ids),
+            kind="tokens_per_image",
         )
     if preprocessing is not None:
         batch.pixel_values = torch.stack(
@@ -102,15 +121,13 @@ def _read(path: str, sample: ReportSample, preprocessing: Preprocessing) -> Tens
         ) from error
 
 
-def count_tokens(batches: Sequence[MicroBatch]) -> Tensor:
-    """Target tokens, tokens without padding, and places with padding: int64 [3]."""
-    return torch.tensor(
-        [
-            sum(b.target_tokens for b in batches),
-            sum(int(b.attention_mask.sum()) for b in batches),
-            sum(b.input_ids.numel() for b in batches),
-        ]
-    )
+def count_tokens(batches: Sequence[MicroBatch]) -> list[int]:
+    """Target tokens, tokens without padding, and places with padding."""
+    return [
+        sum(b.target_tokens for b in batches),
+        sum(b.tokens for b in batches),
+        sum(b.input_ids.numel() for b in batches),
+    ]
 
 
 class TrainingBatches(Dataset[MicroBatch]):
@@ -154,7 +171,7 @@ class TrainingBatches(Dataset[MicroBatch]):
 
 
 def load_batches(
-    data: TrainingBatches, first: int, last: int, workers: int
+    data: TrainingBatches, first: int, last: int, workers: int, *, pin: bool = False
 ) -> Generator[MicroBatch]:
     """The items ``first`` to ``last - 1``, read ahead by worker processes.
 
@@ -163,6 +180,7 @@ def load_batches(
         first: forward pass to start with.
         last: one past the end.
         workers: processes that read ahead; 0 reads in this one.
+        pin: put them where a GPU can fetch them without the host waiting.
 
     Raises:
         DataError: as :func:`collate`, when the batch's turn comes.
@@ -173,6 +191,7 @@ def load_batches(
         sampler=range(first, last),
         num_workers=workers,
         worker_init_fn=calm_worker if workers else None,
+        pin_memory=pin,
     )
     for item in loader:
         if isinstance(item, LlavaRadError):

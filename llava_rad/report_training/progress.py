@@ -3,9 +3,10 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
@@ -31,23 +32,30 @@ class Meter:
 
     def _clear(self) -> None:
         self._since = time.perf_counter()
-        self._loss = self._targets = self._studies = self._tokens = self._slots = 0.0
+        self._targets: list[int] = []
+        self._losses: list[float] = []
+        self._studies = self._tokens = self._slots = 0.0
 
-    def add(self, loss: float, targets: int, studies: int, tokens: int, slots: int) -> None:
+    def add(self, targets: int, studies: int, tokens: int, slots: int) -> None:
         """Add one optimiser step.
 
         Args:
-            loss: mean over its target tokens.
-            targets: how many those are.
+            targets: tokens that are learnt.
             studies: in the batch.
             tokens: without padding.
             slots: with padding.
         """
-        self._loss += loss * targets
-        self._targets += targets
+        self._targets.append(targets)
         self._studies += studies
         self._tokens += tokens
         self._slots += slots
+
+    def add_losses(self, losses: Sequence[float]) -> None:
+        """Add the losses of steps in their order, each a mean over its target tokens.
+
+        They may come later than :meth:`add`, for many steps together.
+        """
+        self._losses += losses
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -59,12 +67,12 @@ class Meter:
         self._paused += seconds
 
     def figures(self, step: int) -> dict[str, float]:
-        """Means and rates since the last call."""
+        """Means and rates since the last call; the losses of all steps have come."""
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         per_step = (now - self._started - self._paused) / max(step - self._first, 1)
         found = {
-            "loss": self._loss / max(self._targets, 1),
+            "loss": float(np.average(self._losses, weights=self._targets)),
             "studies_per_second": self._studies / elapsed,
             "tokens_per_second": self._tokens / elapsed,
             "padding": 1 - self._tokens / max(self._slots, 1),

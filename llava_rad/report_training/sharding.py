@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from llava_rad.errors import TrainingError
 from llava_rad.model import ReportModel
@@ -45,7 +45,7 @@ def distribute(
         TrainingError: the LLM does not say what its layers are.
     """
     if sharding == "fsdp2":
-        shard(model, accelerator.num_processes)
+        shard(model, accelerator.num_processes, bf16=bf16)
     optimiser = torch.optim.AdamW(
         trained_parameters(model),
         lr=settings.lr,
@@ -58,20 +58,29 @@ def distribute(
     return (model if sharding == "fsdp2" else accelerator.prepare(model)), prepared
 
 
-def shard(model: ReportModel, processes: int) -> None:
+def shard(model: ReportModel, processes: int, *, bf16: bool) -> None:
     """Split a model with FSDP2 in place; afterwards its parameters are DTensors.
 
     Args:
         model: whole, on its device, the same in every process.
         processes: all that train together.
+        bf16: gather weights in bfloat16, which is half of what float32 would send; gradients are
+            added up in float32.
 
     Raises:
         TrainingError: the LLM does not say what its layers are.
     """
     mesh = init_device_mesh(model.device.type, (processes,))
+    # Inputs stay as they are: the encoder takes pixels in its own precision, and autocast decides
+    # for each operation of the LLM.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
     for layer in decoder_layers(model):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh, ignored_params=set(model.encoder.parameters()))
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(model.encoder.parameters()))
 
 
 def decoder_layers(model: ReportModel) -> list[nn.Module]:

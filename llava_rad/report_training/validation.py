@@ -1,10 +1,11 @@
 """Loss on studies that are not trained on."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.report_training.batches import MicroBatch, collate
@@ -12,7 +13,7 @@ from llava_rad.report_training.samples import ReportSamples
 from llava_rad.runs.order import by_length
 
 #: Makes the tensors of a batch into the model's arguments, on the model's device.
-ModelInputs = Callable[[MicroBatch], dict[str, Tensor]]
+ModelInputs = Callable[[MicroBatch], dict[str, Any]]
 
 
 @torch.no_grad()
@@ -38,16 +39,19 @@ def validation_loss(
     """
     model.eval()
     batches = by_length(data.lengths, batch_size)
-    totals = torch.zeros(2, dtype=torch.float64)  # loss, tokens
-    for own, counts in share_out(len(batches), accelerator):
-        samples = [data.sample(index) for index in batches[own]]
+    losses, tokens = [torch.zeros((), device=accelerator.device)], [0]  # read back once, at the end
+    for number, counts in share_out(len(batches), accelerator):
+        samples = [data.sample(index) for index in batches[number]]
         batch = collate(samples, data, preprocessing)
         with accelerator.autocast():
             out = model(**inputs(batch))
         if counts:
-            totals += torch.tensor([float(out.loss) * out.target_tokens, out.target_tokens])
-    loss, tokens = accelerator.reduce(totals.to(accelerator.device), "sum").tolist()
-    return loss / tokens
+            losses.append(out.loss)
+            tokens.append(batch.target_tokens)
+    weights = torch.tensor(tokens, dtype=torch.float64)
+    own = torch.stack([(torch.stack(losses).cpu().double() * weights).sum(), weights.sum()])
+    loss, count = accelerator.reduce(own.to(accelerator.device), "sum").tolist()
+    return loss / count
 
 
 def share_out(items: int, accelerator: Accelerator) -> Sequence[tuple[int, bool]]:

@@ -74,10 +74,12 @@ class StepBorder:
 
     Attributes:
         signal: that some process had got when all last met; None while the run goes on.
+        counts: sums over the processes of what each counted when all last met.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.signal: int | None = None
+        self.counts: list[int] = []
         self._own = 0
         self._since = 0.0
         self._rank = accelerator.process_index
@@ -106,8 +108,15 @@ class StepBorder:
                 name = signal.Signals(number).name
                 os.write(2, f"{name}: finishing the step; once more stops at once\n".encode())
 
-    def cross(self, work: Callable[[], Result]) -> Result:
+    def cross(
+        self, work: Callable[[], Result], count: Callable[[Result], list[int]] | None = None
+    ) -> Result:
         """Do something, such as fetching the next batch, and meet the other processes.
+
+        Args:
+            work: to do; every process does its own.
+            count: numbers of the result, equally many in all processes; their sums over the
+                processes are in :attr:`counts` afterwards.
 
         Returns:
             What ``work`` returned; see :attr:`signal` before going on.
@@ -117,23 +126,37 @@ class StepBorder:
         """
         error: LlavaRadError | None = None
         result: Any = None
+        counts: list[int] = []
         try:
             result = work()
+            counts = count(result) if count else []
         except LlavaRadError as raised:
             error = raised
         number = self._own
         if self._processes > 1:
-            state = torch.tensor([self._own, int(error is not None)])
-            dist.all_reduce(state, op=dist.ReduceOp.MAX, group=self._group)
-            number, failed = state.tolist()
-            if failed:
-                errors: list[Any] = [None] * self._processes
-                dist.all_gather_object(errors, error, group=self._group)
-                raise_in_all(errors, self._rank)
+            number = self._meet(error, counts)
         elif error is not None:
             raise error
+        else:
+            self.counts = counts
         self.signal = number or None
         return result
+
+    def _meet(self, error: LlavaRadError | None, counts: list[int]) -> int:
+        """Exchange signals, errors and counts; the signal that some process has, or 0."""
+        state = torch.tensor([self._own, int(error is not None)])
+        dist.all_reduce(state, op=dist.ReduceOp.MAX, group=self._group)
+        number, failed = state.tolist()
+        if failed:
+            errors: list[Any] = [None] * self._processes
+            dist.all_gather_object(errors, error, group=self._group)
+            raise_in_all(errors, self._rank)
+        if counts:
+            sums = torch.tensor(counts)
+            dist.all_reduce(sums, group=self._group)
+            counts = sums.tolist()
+        self.counts = counts
+        return number
 
 
 def calm_worker(_number: int = 0) -> None:

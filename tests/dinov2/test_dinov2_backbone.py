@@ -12,6 +12,7 @@ from llava_rad.dinov2.student_teacher import Network
 from llava_rad.encoders import RAD_DINO, load_encoder
 from llava_rad.encoders.dinov2_repo import load_repo_encoder, transformers_to_repo
 from llava_rad.errors import ConfigError
+from llava_rad.kernels.lean_layer import PatchMasks
 from llava_rad.runs.state import whole_tensors
 
 TINY_HEAD = HeadConfig(prototypes=8, hidden_dim=8, bottleneck_dim=4)
@@ -25,7 +26,7 @@ def _tiny(image_size=56, **changes):
 def _everything(backbone, images, masks=None):
     """CLS, and all patch tokens, ``[batch, patches, dim]``."""
     batch, _, height, width = images.shape
-    wanted = torch.ones(batch, (height // 14) * (width // 14), dtype=torch.bool)
+    wanted = PatchMasks.of(torch.ones(batch, (height // 14) * (width // 14), dtype=torch.bool))
     output = tokens(backbone, images, masks, wanted)
     return output._replace(patches=output.patches.unflatten(0, (batch, -1)))
 
@@ -64,7 +65,7 @@ def test_registers_are_no_patches():
     torch.testing.assert_close(output.patches, everything[:, 5:])
     torch.testing.assert_close(output.cls, everything[:, 0])
     wanted = torch.rand(2, 6, generator=torch.Generator().manual_seed(0)) < 0.5
-    some = tokens(backbone, images, None, wanted)
+    some = tokens(backbone, images, None, PatchMasks.of(wanted))
     torch.testing.assert_close(some.patches, output.patches[wanted])
     torch.testing.assert_close(some.cls, output.cls)
 

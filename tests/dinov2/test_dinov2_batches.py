@@ -124,7 +124,7 @@ class TestBatches:
             lambda b: b.global_crops.pixels,
             lambda b: b.local_crops.pixels,
             lambda b: b.global_crops.appearance,
-            lambda b: b.masks,
+            lambda b: b.masks.chosen,
         ):
             assert torch.equal(joined(get), get(whole))
 
@@ -133,16 +133,17 @@ class TestBatches:
         first, _, again = batches[5], batches[0], batches[5]
         assert isinstance(first, Batch)
         assert torch.equal(first.global_crops.pixels, again.global_crops.pixels)
-        assert torch.equal(first.masks, again.masks)
+        assert torch.equal(first.masks.chosen, again.masks.chosen)
+        assert torch.equal(first.masks.places, first.masks.chosen.flatten().nonzero().squeeze(1))
 
     def test_without_patch_loss_nothing_is_masked(self):
-        assert _batches(Phantoms(10), ibot_weight=0.0)[0].masks.sum() == 0
-        assert _batches(Phantoms(10), mask_ratio=(0.5, 0.5))[0].masks.sum() > 0
+        assert _batches(Phantoms(10), ibot_weight=0.0)[0].masks.chosen.sum() == 0
+        assert _batches(Phantoms(10), mask_ratio=(0.5, 0.5))[0].masks.chosen.sum() > 0
 
     def test_unreadable_image_is_replaced_by_the_next_with_a_warning(self, caplog):
         source = Phantoms(10, broken=[4])
         batches = _batches(source, batch_size=10)
-        assert len(batches[0].masks) == 20
+        assert len(batches[0].masks.chosen) == 20
         assert source.reads.count(5) == 2
         assert "phantom 4: no pixels" in caplog.text
 

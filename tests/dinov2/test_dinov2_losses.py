@@ -13,6 +13,7 @@ from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
+from llava_rad.kernels.lean_layer import PatchMasks
 
 TEACHER_TEMPERATURE = 0.05
 
@@ -85,7 +86,7 @@ def test_dino_loss_equals_the_original(drawn, name):
 @pytest.mark.parametrize("name", ["softmax_center", "sinkhorn"])
 def test_ibot_loss_equals_the_original(drawn, name):
     targets = _targets(drawn["ibot.teacher"], name)
-    loss = ibot_loss(drawn["ibot.student"], targets, drawn["ibot.masks"])
+    loss = ibot_loss(drawn["ibot.student"], targets, PatchMasks.of(drawn["ibot.masks"]))
     assert loss.item() == pytest.approx(ORIGINAL["ibot", name], rel=1e-6)
 
 
@@ -165,7 +166,9 @@ def test_ibot_averages_within_an_image_first_and_counts_unmasked_images():
     logits = torch.zeros(3, 2)
     targets = torch.eye(2)[[0, 0, 0]]
     # Each masked image costs log 2 whatever its number of masked patches; one of three has none.
-    assert ibot_loss(logits, targets, masks).item() == pytest.approx(2 / 3 * math.log(2))
+    assert ibot_loss(logits, targets, PatchMasks.of(masks)).item() == pytest.approx(
+        2 / 3 * math.log(2)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

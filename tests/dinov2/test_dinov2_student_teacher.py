@@ -9,6 +9,7 @@ from transformers import Dinov2Config, Dinov2Model
 from llava_rad.dinov2.backbone import prepare
 from llava_rad.dinov2.config import HeadConfig, LossConfig
 from llava_rad.dinov2.student_teacher import StudentTeacher
+from llava_rad.kernels.lean_layer import PatchMasks
 
 HEAD = HeadConfig(prototypes=12, hidden_dim=16, bottleneck_dim=8)
 
@@ -41,7 +42,7 @@ def batch():
     return (
         torch.randn(8, 1, 28, 28, generator=generator),
         torch.randn(12, 1, 14, 14, generator=generator),
-        masks,
+        PatchMasks.of(masks),
     )
 
 
@@ -65,7 +66,7 @@ def test_losses_equal_the_written_out_ones(batch):
 
     with torch.no_grad():
         teacher = features(model.teacher, global_crops)
-        student = features(model.student, global_crops, masks)
+        student = features(model.student, global_crops, masks.chosen)
         small = features(model.student, local_crops)
         targets = torch.softmax(model.teacher.dino_head(teacher[:, 0]) / 0.05, -1).chunk(2)
         crops = [*student[:, 0].chunk(2), *small[:, 0].chunk(3)]
@@ -79,8 +80,15 @@ def test_losses_equal_the_written_out_ones(batch):
         patch_targets = torch.softmax(model.teacher.dino_head(teacher[:, 1:]) / 0.05, -1)
         patch_logs = torch.log_softmax(model.student.dino_head(student[:, 1:]) / 0.1, -1)
         costs = -(patch_targets * patch_logs).sum(-1)
-        ibot = sum(costs[i][masks[i]].mean() for i in (0, 3, 6)) / 8
+        ibot = sum(costs[i][masks.chosen[i]].mean() for i in (0, 3, 6)) / 8
     assert losses.parts["dino"].item() == pytest.approx(sum(pairs).item() / 8, rel=1e-4)
+    divergences = [
+        (target * (target.log() - log)).sum(-1).mean()
+        for i, target in enumerate(targets)
+        for j, log in enumerate(logs)
+        if i != j
+    ]
+    assert losses.divergence.item() == pytest.approx(sum(divergences).item() / 8, rel=1e-3)
     assert losses.parts["ibot"].item() == pytest.approx(ibot.item(), rel=1e-4)
     expected = sum(losses.parts[n] * w for n, w in (("dino", 1), ("ibot", 1), ("koleo", 0.1)))
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -13,7 +13,7 @@ from transformers import (
 from llava_rad.dinov2.backbone import prepare
 from llava_rad.errors import ConfigError
 from llava_rad.kernels import lean_layer
-from llava_rad.kernels.lean_layer import LeanLayer
+from llava_rad.kernels.lean_layer import LeanLayer, PatchMasks
 
 SIZES = {
     "hidden_size": 48,
@@ -141,12 +141,21 @@ class TestStochasticDepth:
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
 
-    def test_one_image_is_never_left_out(self, layer):
-        layer.drop_path = 0.9
-        assert torch.isfinite(layer(torch.randn(1, 5, 48))).all()
-        torch.nn.init.zeros_(layer.layer_scale2.lambda1)
+    def test_one_image_alone_is_left_out_as_often_and_scaled_as_much(self, layer):
+        torch.nn.init.zeros_(layer.layer_scale2.lambda1)  # one branch alone
         tokens = torch.randn(1, 5, 48)
-        assert not torch.equal(layer(tokens), tokens)
+        added = [layer(tokens) - tokens for _ in range(400)]
+        whole = layer.eval()(tokens) - tokens
+        kept = [a for a in added if a.any()]
+        assert len(kept) / 400 == pytest.approx(0.6, abs=0.13)  # 5 standard errors
+        for a in kept:
+            torch.testing.assert_close(a, whole / 0.6)
+
+    def test_a_branch_that_is_left_out_has_a_gradient_of_zero(self, layer):
+        layer.drop_path = 0.999
+        torch.manual_seed(0)
+        layer(torch.randn(1, 5, 48)).sum().backward()
+        assert all((p.grad == 0).all() for p in layer.parameters())
 
     def test_branches_draw_their_images_independently(self, layer):
         draws = [layer._draw(10) for _ in range(4000)]
@@ -167,12 +176,13 @@ class TestWantedTokens:
     def test_gradients_equal_those_of_all_tokens(self):
         backbone = _pair("plain")[1]
         images, wanted = torch.randn(5, 1, 56, 56), torch.rand(5, 16) < 0.3
+        few_patches = PatchMasks.of(wanted)
         weights = torch.randn(5 + int(wanted.sum()), 48)
         results = []
         for few in (True, False):
             backbone.zero_grad()
             if few:
-                tokens = backbone(images, wanted=wanted).last_hidden_state[0]
+                tokens = backbone(images, wanted=few_patches).last_hidden_state[0]
             else:
                 everything = backbone(images).last_hidden_state
                 tokens = torch.cat([everything[:, 0], everything[:, 1:][wanted]])
@@ -189,7 +199,7 @@ class TestWantedTokens:
         torch.manual_seed(1)
         everything = layer(hidden)
         torch.manual_seed(1)
-        few = layer(hidden, wanted=wanted)[0]
+        few = layer(hidden, wanted=PatchMasks.of(wanted))[0]
         expected = torch.cat([everything[:, 0], everything[:, 1:][wanted]])
         torch.testing.assert_close(few, expected)
 

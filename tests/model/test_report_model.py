@@ -121,7 +121,6 @@ def test_labels_only_logits_give_the_full_loss(tokenizer):
         everything[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE
     )
     assert torch.allclose(out.loss, wanted, atol=1e-6)
-    assert out.target_tokens == int((batch["labels"] != IGNORE).sum())
     assert out.logits.shape[1] < everything.shape[1] / 2
 
 

@@ -17,11 +17,12 @@ def test_means_count_each_token_once(monkeypatch):
     monkeypatch.setattr("llava_rad.report_training.progress.time.perf_counter", lambda: clock[0])
     meter = Meter(steps=10, step=0)
     clock[0] += 2
-    meter.add(loss=1.0, targets=30, studies=4, tokens=90, slots=100)
+    meter.add(targets=30, studies=4, tokens=90, slots=100)
     with meter.paused():
         clock[0] += 50
     clock[0] += 2
-    meter.add(loss=2.0, targets=10, studies=4, tokens=90, slots=100)
+    meter.add(targets=10, studies=4, tokens=90, slots=100)
+    meter.add_losses([1.0, 2.0])
     found = meter.figures(2)
     assert found["loss"] == pytest.approx((30 * 1.0 + 10 * 2.0) / 40)
     assert found["padding"] == pytest.approx(0.1)

@@ -69,7 +69,7 @@ TOGETHER = """
 import os, signal, sys
 from accelerate import Accelerator
 from llava_rad.errors import DataError, TrainingError
-from llava_rad.runs.checks import check_finite
+from llava_rad.runs.checks import UnreadSteps
 from llava_rad.runs.stopping import Interrupted, StepBorder
 from llava_rad.runs.together import in_all, on_main, owned_folder
 import torch
@@ -102,10 +102,10 @@ with border:
     for step in range(5):
         if step == 2 and rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        border.cross(lambda: None)
+        border.cross(lambda: step + rank, lambda found: [found, 1])
         if border.signal:
             break
-    say("stopped at", step, border.signal)
+    say("stopped at", step, border.signal, border.counts)
     border._own = 0
 with border:
     try:
@@ -113,11 +113,16 @@ with border:
     except DataError as error:
         say(error.what, "told elsewhere" if error.told else "told here")
 
+unread = UnreadSteps(accelerator, "Stop")
+for step in (1, 2):
+    unread.add(step, {"loss": torch.tensor(float(step * rank)), "gradient": torch.tensor(1.0)})
+say(unread.read(), unread.read())
 own = torch.tensor(float("nan") if rank else 1.0)
-total = float(accelerator.reduce(own, "sum"))
+for step in (3, 4):
+    unread.add(step, {"loss": own, "gradient": torch.tensor(1.0)},
+               [torch.tensor(0.0), own], [[f"a{rank}"], [f"b{rank}"]])
 try:
-    check_finite({"loss": total, "gradient": 1.0}, 3, accelerator, remedy="Stop",
-                 losses=[torch.tensor(0.0), own], study_ids=[[f"a{rank}"], [f"b{rank}"]])
+    unread.read()
 except TrainingError as error:
     say(error, "told elsewhere" if error.told else "told here")
 
@@ -141,8 +146,12 @@ def test_two_processes_stop_together(tmp_path):
         "[1] broken in 0 told elsewhere",
         "[0] broken in 1 told elsewhere",
         "[1] broken in 1 told here",
-        "[0] stopped at 2 15",
-        "[1] stopped at 2 15",
+        "[0] stopped at 2 15 [5, 2]",
+        "[1] stopped at 2 15 [5, 2]",
+        *(
+            f"[{rank}] [{{'loss': 0.5, 'gradient': 1.0}}, {{'loss': 1.0, 'gradient': 1.0}}] []"
+            for rank in (0, 1)
+        ),
         "[0] step 3, studies b1: the loss is nan. Stop. told here",
         "[1] step 3, studies b1: the loss is nan. Stop. told elsewhere",
         "[0] owns True",

@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers.pretraining_runs import (
     PROGRAM,
     assert_equal,
@@ -181,6 +183,45 @@ def test_run_resumed_at_the_high_resolution_phase_is_exact(program, start, run, 
         shutil.copytree(whole / "checkpoints" / name, folder / "checkpoints" / name)
         program.main(tiny_config(start, folder, **settings))
         assert_equal(encoder_weights(folder), encoder_weights(whole))
+
+
+def test_a_step_reads_nothing_back_from_the_device(program, start, tmp_path, monkeypatch):
+    """On the meta device there are no values: whatever asks for one fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    config = tiny_config(start, tmp_path, backbone__drop_path=0.3)
+    accelerator = Accelerator(cpu=True)
+    model, _ = program.build_model(config, accelerator)
+    images = program.open_source(config.data.sources[0], config)
+    batches = program.CropBatches(
+        [images],
+        program.DrawOrder([len(images)], [1.0], 0),
+        program.MultiCrop(config.crops, config.crops.global_size, config.crops.local_size),
+        config.loss,
+        14,
+        4,
+        0,
+        1,
+        0,
+    )
+    meta = torch.device("meta")
+    model.to(meta).train()
+    groups = program.parameter_groups(model.student, 2, 1.0, 1.0)
+    optimiser = torch.optim.AdamW(groups)
+    schedules = program.Schedules(config.schedule, 1e-3, 1e-6, 3)
+    figures = program.train_step(
+        config,
+        model,
+        optimiser,
+        [program.normalised(batches[0].to(meta), 0.5, 0.25)],
+        schedules.at(0),
+        program.Phase(config, schedules, 0),
+        program.EpochWatch(config.head.prototypes, 24, meta),
+        accelerator,
+    )
+    assert {"total loss", "dino loss", "divergence", "entropy", "spread", "gradient"} <= set(
+        figures
+    )
+    assert {value.device.type for value in figures.values()} == {"meta"}
 
 
 def test_registers_are_trained_and_exported(run, tmp_path):
