@@ -17,7 +17,7 @@ others are scored.
 """
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,7 +74,8 @@ def main(
         state = process_state()
         names = (*GENERATED, *SCORES, *(CONTROL if image_control else ()))
         scorer = scoring.scorer(loading.device)
-        how = {"primary": scoring.primary, "resamples": scoring.resamples, "seed": seed}
+        how: dict[str, Any] = {"primary": scoring.primary, "resamples": scoring.resamples}
+        how["seed"] = seed
         with own_shared_results(output, names, [manifest], what="evaluation", overwrite=overwrite):
             studies = open_split(
                 model,

@@ -152,8 +152,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     _check_rows([row.id for row in rows], path)
     notes = _notes(changed)
     if halves:
-        texts = counted(len(halves), "text")
-        notes.append(f"half characters in {texts} were read as question marks")
+        halved = counted(len(halves), "text")
+        notes.append(f"half characters in {halved} were read as question marks")
     if respelt:
         notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))
