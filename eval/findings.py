@@ -47,7 +47,8 @@ from llava_rad.evaluation.results import SCORES, own_results
 
 def main(
     predictions: Annotated[
-        Path, typer.Argument(help="The predictions: .jsonl, .csv, .tsv or .parquet.")
+        Path,
+        typer.Argument(metavar="FILE", help="The predictions: .jsonl, .csv, .tsv or .parquet."),
     ],
     output: OutputFolder,
     columns: ColumnNames,
