@@ -1,6 +1,6 @@
-"""Models that come with the package."""
+"""The models that come with the package."""
 
 from pathlib import Path
 
-#: Name -> folder.
+#: Name -> folder of the report model; its encoder lies in ``encoder`` below.
 BUNDLED = {"mini": Path(__file__).parent / "mini"}

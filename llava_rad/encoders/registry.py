@@ -157,11 +157,11 @@ def load_encoder(
     Args:
         name_or_path: one of, tried in this order:
 
-            - a name of :data:`ENCODERS`, such as ``"rad-dino"``, or ``"mini"``, the encoder of the
-              bundled model;
+            - ``"mini"``, the encoder of the bundled model, or a name of :data:`ENCODERS`, such as
+              ``"rad-dino"``;
             - a folder: what :meth:`ImageEncoder.save_pretrained` or this project's pretraining
-              wrote, a transformers, timm or open_clip model, or BioViL's or RadJEPA's published
-              checkpoint;
+              wrote (the run's folder too), a report model of this project, for its encoder, a
+              transformers, timm or open_clip model, or BioViL's or RadJEPA's published checkpoint;
             - a weight file in the layout of the original DINOv2 or DINOv3 repository (CheXFound's
               is one), of the I-JEPA code, or of EVA-X, with a ``preprocessor_config.json`` beside
               it or ``preprocessing`` given;
@@ -185,7 +185,7 @@ def load_encoder(
     name = str(name_or_path)
     entry = ENCODERS.get(name)
     place = None if device is None else pick_device(device)
-    path = Path(encoder_source(name) if name in BUNDLED else name_or_path).expanduser()
+    path = encoder_folder(name)
     if revision is not None and entry is None and path.exists():
         raise ConfigError(
             f"revision '{revision}' was given for a local path",
@@ -219,11 +219,20 @@ def load_encoder(
     return encoder.to(place) if place is not None else encoder
 
 
-def encoder_source(name: str) -> str:
-    """What a short name stands for: a folder or a hub id; anything else stands for itself."""
+def encoder_folder(name: str) -> Path:
+    """The folder or file that a name stands for on this machine, whether or not there is one.
+
+    ``mini`` is the encoder of the bundled model; of a pretraining's run and of a report model it is
+    the encoder inside.
+    """
     if name in BUNDLED:
-        return str(BUNDLED[name] / "encoder")
-    return ENCODERS[name].hub_id if name in ENCODERS else name
+        return BUNDLED[name] / "encoder"
+    folder = Path(name).expanduser()
+    inner = folder / "encoder"
+    outer_is_none = (folder / "adapter.safetensors").exists() or not (
+        folder / "config.json"
+    ).exists()
+    return inner if outer_is_none and (inner / "config.json").is_file() else folder
 
 
 def _load_registered(

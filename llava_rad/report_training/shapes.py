@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, Dinov2Config, LlamaConfig, Phi3Config, PhiConfig
 
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.encoders.registry import encoder_source
+from llava_rad.encoders.registry import ENCODERS, encoder_folder
 from llava_rad.errors import WeightsError
 from llava_rad.model.llm import llm_config
 from llava_rad.readers import read_json
@@ -89,7 +89,7 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
     """Size of an encoder.
 
     Args:
-        name: as for :func:`llava_rad.encoders.load_encoder`: a registered name, a folder in
+        name: as for :func:`llava_rad.encoders.load_encoder`: mini, a registered name, a folder in
             transformers' layout, or a hub id.
         revision: commit on the hub.
 
@@ -101,7 +101,8 @@ def encoder_shape(name: str, revision: str | None = None) -> EncoderShape:
     if name in _DINOV2_VIT_B14:
         size = _DINOV2_VIT_B14[name]
         return _transformers_shape(Dinov2Config(image_size=size), size)
-    find = _finder(encoder_source(name), revision)
+    source = ENCODERS[name].hub_id if name in ENCODERS else name
+    find = _finder(source, revision)
     values = read_json(find("config.json"), error=WeightsError, expect=dict)
     values = values.get("vision_config", values)
     try:
@@ -143,7 +144,7 @@ def _finder(source: str, revision: str | None) -> Callable[[str], Path]:
     """Finds a small file of a folder or a hub repository."""
 
     def find(file: str) -> Path:
-        folder = Path(source).expanduser()
+        folder = encoder_folder(source)
         if folder.is_dir():
             if (folder / file).is_file():
                 return folder / file
