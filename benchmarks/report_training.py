@@ -107,6 +107,7 @@ def write_studies(manifest: Path, folder: Path, count: int) -> None:
     from PIL import Image
 
     from llava_rad.data import StudyImage, load_manifest, save_manifest
+    from llava_rad.data.study import Split
 
     given = [study for study in load_manifest(manifest) if study.findings]
     random.Random(0).shuffle(given)
@@ -117,7 +118,7 @@ def write_studies(manifest: Path, folder: Path, count: int) -> None:
     for number, study in enumerate(given[: count + HELD_BACK]):
         path = folder / f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (256, 256), dtype=np.uint8)).save(path)
-        split = "train" if number < count else "validation"
+        split: Split = "train" if number < count else "validation"
         images = (StudyImage(str(path), "frontal"),)
         studies.append(replace(study, patient_id=str(number), split=split, images=images))
     save_manifest(studies, folder / "studies.jsonl")
@@ -416,7 +417,7 @@ def train_floor(job: Job) -> Found:
 
     device = torch.device("cpu")
     if torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
+        device = torch.accelerator.current_accelerator() or device
     model, samples, _ = parts(job, device)
     steps, rows = steps_of(job), job["batch"]
     order = BatchOrder(samples.weights, samples.length, rows, steps, (0, 1))

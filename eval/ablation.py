@@ -123,7 +123,8 @@ class AblationConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        require_own_names("cells and encoders", [c.name for c in (*self.cells, *self.encoders)])
+        names = [cell.name for cell in self.cells] + [one.name for one in self.encoders]
+        require_own_names("cells and encoders", names)
         require_own_names("tasks", [task.name for task in self.tasks])
         require_own_names("seeds", [str(seed) for seed in self.seeds])
         if len({cell.x is None for cell in self.cells}) > 1:
@@ -331,7 +332,7 @@ def add_baselines(judge: Judge, folders: dict[str, list[Path]], seeds: list[int]
         facts = judge.facts[name]
         kind = (facts["input_size"], facts["tokens"], facts["parameters"])
         alike.setdefault(kind, []).append(name)
-    baselines = {}
+    baselines: dict[str, str] = {}
     for (size, _, parameters), names in alike.items():
         row = RANDOM if len(alike) == 1 else f"{RANDOM}, {size} px, {parameters:,} parameters"
         encoder = folders[names[-1]][0] / "encoder"

@@ -99,14 +99,26 @@ def main(
         scores = [_score(scorer, predictions, ids, languages) for predictions in read]
         require_computed(scores[0], asked.metrics, primary)
         shown = shown_values(scores[0].results, asked.metrics, primary)
-        how = {"primary": primary, "resamples": resamples, "seed": seed}
         results = [
-            (path, paired_tests(other.results, scores[0].results, shown, units, **how))
+            (
+                path,
+                paired_tests(
+                    other.results,
+                    scores[0].results,
+                    shown,
+                    units,
+                    primary=primary,
+                    resamples=resamples,
+                    seed=seed,
+                ),
+            )
             for path, other in zip(files[1:], scores[1:], strict=True)
         ]
         if json_file:
             facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
-            _write(json_file, {**facts, "units": units.count, **how}, results)
+            facts |= {"units": units.count, "primary": primary}
+            facts |= {"resamples": resamples, "seed": seed}
+            _write(json_file, facts, results)
     print(f"{len(ids)} pairs of {units}; differences against {files[0]}")
     if metric_of(primary) in shown:
         print(f"primary metric, declared before: {key_label(primary)}")

@@ -58,7 +58,7 @@ HEADINGS = {
     "stents": "Support Devices",
 }
 # MeSH heading with one of some qualifiers to observation.
-QUALIFIED = (
+QUALIFIED: tuple[tuple[str, set[str], str], ...] = (
     ("cardiac shadow", {"enlarged", "borderline"}, "Cardiomegaly"),
     ("heart", {"enlarged", "borderline"}, "Cardiomegaly"),
     ("heart ventricles", {"enlarged"}, "Cardiomegaly"),

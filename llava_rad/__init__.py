@@ -1,9 +1,11 @@
 """Findings text from chest X-rays: train, check and run radiology report models.
 
-The public names are imported on first use, so that ``import llava_rad`` stays fast.
+The public names are imported on first use, so that ``import llava_rad`` stays fast. Where
+transformers is there already, it learns this project's models at once; else with ``load``.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        importlib.import_module("llava_rad.hf")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'llava_rad' has no attribute '{name}'")
@@ -64,3 +68,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if "transformers" in sys.modules:
+    importlib.import_module("llava_rad.hf")

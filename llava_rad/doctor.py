@@ -12,23 +12,21 @@ from typing import Any
 import torch
 
 from llava_rad.bundled import BUNDLED
+from llava_rad.extras import command, is_installed
 from llava_rad.files import user_cache
 from llava_rad.model.llm import WEIGHT_PACKAGES, allow_packing
 
-PACKAGES = (
-    "llava-rad",
-    "torch",
-    "torchvision",
-    "transformers",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "evaluate",
-    "radgraph",
-    "pydicom",
-    "timm",
-)
+#: Of the core.
+PACKAGES = ("llava-rad", "torch", "torchvision", "transformers", "pydicom", "imagecodecs", "timm")
+#: Of the extras.
+FURTHER = {
+    "peft": "train",
+    "accelerate": "train",
+    "datasets": "train",
+    "evaluate": "eval",
+    "radgraph": "eval",
+    "bitsandbytes": "quantize",
+}
 
 TRANSFER_SYNTAXES = {
     "uncompressed": "1.2.840.10008.1.2.1",
@@ -78,11 +76,15 @@ def _system() -> list[Check]:
 
 def _packages() -> list[Check]:
     found = []
-    for name in PACKAGES:
+    for name in (*PACKAGES, *FURTHER):
         try:
             found.append(Check("packages", name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Check("packages", name, False, f"missing: pip install {name}"))
+            if name in FURTHER:
+                say = f"not installed: {command(FURTHER[name])}"
+                found.append(Check("packages", name, None, say))
+            else:
+                found.append(Check("packages", name, False, f"missing: pip install {name}"))
     return found
 
 
@@ -121,6 +123,8 @@ def _dtype(device: torch.device, dtype: torch.dtype) -> Check:
 
 def _four_bit(device: torch.device) -> Check:
     name = f"{device} 4bit"
+    if not is_installed("quantize"):
+        return Check("devices", name, None, f"not installed: {command('quantize')}")
     try:
         from bitsandbytes.functional import dequantize_4bit
         from bitsandbytes.nn import Linear4bit
@@ -145,11 +149,15 @@ def _four_bit(device: torch.device) -> Check:
 
 def _decoders() -> list[Check]:
     from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
+    from pydicom.uid import UID, JPEGTransferSyntaxes
+
+    from llava_rad.images import jpeg_decoder
 
     checks = []
     for name, uid in TRANSFER_SYNTAXES.items():
         decoder = get_decoder(UID(uid))
+        if decoder.UID in JPEGTransferSyntaxes:
+            jpeg_decoder.register(decoder)
         what = ", ".join(decoder.available_plugins) if uid.count(".4.") or "RLE" in name else ""
         checks.append(
             Check(

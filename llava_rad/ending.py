@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from llava_rad.errors import LlavaRadError
+from llava_rad.extras import missing_extra
 
 #: Said of programs that keep what they have done; others must say less.
 GOES_ON = "what was written stays, the same command goes on from there"
@@ -68,6 +69,13 @@ def plain_ending(
         if not (error.told or quiet()):
             say(f"error: {error}")
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        if not quiet():
+            say(f"error: {missing}")
+        raise SystemExit(missing.exit_code) from None
     except (KeyboardInterrupt, Terminated) as error:
         text = stopped if isinstance(stopped, str) else stopped()
         if not quiet():

@@ -97,7 +97,7 @@ def twelve_bit_jpeg(levels: NDArray[np.int64]) -> bytes:
             b"\xff\xd8",
             _segment(0xDB, b"\x00" + b"\x01" * 64),
             _segment(0xC1, struct.pack(">BHHB", 12, 8 * rows, 8 * columns, 1) + b"\x01\x11\x00"),
-            _table(0x00, 17, _CATEGORY_BITS, bytes(range(17))),
+            _table(0x00, 16, _CATEGORY_BITS, bytes(range(16))),
             _table(0x10, 1, 1, b"\x00"),
             _segment(0xDA, b"\x01\x01\x00\x00\x3f\x00"),
             writer.flush(),

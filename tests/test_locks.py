@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -128,9 +127,7 @@ def test_who_waits_gets_it_when_it_is_free(tmp_path, hold):
         holder.kill()
 
     lock = FolderLock(tmp_path)
-    start = time.monotonic()
     lock.wait(tell, every=0.01)
-    assert time.monotonic() - start < 30
     assert len(told) == 1
     lock.release()
 

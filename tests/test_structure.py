@@ -18,6 +18,7 @@ GROUND = {
     "config",
     "devices",
     "ending",
+    "extras",
     "files",
     "locks",
     "names",
@@ -47,7 +48,8 @@ ALLOWED = {
     "probing": {"data", "encoders", "features", "images"},
     "encoding": {"images", "encoders"},
     "reports": {"images", "data", "model"},
-    "interchange": {"images", "encoders", "model"},
+    "hf": {"images", "encoders", "model"},
+    "interchange": {"images", "encoders", "hf", "model"},
 }
 # These stand on top and may import everything.
 TOP = {"cli", "doctor", "evaluation", "report_training", "serve", "__init__", "__main__"}

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -185,7 +185,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
         while step < schedules.steps:
             phase = Phase(config, schedules, step)
             accumulate = phase.accumulate
-            inputs = border.cross(lambda count=accumulate: [next(batches) for _ in range(count)])
+            inputs = border.cross(functools.partial(_take, batches, accumulate))
             if border.signal:
                 if saved_at < step:
                     save()
@@ -330,6 +330,10 @@ def build_model(
     else:
         model.student = accelerator.prepare_model(model.student)
     return model, backbone.config
+
+
+def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return [next(batches) for _ in range(count)]
 
 
 def crop_batches(

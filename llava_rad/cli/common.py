@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from llava_rad.data import ConversionLog
 
 
-class Format(str, enum.Enum):
+class Format(enum.StrEnum):
     """How results are printed."""
 
     text = "text"
     json = "json"
 
 
-class Quantize(str, enum.Enum):
+class Quantize(enum.StrEnum):
     """Bits of the LLM's weights."""
 
     four = "4bit"
@@ -26,7 +26,7 @@ class Quantize(str, enum.Enum):
     none = "none"
 
 
-class Precision(str, enum.Enum):
+class Precision(enum.StrEnum):
     """Number format of the weights."""
 
     auto = "auto"

@@ -10,10 +10,11 @@ import typer
 from llava_rad.cli.common import Format, status, user_errors, write_out
 
 
-class Target(str, enum.Enum):
+class Target(enum.StrEnum):
     """Formats that a checkpoint is converted to."""
 
     llava_rad = "llava-rad"
+    transformers = "transformers"
     llava = "llava"
 
 
@@ -21,7 +22,11 @@ def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint's folder or hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder to write.")],
     to: Annotated[
-        Target, typer.Option(help="This project's format, or merged transformers Llava.")
+        Target,
+        typer.Option(
+            help="This project's format; or, merged, for transformers with llava-rad's classes, or "
+            "for transformers' own Llava, which cannot say every model."
+        ),
     ] = Target.llava_rad,
     base_llm: Annotated[
         str | None, typer.Option(help="The LLM that a LoRA or adapter belongs to.")
@@ -42,7 +47,7 @@ def convert(
     name: Annotated[str | None, typer.Option(help="A name for the model.")] = None,
     format: Annotated[Format, typer.Option(help="text or json.")] = Format.text,
 ) -> None:
-    """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 checkpoints; write this format or Llava."""
+    """Read LLaVA-Rad, LLaVA, LLaVA-Med and MAIRA-2 models; write this format or transformers'."""
     with user_errors("nothing was written"):
         from llava_rad.interchange import convert as convert_checkpoint
         from llava_rad.model import read_prompt

@@ -26,7 +26,10 @@ def plan(
     """Estimate parameters, tokens, memory and hours of a training, without loading weights."""
     with user_errors():
         from llava_rad.config import load_config
+        from llava_rad.extras import require
         from llava_rad.programs import find_config
+
+        require("train", "a plan of a training")
         from llava_rad.report_training.config import ReportTrainingConfig
         from llava_rad.report_training.plan import plan as plan_run
 

@@ -79,8 +79,10 @@ def train(
     Example: llava-rad train report vicuna_7b_lora 'data.sources=[{path: mimic.jsonl}]'
     """
     with user_errors():
+        from llava_rad.extras import require
         from llava_rad.programs import find_config, program
 
+        require("train", "training")
         arguments = ["--config", str(find_config(config, what)), *(overrides or [])]
         file = str(program(TRAININGS[what]))
         launcher = None if launcher_config is None else find_config(launcher_config, "accelerate")
@@ -105,8 +107,11 @@ def train(
 def _runner(name: str, file: str):
     def command(context: typer.Context) -> None:
         with user_errors():
+            from llava_rad.extras import require
             from llava_rad.programs import program
 
+            if context.args and not {"-h", "--help"} & {*context.args}:
+                require("eval", f"llava-rad {name}")
             # As a module of its own name, which dataclasses and type hints look up.
             spec = importlib.util.spec_from_file_location("llava_rad_program", program(file))
             assert spec is not None and spec.loader is not None

@@ -16,7 +16,7 @@ import glob
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -122,7 +122,7 @@ def judge(name: str, read_head: Callable[[int], bytes]) -> str | None:
     return None if ending in IMAGE_ENDINGS or is_picture(head) else "no_picture"
 
 
-def summarise(passed_over: dict[str, list[str]], names: int = 5) -> list[str]:
+def summarise(passed_over: Mapping[str, list[str]], names: int = 5) -> list[str]:
     """One line for each reason, with the first names."""
     return [
         f"passed over, {reason}: {len(paths)} "

@@ -176,17 +176,9 @@ def as_dataset(studies: Iterable[Study]) -> "datasets.Dataset":
 
 def features() -> "datasets.Features":
     """The columns of a manifest and their types, the same for every manifest."""
-    from datasets import Features, List, Value
+    from datasets import Features
 
-    text = Value("string")
-    images = List({name: text for name in _IMAGE_KEYS})
-    columns: dict[str, Any] = {name: text for name in _TEXTS}
-    columns["images"] = images
-    columns["prior"] = {"study_id": text, "images": images, "findings": text}
-    columns["labels"] = List({"name": text, "value": Value("float64")})
-    columns["age"] = Value("float64")
-    columns["extra"] = List({"name": text, "value": text})
-    return Features({name: columns[name] for name in _STUDY_KEYS})
+    return Features.from_arrow_schema(_schema())
 
 
 def check_studies(studies: Iterable[Study], *, where: object = None) -> None:
@@ -395,12 +387,27 @@ def _relative(path: str | None, base: Path | None) -> str:
         return escape_name(str(Path(path).absolute()))
 
 
+def _schema() -> Any:
+    """The columns and their types, of pyarrow."""
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    images = pyarrow.list_(pyarrow.struct(dict.fromkeys(_IMAGE_KEYS, text)))
+
+    def pairs(of: Any) -> Any:
+        return pyarrow.list_(pyarrow.struct({"name": text, "value": of}))
+
+    prior = pyarrow.struct({"study_id": text, "images": images, "findings": text})
+    columns = dict.fromkeys(_TEXTS, text) | {"images": images, "prior": prior, "age": number}
+    columns |= {"labels": pairs(number), "extra": pairs(text)}
+    return pyarrow.schema({name: columns[name] for name in _STUDY_KEYS})
+
+
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.Table.from_pylist(rows, schema=features().arrow_schema)
-    pyarrow.parquet.write_table(table, path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema()), path)
 
 
 def _canonical(row: dict[str, Any]) -> str:

@@ -58,6 +58,7 @@ _KNOWN_PROCESSORS: dict[str, dict[str, Any]] = {
     "Siglip": {},
     "Siglip2": {},
     "DINOv3ViT": {},
+    "LlavaRad": {},  # of llava_rad.hf: this very arithmetic
 }
 _PROCESSOR_ENDINGS = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
 # MAIRA-2 names code for text and image together; its part for the image is the minimum-maximum

@@ -14,6 +14,8 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
 from llava_rad.errors import ImageError
+from llava_rad.extras import command
+from llava_rad.images import jpeg_decoder
 from llava_rad.images.dicom_elements import DicomFile, Inflated, PixelElement
 from llava_rad.images.dicom_values import (
     code_of,
@@ -44,7 +46,7 @@ _JPEG_2000 = (*uids.JPEG2000TransferSyntaxes, *_HTJ2K)
 _COMPRESSED = (*_JPEG, *_JPEG_2000, uids.RLELossless)
 _GROUP = 2  # bytes of a group number
 _AFTER_PIXELS = (b"\xfa\xff", b"\xfc\xff")  # groups of signatures and of padding
-_CHARLS = "pyjpegls"
+_CHARLS, _GPL = "pyjpegls", "pylibjpeg"
 _LOSSY = (
     uids.JPEGBaseline8Bit,
     uids.JPEGExtended12Bit,
@@ -166,16 +168,24 @@ def _decode(
     options: dict[str, Any],
 ) -> tuple[NDArray[np.generic], dict[str, Any]]:
     """Return what pydicom's decoder makes of a frame."""
-    if syntax in uids.JPEGLSTransferSyntaxes:
-        # CharLS refuses damaged data; pylibjpeg, which pydicom tries next, takes them.
+    if syntax in _JPEG:
+        # The same decoder whatever else is installed, which pydicom might take before it.
+        plugin = _CHARLS if syntax in uids.JPEGLSTransferSyntaxes else jpeg_decoder.NAME
         start = 0 if isinstance(source, memoryview) else source.tell()
         try:
             return decoder.as_array(
-                source, index=index, raw=True, decoding_plugin=_CHARLS, **options
+                source, index=index, raw=True, decoding_plugin=plugin, **options
             )
         except RuntimeError as error:
+            # CharLS refuses damaged data; pylibjpeg, which may be tried next, takes them.
             if "Invalid JPEG-LS stream" in str(error):
                 raise not_whole("the JPEG-LS data do not fit the number of pixels") from error
+            if _GPL not in decoder.available_plugins:
+                raise ImageError(
+                    f"the default decoder of {syntax.name} cannot read this stream",
+                    remedy=f"Try the second one: {command('dicom-gpl')}",
+                    kind="unsupported_encoding",
+                ) from error
         if not isinstance(source, memoryview):
             source.seek(start)
     return decoder.as_array(source, index=index, raw=True, **options)
@@ -271,12 +281,12 @@ def _decoder(syntax: uids.UID) -> Any:
             remedy="Convert the file to Explicit VR Little Endian with a DICOM toolkit",
             kind="unsupported_encoding",
         ) from None
+    if syntax in uids.JPEGTransferSyntaxes:
+        jpeg_decoder.register(decoder)
     if not decoder.is_available:
-        packages = "pylibjpeg pylibjpeg-libjpeg"
+        packages = "pylibjpeg pylibjpeg-openjpeg"
         if syntax in uids.JPEGLSTransferSyntaxes:
             packages = "pyjpegls"
-        elif syntax in _JPEG_2000:
-            packages = "pylibjpeg pylibjpeg-openjpeg"
         raise ImageError(
             f"no decoder for {named} is installed",
             remedy=f"Install it: pip install {packages}",

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PACKAGES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "PIL")
+_PACKAGES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "imagecodecs", "PIL")
 # The libraries point a warning at their caller, which may be this package.
 _MODULES = rf"({'|'.join(_PACKAGES)}|llava_rad\.images)\b"
 

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from peft import PeftModel
 
 from llava_rad.errors import ConfigError, WeightsError
-from llava_rad.interchange import llava, transformers_llava
+from llava_rad.interchange import llava, transformers_llava, whole_folder
 from llava_rad.interchange.export import write_llava
 from llava_rad.interchange.parts import Sources
 from llava_rad.interchange.source import source_folder
 from llava_rad.model import PromptTemplate, ReportModel
 from llava_rad.model.configuration import MODEL_TYPE, ReportModelConfig
 from llava_rad.model.llm import llm_config
+from llava_rad.model.lora import without_lora
 from llava_rad.outputs import own_file
 from llava_rad.readers import read_json
 
-Target = Literal["llava-rad", "llava"]
+Target = Literal["llava-rad", "transformers", "llava"]
+
+_WRITERS = {"transformers": whole_folder.write_whole, "llava": write_llava}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Conversion:
         source: as given.
         output: the folder that was written.
         layout: of the source: ``llava-lora``, ``llava-projector``, ``llava-full``,
-            ``transformers-llava``, ``maira-2``, or ``llava-rad`` for this project's own.
+            ``transformers-llava``, ``maira-2``, ``transformers`` for the classes of
+            :mod:`llava_rad.hf`, or ``llava-rad`` for this project's own.
         target: layout of the output.
         tensors: how many tensors each part of the model has: encoder, adapter, lora, llm.
         ignored: keys of the source that are no part of the model.
@@ -76,10 +79,11 @@ def convert(
 
     Args:
         source: a folder or a hub id: LLaVA 1.5 or LLaVA-Rad (LoRA, projector alone, or all
-            weights), transformers' Llava, MAIRA-2, or a model of this project.
+            weights), transformers' Llava, MAIRA-2, or a model of this project in either layout.
         output: folder to write; it must be new or empty.
-        to: ``"llava-rad"`` for this project's format, ``"llava"`` for transformers' Llava with all
-            weights merged.
+        to: ``"llava-rad"`` for this project's format; with all weights merged ``"transformers"``
+            for the classes of :mod:`llava_rad.hf`, and ``"llava"`` for transformers' own Llava,
+            which cannot say every model.
         base_llm: folder or hub id of the base LLM, instead of the recorded one.
         vision_tower: an encoder as :func:`llava_rad.load_encoder` takes it, or an open_clip
             checkpoint file, instead of the recorded one.
@@ -88,7 +92,7 @@ def convert(
             see :func:`llava_rad.model.read_prompt`.
         name: of the model; the source's own name unless told.
         dtype: of the written weights. None keeps an LLM as it is stored and writes encoder,
-            adapter and LoRA in float32; in transformers' layout all weights are then of the LLM's.
+            adapter and LoRA in float32; in transformers' layouts all weights are then of the LLM's.
 
     Returns:
         What was read and written.
@@ -99,7 +103,11 @@ def convert(
         ConfigError: an argument cannot be followed.
     """
     if to not in get_args(Target):
-        raise ConfigError(f"unknown target '{to}'", where="to", remedy="Use llava-rad or llava")
+        raise ConfigError(
+            f"unknown target '{to}'",
+            where="to",
+            remedy=f"Use one of {', '.join(get_args(Target))}",
+        )
     output = Path(output).expanduser()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(
@@ -118,10 +126,14 @@ def convert(
         dtype=dtype,
     )
     layout, ignored, notes = MODEL_TYPE.replace("_", "-"), (), []
-    if config.get("model_type") == MODEL_TYPE:
+    if config.get("model_type") == MODEL_TYPE and not whole_folder.is_whole_folder(config):
         model = _read_own(folder, sources, to)
     else:
-        reader = transformers_llava if transformers_llava.is_transformers_llava(config) else llava
+        reader: Any = llava
+        if whole_folder.is_whole_folder(config):
+            reader = whole_folder
+        elif transformers_llava.is_transformers_llava(config):
+            reader = transformers_llava
         if reader is llava and "mm_vision_tower" not in config:
             raise WeightsError(
                 f"model_type {config.get('model_type')!r} is of no layout that can be read",
@@ -137,8 +149,8 @@ def convert(
 
     tensors = _count(model)
     with own_file(output, "conversion"):
-        if to == "llava":
-            notes += write_llava(model, output, dtype=dtype)
+        if to in _WRITERS:
+            notes += _WRITERS[to](model, output, dtype=dtype)
         else:
             origin = {"converted_from": {"source": str(source), "layout": layout}}
             model.save_pretrained(
@@ -160,7 +172,7 @@ def _read_own(folder: Path, sources: Sources, to: Target) -> ReportModel:
         raise ConfigError(
             "the model is in this project's format already",
             where=folder,
-            remedy="Use it as it is, or convert it to llava",
+            remedy="Use it as it is, or convert it to transformers or llava",
         )
     config = ReportModelConfig.load(folder)
     inside = config.llm_weights == "full"
@@ -174,7 +186,7 @@ def _read_own(folder: Path, sources: Sources, to: Target) -> ReportModel:
 
 def _count(model: ReportModel) -> dict[str, int]:
     lora = [n for n, _ in model.llm.named_parameters() if "lora_" in n]
-    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    llm = without_lora(model.llm)
     return {
         "encoder": len(model.encoder.state_dict()),
         "adapter": len(model.adapter.state_dict()),

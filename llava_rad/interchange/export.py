@@ -34,13 +34,15 @@ from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.files import write_folder_atomically
-from llava_rad.interchange.image_boundary import example_request, text_after_image
+from llava_rad.hf import chat_template
+from llava_rad.interchange.image_boundary import text_after_image
 from llava_rad.interchange.towers import (
     leading_tokens,
     require_one_leading_token,
     require_table_size,
 )
-from llava_rad.model import PromptTemplate, ReportModel, ReportProcessor
+from llava_rad.interchange.whole_folder import make_room, never_written
+from llava_rad.model import ReportModel, ReportProcessor
 from llava_rad.model.card import NOT_FOR_CARE
 from llava_rad.model.llm import untie_if_different
 from llava_rad.quiet import quiet
@@ -73,7 +75,7 @@ def write_llava(model: ReportModel, folder: Path, *, dtype: torch.dtype | None =
     tokenizer = copy.deepcopy(model.processor.tokenizer)
     tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
     image_id = tokenizer.convert_tokens_to_ids(IMAGE)
-    _make_room(llm, image_id, like=_never_written(model.processor))
+    make_room(llm, image_id, like=never_written(model.processor))
     tower = _tower(model.encoder)
     llava = _compose(model, llm, tower, image_id)
     _require_same(llava, model, expected, vocabulary)
@@ -184,29 +186,6 @@ def _timm_as_dinov2(encoder: TimmEncoder) -> Dinov2Model:
     return tower.to(encoder.dtype).eval()
 
 
-def _never_written(processor: ReportProcessor) -> int:
-    """A token that no report holds and none ends with."""
-    tokenizer = processor.tokenizer
-    candidates = (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
-    ends = (None, processor.end_id, tokenizer.eos_token_id)
-    return next((token for token in candidates if token not in ends), 0)
-
-
-def _make_room(llm: Any, image_id: int, *, like: int) -> None:
-    """Give the image token a row in the vocabulary, if it has none.
-
-    The row is a copy of a token that is never written, so its logit can tie but not win.
-    """
-    rows = llm.get_input_embeddings().weight.shape[0]
-    if image_id < rows:
-        return
-    with quiet():
-        llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
-    with torch.no_grad():
-        for module in (llm.get_input_embeddings(), llm.get_output_embeddings()):
-            module.weight[rows:] = module.weight[like]
-
-
 def _compose(model: ReportModel, llm: Any, tower: Any, image_id: int) -> Any:
     """Transformers' model around the modules of ours."""
     tower_config, text_config = copy.deepcopy(tower.config), copy.deepcopy(llm.config)
@@ -285,8 +264,6 @@ def _processor(
             "crop: where an odd number of pixels hangs over, transformers cuts one pixel beside "
             "where this model's training did"
         )
-    if len(own.template.image_lines) > 1:
-        notes.append("prompt: the chat template takes a single image; the model takes more")
     cls = getattr(transformers, own.preprocessing.to_dict()["image_processor_type"])
     has_class_token = leading_tokens(model.encoder) == 1
     tokenizer.chat_template = None
@@ -297,7 +274,7 @@ def _processor(
         vision_feature_select_strategy="default" if has_class_token else "full",
         num_additional_image_tokens=int(has_class_token),
         image_token=IMAGE,
-        chat_template=_chat_template(own.template, tokenizer, lead or ""),
+        chat_template=chat_template(own.template, tokenizer, after_image=lead or ""),
     )
     return processor, notes
 
@@ -305,39 +282,6 @@ def _processor(
 def _transformers_keys(preprocessing: Preprocessing) -> dict[str, Any]:
     ours = ("geometry", "rendering", "crop_rounding", "resize_in", "image_processor_type")
     return {key: value for key, value in preprocessing.to_dict().items() if key not in ours}
-
-
-def _chat_template(template: PromptTemplate, tokenizer: Any, lead: str) -> str:
-    """Jinja for one turn: an image, then the request as text."""
-    line = template.image_lines[example_request(template).images[0].role]
-    start, end = line.split(IMAGE)
-    after_image = lead + end + template.image_end
-    stop = template.stop or tokenizer.eos_token or ""
-    texts = {
-        "before": template.before,
-        "image": start + IMAGE + after_image,
-        "after": template.after,
-        "report": template.after + template.separator,
-        "stop": stop,
-    }
-    text = {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
-    return (
-        "{%- for message in messages -%}"
-        "{%- if message['role'] == 'user' -%}"
-        f"{{{{- {text['before']} -}}}}"
-        "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
-        "{%- for item in message['content'] -%}"
-        f"{{%- if item['type'] == 'image' -%}}{{{{- {text['image']} -}}}}"
-        "{%- elif item['type'] == 'text' -%}{{- item['text'] -}}{%- endif -%}"
-        "{%- endfor -%}{%- endif -%}"
-        "{%- elif message['role'] == 'assistant' -%}"
-        f"{{{{- {text['report']} -}}}}"
-        "{%- if message['content'] is string -%}{{- message['content'] -}}"
-        "{%- else -%}{{- message['content'][0]['text'] -}}{%- endif -%}"
-        f"{{{{- {text['stop']} -}}}}"
-        "{%- endif -%}{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{- {text['after']} -}}}}{{%- endif -%}}"
-    )
 
 
 def _card(model: ReportModel, notes: list[str]) -> str:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -47,7 +46,7 @@ from llava_rad.interchange.towers import (
 )
 from llava_rad.model import LLMReference, PromptTemplate, load_llm, load_tokenizer
 from llava_rad.model.llm import llm_config
-from llava_rad.model.lora import merge_lora, put_lora, read_lora_config
+from llava_rad.model.lora import merge_lora, put_lora, read_lora_config, wrap_with_lora
 from llava_rad.model.tokenizer import read_tokenizer
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
@@ -327,13 +326,11 @@ def _attach_lora(llm: Any, folder: Path) -> Any:
             remedy=f"Put {' or '.join(LORA_WEIGHTS)} there",
             kind="missing_file",
         )
-    settings = read_lora_config(folder)
-    settings.inference_mode = True
     try:
-        wrapped = get_peft_model(llm, settings)
-    except ValueError as error:
+        wrapped = wrap_with_lora(llm, read_lora_config(folder), trainable=False)
+    except ModelError as error:
         raise ModelError(
-            f"the LoRA does not fit the LLM ({error})",
+            f"the LoRA does not fit the LLM ({error.what})",
             where=folder / LORA_CONFIG,
             remedy="Give the base_llm that the LoRA was trained on",
             kind="wrong_llm",

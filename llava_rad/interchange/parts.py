@@ -52,6 +52,7 @@ class Parts:
         llm_weights: as in :class:`llava_rad.model.ReportModelConfig`.
         tokenizer: of the LLM.
         template: wording of the prompt.
+        pool: see :class:`llava_rad.model.AdapterConfig`.
         ignored: keys of the source that are no part of the model.
         notes: what the user should know, each ``kind: text``.
     """
@@ -64,6 +65,7 @@ class Parts:
     llm_weights: str
     tokenizer: Any
     template: PromptTemplate
+    pool: int = 1
     ignored: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -87,7 +89,9 @@ class Parts:
             self.tokenizer,
             name=name,
             adapter=AdapterConfig(
-                layers=layers, hidden=None if width == self.reference.hidden_size else width
+                layers=layers,
+                hidden=None if width == self.reference.hidden_size else width,
+                pool=self.pool,
             ),
             template=self.template,
         )

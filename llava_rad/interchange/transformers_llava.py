@@ -17,20 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    CLIPVisionModel,
-    Dinov2Model,
-    LlavaConfig,
-    PreTrainedModel,
-    SiglipVisionModel,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlavaConfig
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
-from llava_rad.encoders.clip import ClipEncoder
-from llava_rad.encoders.dinov2 import Dinov2Encoder
+from llava_rad.encoders.from_config import TOWERS
 from llava_rad.encoders.hf import load_config
-from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.errors import ModelError, WeightsError, shown
 from llava_rad.interchange.image_boundary import fit_to_published
 from llava_rad.interchange.parts import Parts, Sources, conversation, reference_of, route
@@ -46,12 +37,7 @@ _MAIRA_2 = "maira2"
 _IMAGE = "<image>"
 _MARK = "THE-REQUEST"
 
-# model_type of the tower -> what it is in transformers and here.
-_TOWERS: dict[str, tuple[type[PreTrainedModel], type[ImageEncoder]]] = {
-    "clip_vision_model": (CLIPVisionModel, ClipEncoder),
-    "siglip_vision_model": (SiglipVisionModel, SiglipEncoder),
-    "dinov2": (Dinov2Model, Dinov2Encoder),
-}
+_TOWERS = {kind: TOWERS[kind] for kind in ("clip_vision_model", "siglip_vision_model", "dinov2")}
 
 
 def is_transformers_llava(config: Mapping[str, Any]) -> bool:

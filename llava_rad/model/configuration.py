@@ -86,6 +86,13 @@ class ReportModelConfig:
             remedy="Give a folder that ReportModel.save_pretrained wrote",
             kind="no_config",
         )
+        if values.get("model_type") == MODEL_TYPE and "text_config" in values:
+            raise WeightsError(
+                "this model is in the layout for transformers, not in llava-rad's own",
+                where=folder,
+                remedy="Write it anew with: llava-rad convert FOLDER -o NEW, and use NEW",
+                kind="foreign_config",
+            )
         if values.pop("model_type", None) != MODEL_TYPE or values.pop("format", None) != FORMAT:
             raise WeightsError(
                 "this config.json is not of a llava-rad report model",

@@ -7,8 +7,10 @@ A reference is one of
 - a model id on the hub.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import shutil
 import tempfile
@@ -17,11 +19,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.extras import require
 from llava_rad.files import user_cache
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
 from llava_rad.model.hub import download
@@ -140,18 +150,12 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
         mark_used(folder)
         return folder, digest
 
+    _log.info("Unpacking %s, once, into %s", file.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
         temporary = Path(name) / "model"
-        loaded = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
-        )
-        config = type(loaded.config).from_dict(
-            {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
-        )
-        plain = type(loaded)(config)
-        plain.load_state_dict(loaded.state_dict())
-        plain.half().save_pretrained(temporary)
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # a bar that knows no setting
+            _read_gguf(file).half().save_pretrained(temporary)
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, trust_remote_code=False
         )
@@ -165,6 +169,27 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
                 temporary.rename(folder)
     keep_within_limit(folder)
     return folder, digest
+
+
+def _read_gguf(file: Path) -> Any:
+    """The LLM of a GGUF file with plain weights, as ``from_pretrained`` reads it.
+
+    That asks for Accelerate, which has no part in it.
+    """
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    llm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=llm)["tensors"]
+    found = llm.load_state_dict(tensors, strict=False)
+    llm.tie_weights()
+    tied = set(llm.all_tied_weights_keys)
+    if found.unexpected_keys or set(found.missing_keys) - tied:
+        raise WeightsError(
+            "the file's tensors are not those of its architecture",
+            where=file,
+            remedy="Install the package again",
+            kind="missing_keys",
+        )
+    return llm
 
 
 @dataclass(frozen=True)
@@ -268,7 +293,8 @@ def load_llm(
     Raises:
         WeightsError: not found, or the weights lack a tensor of the architecture (such as Phi's
             ``lm_head.bias``), or hold one that it does not have.
-        ModelError: the LLM cannot be used, or bitsandbytes is missing.
+        ModelError: the LLM cannot be used.
+        MissingExtraError: it is to be quantised, and bitsandbytes is not installed.
     """
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     if attention:
@@ -343,13 +369,7 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         raise ConfigError(
             f"unknown quantisation '{quantize}'", where="quantize", remedy="Use 4bit or 8bit"
         )
-    if not has_bitsandbytes():
-        raise ModelError(
-            f"{quantize} needs the package bitsandbytes, which is not installed",
-            where="quantize",
-            remedy="Run: pip install bitsandbytes; or leave quantize out",
-            kind="missing_package",
-        )
+    require("quantize", f"{quantize} of the LLM")
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -358,11 +378,6 @@ def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-
-
-def has_bitsandbytes() -> bool:
-    """Whether LLMs can be quantised here."""
-    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def _stop_on_own_ends(llm: Any) -> None:

@@ -10,9 +10,10 @@ import torch
 from llava_rad.bundled import BUNDLED
 from llava_rad.devices import pick_device, pick_dtype
 from llava_rad.errors import ConfigError, WeightsError
+from llava_rad.extras import command, is_installed
 from llava_rad.model.configuration import ReportModelConfig
 from llava_rad.model.hub import download
-from llava_rad.model.llm import Quantization, has_bitsandbytes
+from llava_rad.model.llm import Quantization
 from llava_rad.model.report_model import ReportModel
 from llava_rad.model.upload import MODEL_FILES
 
@@ -83,19 +84,19 @@ def load(
     if quantize is None:
         config = ReportModelConfig.load(folder)
         quantize = config.llm_quantize if config.llm_weights == "lora" else None
-        if quantize is not None and not has_bitsandbytes():
+        if quantize is not None and not is_installed("quantize"):
             _log.warning(
-                "%s: its LoRA was trained on a %s LLM, which needs bitsandbytes: pip install "
-                "bitsandbytes",
+                "%s: its LoRA was trained on a %s LLM, which needs bitsandbytes: %s",
                 name,
                 quantize,
+                command("quantize"),
             )
             quantize = None
-    model = ReportModel.from_pretrained(
+    return ReportModel.from_pretrained(
         folder,
         dtype=number,
         device=place,
         quantize=None if quantize == "none" else quantize,
         base_llm=base_llm,
+        merged=quantize in (None, "none"),
     )
-    return model if model.quantize else model.merge()

@@ -1,23 +1,29 @@
-"""LoRA on the LLM, and only there."""
+"""LoRA on the LLM, and only there.
+
+Training one, and everything on a quantised LLM, is peft's work; it is imported where it is used.
+Adding a saved one to plain weights needs none of it: see ``lora_merge``.
+"""
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llava_rad.config import Count, Range, check_ranges
 from llava_rad.errors import ConfigError, ModelError, WeightsError
+from llava_rad.extras import require
 from llava_rad.files import cast, read_tensors, require_fingerprint, write_tensors
-from llava_rad.kernels.lora_linear import LoraLinear
 from llava_rad.readers import read_json
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -103,24 +109,34 @@ class LoraSettings:
         return asdict(self)
 
 
-def attach_lora(llm: Any, settings: LoraSettings) -> PeftModel:
+def has_lora(llm: Any) -> bool:
+    """Whether an LLM is wrapped with a LoRA, which only peft can have done."""
+    return "peft" in sys.modules and isinstance(llm, sys.modules["peft"].PeftModel)
+
+
+def without_lora(llm: Any) -> Any:
+    """The LLM itself; within a LoRA's wrapper its layers stay those with the LoRA."""
+    return llm.get_base_model() if has_lora(llm) else llm
+
+
+def attach_lora(llm: Any, settings: LoraSettings) -> "PeftModel":
     """Wrap the LLM; only the LoRA parameters are trainable afterwards.
 
     Raises:
         ModelError: it has a LoRA already, or peft has no layer for its parts.
         ConfigError: it has no layer of a chosen name.
+        MissingExtraError: peft is not installed.
     """
-    if isinstance(llm, PeftModel):
+    if has_lora(llm):
         raise ModelError("the LLM already has LoRA layers", remedy="Merge them first, or go on")
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=lora_targets(llm, settings.targets),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    return _wrap(llm, config)
+    values = {
+        "r": settings.r,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": lora_targets(llm, settings.targets),
+        "bias": "none",
+    }
+    return wrap_with_lora(llm, values)
 
 
 def lora_targets(llm: Any, chosen: tuple[str, ...] | None = None) -> list[str]:
@@ -163,7 +179,33 @@ def _last(name: str, parts: int = 1) -> str:
     return ".".join(name.split(".")[-parts:])
 
 
-def _wrap(llm: Any, config: LoraConfig) -> Any:
+def wrap_with_lora(llm: Any, values: Mapping[str, Any], *, trainable: bool = True) -> "PeftModel":
+    """Wrap an LLM with an untrained LoRA.
+
+    Args:
+        llm: the base.
+        values: of its configuration, as :func:`read_lora_config` gives them.
+        trainable: whether its parameters are.
+
+    Raises:
+        ModelError: peft has no layer for its parts.
+        MissingExtraError: peft is not installed.
+    """
+    require("train", "a LoRA beside the LLM's weights")
+    from peft import LoraConfig
+
+    try:
+        config = LoraConfig(**values, task_type="CAUSAL_LM", inference_mode=not trainable)
+    except (ValueError, TypeError) as error:
+        raise _damaged(error, CONFIG_FILE) from error
+    return _wrap(llm, config)
+
+
+def _wrap(llm: Any, config: Any) -> "PeftModel":
+    from peft import get_peft_model
+
+    from llava_rad.kernels.lora_linear import LoraLinear
+
     # bitsandbytes' layers are linear layers too, and peft has its own for them.
     if getattr(llm, "quantization_method", None) is None:
         config._register_custom_module({nn.Linear: LoraLinear})
@@ -181,7 +223,7 @@ def _wrap(llm: Any, config: LoraConfig) -> Any:
         ) from error
 
 
-def save_lora(llm: PeftModel, folder: Path, tensors: dict[str, Tensor]) -> None:
+def save_lora(llm: "PeftModel", folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` in peft's layout.
 
     Args:
@@ -199,14 +241,17 @@ def save_lora(llm: PeftModel, folder: Path, tensors: dict[str, Tensor]) -> None:
     write_tensors(tensors, folder / WEIGHTS_FILE)
 
 
-def lora_tensors(llm: PeftModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def lora_tensors(llm: "PeftModel", dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The LoRA's weights under the names they are saved with."""
+    from peft.utils import get_peft_model_state_dict
+
+    # "auto" would look for the base LLM's configuration on the hub.
     return cast(get_peft_model_state_dict(llm, save_embedding_layers=False), dtype)
 
 
 def load_lora(
     llm: Any, folder: Path, *, trainable: bool = False, expected: str | None = None
-) -> PeftModel:
+) -> "PeftModel":
     """Attach the LoRA saved in ``folder``.
 
     Args:
@@ -219,18 +264,18 @@ def load_lora(
         WeightsError: a file or a tensor is missing or damaged, or one is there that the LLM has no
             place for.
         ModelError: the LLM cannot take it.
+        MissingExtraError: peft is not installed.
     """
-    config = read_lora_config(folder)
+    values = read_lora_config(folder)
     tensors = read_tensors(folder / WEIGHTS_FILE)
-    config.inference_mode = not trainable
-    wrapped = _wrap(llm, config)
+    wrapped = wrap_with_lora(llm, values, trainable=trainable)
     put_lora(wrapped, tensors, where=folder / WEIGHTS_FILE)
     require_fingerprint(tensors, expected, where=folder / WEIGHTS_FILE)
     return wrapped
 
 
-def read_lora_config(folder: Path) -> LoraConfig:
-    """What a saved LoRA is, from its ``adapter_config.json``.
+def read_lora_config(folder: Path) -> dict[str, Any]:
+    """The settings of a saved LoRA that are followed, from its ``adapter_config.json``.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another method than LoRA.
@@ -260,24 +305,45 @@ def read_lora_config(folder: Path) -> LoraConfig:
                 raise ValueError(f"{key} is {value!r}")
         if known.get("r", 0) < 1 or not known.get("target_modules"):
             raise ValueError("it names no rank or no layers")
-        return LoraConfig(**known, task_type="CAUSAL_LM")
+        return known
     except (ValueError, TypeError) as error:
-        raise WeightsError(
-            f"the LoRA's configuration cannot be used ({error})",
-            where=file,
-            remedy="Copy the whole model folder again",
-            kind="damaged_config",
-        ) from error
+        raise _damaged(error, file) from error
 
 
-def put_lora(llm: PeftModel, tensors: Mapping[str, Tensor], *, where: Path) -> None:
+def _damaged(error: Exception, where: object) -> WeightsError:
+    return WeightsError(
+        f"the LoRA's configuration cannot be used ({error})",
+        where=where,
+        remedy="Copy the whole model folder again",
+        kind="damaged_config",
+    )
+
+
+def put_lora(llm: "PeftModel", tensors: Mapping[str, Tensor], *, where: Path) -> None:
     """Set the weights of an attached LoRA.
 
     Raises:
         WeightsError: a tensor is missing, too many, or of another shape.
     """
-    # "auto" would look for the base LLM's configuration on the hub.
-    own = get_peft_model_state_dict(llm, save_embedding_layers=False)
+    from peft.utils import set_peft_model_state_dict
+
+    require_same_tensors(lora_tensors(llm), tensors, where=where)
+    set_peft_model_state_dict(llm, dict(tensors))
+
+
+def require_same_tensors(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, where: Path
+) -> None:
+    """See that a LoRA's file has the tensors that its configuration means.
+
+    Args:
+        own: tensors of the right names and shapes.
+        tensors: what the file has.
+        where: the file.
+
+    Raises:
+        WeightsError: a tensor is missing, too many, or of another shape.
+    """
     report_difference(set(own), set(tensors), where=where)
     wrong = sorted(name for name in own if own[name].shape != tensors[name].shape)
     if wrong:
@@ -289,7 +355,6 @@ def put_lora(llm: PeftModel, tensors: Mapping[str, Tensor], *, where: Path) -> N
             remedy="Use the weights and the configuration of one and the same LoRA",
             kind="mismatched_keys",
         )
-    set_peft_model_state_dict(llm, dict(tensors))
 
 
 def report_difference(expected: set[str], found: set[str], *, where: Path) -> None:
@@ -316,23 +381,25 @@ def merge_lora(llm: Any) -> Any:
     A quantised LLM is given plain weights first, in the precision it computes in: rounded to few
     bits again, the update would be lost in part.
     """
-    if not isinstance(llm, PeftModel):
+    if not has_lora(llm):
         return llm
     if getattr(llm.get_base_model(), "quantization_method", None) is not None:
         llm = _with_plain_weights(llm)
     merged = llm.merge_and_unload()
     for parameter in merged.parameters():
-        if not torch.isfinite(parameter).all():
-            raise ModelError("merging the LoRA gave non-finite weights", kind="not_finite")
+        require_finite(parameter)
     return merged
 
 
-def _with_plain_weights(llm: PeftModel) -> PeftModel:
+def require_finite(weight: Tensor) -> None:
+    """Raise ModelError where a merged weight [out, in] is not finite."""
+    if not torch.isfinite(weight).all():
+        raise ModelError("merging the LoRA gave non-finite weights", kind="not_finite")
+
+
+def _with_plain_weights(llm: "PeftModel") -> "PeftModel":
     config: Any = llm.peft_config["default"]
-    tensors = {
-        name: tensor.detach().clone()
-        for name, tensor in get_peft_model_state_dict(llm, save_embedding_layers=False).items()
-    }
+    tensors = {name: tensor.detach().clone() for name, tensor in lora_tensors(llm).items()}
     wrapped = _wrap(llm.unload().dequantize(), config)
     put_lora(wrapped, tensors, where=Path(WEIGHTS_FILE))
     return wrapped

@@ -151,7 +151,7 @@ class ReportProcessor:
         Raises:
             ModelError: no token is left to learn, or prompt and report share a token.
         """
-        parts = self.template.parts(self._harmless(request))
+        parts = self.template.parts(self.harmless(request))
         ids = list(self.start_ids)
         for part in parts[:-1]:
             ids += self._tokens(part) + [IMAGE_TOKEN] * self.tokens_per_image
@@ -159,7 +159,7 @@ class ReportProcessor:
         if report is None:
             return Sample(ids + last, [IGNORE] * (len(ids) + len(last)))
 
-        text = self._without_control(report)
+        text = self.without_control(report)
         if not text:
             raise ModelError(
                 "the report is empty: there is no token to learn",
@@ -196,13 +196,13 @@ class ReportProcessor:
         labels = [IGNORE] * len(ids) + target[:kept]
         return Sample(ids + target[:kept], labels, truncated=len(target) - kept)
 
-    def _harmless(self, request: ReportRequest) -> ReportRequest:
+    def harmless(self, request: ReportRequest) -> ReportRequest:
         """The request with nothing in its context that would open or close a turn."""
         given = {name: getattr(request, name) for name in FIELDS}
-        harmless: Any = {k: self._without_control(v) for k, v in given.items() if v}
+        harmless: Any = {k: self.without_control(v) for k, v in given.items() if v}
         return replace(request, **harmless)
 
-    def _without_control(self, text: str) -> str:
+    def without_control(self, text: str) -> str:
         """A text in one line, without what steers the LLM.
 
         The strings are taken out first. Then the tokens themselves count: a tokenizer may know a

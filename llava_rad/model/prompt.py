@@ -172,7 +172,6 @@ class PromptTemplate:
         """
         if not request.images:
             raise ModelError("a request needs at least one image", kind="no_image")
-        ban = self.ban(special_tokens)
         lines = []
         for number, image in enumerate(request.images, 1):
             if image.role not in self.image_lines:
@@ -184,6 +183,21 @@ class PromptTemplate:
                 )
             lines.append(self.image_lines[image.role].split(IMAGE))
 
+        parts = [self.before]
+        for start, end in lines:
+            parts[-1] += start
+            parts.append(end + self.image_end)
+        parts[-1] += self.text(request, special_tokens=special_tokens) + self.after
+        return parts
+
+    def text(self, request: ReportRequest, *, special_tokens: Iterable[str] = ()) -> str:
+        """What stands after the images: context and instruction, a line each.
+
+        Args:
+            request: context that is None or blank has no line.
+            special_tokens: see :meth:`parts`.
+        """
+        ban = self.ban(special_tokens)
         context = {name: ban.take_out(getattr(request, name) or "") for name in FIELDS}
         text = []
         for name in ("prior_report", "indication", "technique", "comparison"):
@@ -195,12 +209,7 @@ class PromptTemplate:
         else:
             text.append(self.instruction)
 
-        parts = [self.before]
-        for start, end in lines:
-            parts[-1] += start
-            parts.append(end + self.image_end)
-        parts[-1] += "\n".join(text) + self.after
-        return parts
+        return "\n".join(text)
 
     def ban(self, special_tokens: Iterable[str] = ()) -> "Ban":
         """What may not come in through the context.

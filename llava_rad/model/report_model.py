@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -39,12 +38,15 @@ from llava_rad.model.llm import (
 from llava_rad.model.lora import (
     LoraSettings,
     attach_lora,
+    has_lora,
     load_lora,
     lora_tensors,
     merge_lora,
     report_difference,
     save_lora,
+    without_lora,
 )
+from llava_rad.model.lora_merge import add_saved_lora
 from llava_rad.model.processor import IGNORE, IMAGE_TOKEN, ReportProcessor
 from llava_rad.model.prompt import PromptTemplate
 from llava_rad.model.upload import upload
@@ -188,8 +190,7 @@ class ReportModel(nn.Module):
     @property
     def end_ids(self) -> set[int]:
         """The tokens that end a report: of the chat format, the tokenizer and the LLM itself."""
-        llm = self.llm.get_base_model() if isinstance(self.llm, PeftModel) else self.llm
-        return self.processor.end_ids | own_ends(llm)
+        return self.processor.end_ids | own_ends(without_lora(self.llm))
 
     def image_tokens(self, patches: Tensor) -> Tensor:
         """LLM embeddings of images.
@@ -289,9 +290,9 @@ class ReportModel(nn.Module):
 
         A quantised LLM gets plain weights, of the values that the LoRA knows.
         """
-        if isinstance(self.llm, PeftModel):
+        if has_lora(self.llm):
             self.llm = merge_lora(self.llm)
-            self.config = replace(self.config, llm_weights="full", llm_quantize=None)
+            self.config = _merged(self.config)
         return self
 
     def save_pretrained(
@@ -427,6 +428,7 @@ class ReportModel(nn.Module):
         quantize: Quantization | None = None,
         base_llm: str | None = None,
         trainable: bool = False,
+        merged: bool = False,
     ) -> "ReportModel":
         """Load a model from the folder that :meth:`save_pretrained` wrote.
 
@@ -438,6 +440,7 @@ class ReportModel(nn.Module):
             quantize: ``"4bit"`` or ``"8bit"`` for the LLM; adapter and encoder never are.
             base_llm: another place of the same base LLM, such as a local copy.
             trainable: keep the LoRA trainable, to train on.
+            merged: add the LoRA to the LLM's weights, which peft is not needed for.
 
         Raises:
             WeightsError: a file or tensor is missing, damaged or too many.
@@ -485,12 +488,12 @@ class ReportModel(nn.Module):
                 )
         if config.llm_weights == "lora":
             _warn_of_other_base(config, quantization_of(llm), folder)
-            llm = load_lora(
-                llm,
-                folder / "lora",
-                trainable=trainable,
-                expected=config.fingerprints.get("lora"),
-            )
+            expected = config.fingerprints.get("lora")
+            if merged:
+                llm = add_saved_lora(llm, folder / "lora", expected=expected)
+                config = _merged(config)
+            else:
+                llm = load_lora(llm, folder / "lora", trainable=trainable, expected=expected)
             if not trainable:
                 _cast_lora(llm, dtype)
         else:
@@ -588,7 +591,11 @@ def _warn_of_other_base(
         )
 
 
-def _cast_lora(llm: PeftModel, dtype: torch.dtype) -> None:
+def _merged(config: ReportModelConfig) -> ReportModelConfig:
+    return replace(config, llm_weights="full", llm_quantize=None)
+
+
+def _cast_lora(llm: Any, dtype: torch.dtype) -> None:
     for name, parameter in llm.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)

@@ -1,6 +1,6 @@
 """From batches of the order to the tensors of one forward pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -155,7 +155,7 @@ class TrainingBatches(Dataset[MicroBatch]):
 
 def load_batches(
     data: TrainingBatches, first: int, last: int, workers: int
-) -> Iterator[MicroBatch]:
+) -> Generator[MicroBatch]:
     """The items ``first`` to ``last - 1``, read ahead by worker processes.
 
     Args:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from llava_rad.encoders import ImageEncoder
@@ -23,7 +22,7 @@ from llava_rad.model import (
 )
 from llava_rad.model.llm import fitting_attention
 from llava_rad.model.lora import WEIGHTS_FILE as LORA_FILE
-from llava_rad.model.lora import put_lora, read_lora_config
+from llava_rad.model.lora import has_lora, put_lora, read_lora_config
 from llava_rad.model.report_model import ADAPTER_FILE, load_adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.samples import restricted_template
@@ -161,14 +160,14 @@ def _trained_part(folder: Path, config: ReportModelConfig) -> str:
 
 
 def _lora_of(model: ReportModel) -> str:
-    if not isinstance(model.llm, PeftModel):
+    if not has_lora(model.llm):
         return "no LoRA"
-    return _lora_in_words(model.llm.peft_config["default"])
+    return _lora_in_words(model.llm.peft_config["default"].to_dict())
 
 
-def _lora_in_words(values: Any) -> str:
-    layers = ", ".join(sorted(values.target_modules))
-    return f"LoRA of rank {values.r} and alpha {values.lora_alpha} on {layers}"
+def _lora_in_words(values: Mapping[str, Any]) -> str:
+    layers = ", ".join(sorted(values["target_modules"]))
+    return f"LoRA of rank {values['r']} and alpha {values.get('lora_alpha')} on {layers}"
 
 
 def train_mode(model: nn.Module, stage: str) -> None:

@@ -8,7 +8,6 @@ for there (``configs/accelerate/fsdp2.yaml``, ``zero2.yaml``, ``zero3.yaml``) or
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, get_args
 
 import torch
@@ -17,6 +16,7 @@ from accelerate.utils import DeepSpeedPlugin
 from transformers.integrations import unset_hf_deepspeed_config
 
 from llava_rad.errors import ConfigError
+from llava_rad.extras import command, is_installed
 from llava_rad.report_training.config import ReportTrainingConfig, Sharding
 from llava_rad.runs.launch import process_group
 
@@ -150,11 +150,11 @@ def start_accelerator(config: ReportTrainingConfig) -> Accelerator:
     """
     sharding = config.sharding_over(int(os.environ.get("WORLD_SIZE", "1")))
     zero = sharding in ("zero2", "zero3")
-    if zero and find_spec("deepspeed") is None:
+    if zero and not is_installed("deepspeed"):
         raise ConfigError(
             f"{sharding} needs DeepSpeed, which is not installed",
             where="sharding",
-            remedy="pip install llava-rad[deepspeed], or use sharding=fsdp2",
+            remedy=f"Run: {command('deepspeed')}; or use sharding=fsdp2",
             kind="missing_package",
         )
     # Accelerate reads these too, and would shard by itself.

@@ -1,7 +1,6 @@
 """What a run says while it goes on: means and rates, a line of progress, loss curves."""
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -80,6 +79,12 @@ def memory_gb() -> float:
     """Peak memory of this process: of the GPU where there is one, else of the CPU; in GB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    if sys.platform == "win32":
+        import psutil  # which Accelerate brings
+
+        return float(psutil.Process().memory_info().peak_wset) / 1e9
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 

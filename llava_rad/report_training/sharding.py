@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from llava_rad.errors import TrainingError
 from llava_rad.model import ReportModel
+from llava_rad.model.lora import without_lora
 from llava_rad.report_training.config import Sharding, StageConfig
 from llava_rad.report_training.state import trained_parameters
 from llava_rad.report_training.zero import prepare_zero
@@ -76,7 +76,7 @@ def shard(model: ReportModel, processes: int) -> None:
 
 def decoder_layers(model: ReportModel) -> list[nn.Module]:
     """The layers of the LLM that transformers names as not to be divided."""
-    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    llm = without_lora(model.llm)
     names = set(getattr(llm, "_no_split_modules", None) or ())
     layers = [module for module in llm.modules() if type(module).__name__ in names]
     if not layers:

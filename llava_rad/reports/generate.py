@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -14,6 +13,7 @@ from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ra
 from llava_rad.data.deidentification import has_marks
 from llava_rad.errors import ModelError
 from llava_rad.model import ReportModel, ReportRequest
+from llava_rad.model.lora import without_lora
 from llava_rad.model.tokenizer import decode
 from llava_rad.reports.draws import StudyDraws, draw_seed
 from llava_rad.reports.report import Report
@@ -99,7 +99,7 @@ def generate_reports(
         patches = model.encode_images(processor.pixel_values(requests))
     embeds = model.embed(batch["input_ids"].to(model.device), patches.to(model.device))
 
-    llm: Any = model.llm.get_base_model() if isinstance(model.llm, PeftModel) else model.llm
+    llm = without_lora(model.llm)
     ends = sorted(model.end_ids)
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,

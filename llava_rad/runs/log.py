@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class RunLog:
         on_main(self._accelerator, lambda: self._write(step, values))
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"stage": self.stage, "step": step, "time": now, **values}
         if _kind(row) in self._written:
             return

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from image_streams import lossless_jpeg, twelve_bit_jpeg
 from PIL import Image
 from pydicom import uid as uids
 from pydicom.data import get_testdata_file
@@ -265,8 +266,6 @@ def test_an_unsupported_transfer_syntax_is_named(phantom, make_dicom):
 @pytest.mark.parametrize(
     "syntax, packages",
     [
-        (uids.JPEGBaseline8Bit, "pylibjpeg pylibjpeg-libjpeg"),
-        (uids.JPEGLosslessSV1, "pylibjpeg pylibjpeg-libjpeg"),
         (uids.JPEGLSLossless, "pyjpegls"),
         (uids.JPEG2000Lossless, "pylibjpeg pylibjpeg-openjpeg"),
         (uids.HTJ2KLossless, "pylibjpeg pylibjpeg-openjpeg"),
@@ -283,6 +282,42 @@ def test_a_missing_decoder_is_named_with_its_command(
     assert error.value.kind == "unsupported_encoding"
     assert syntax.name in error.value.what and f"({syntax})" in error.value.what
     assert error.value.remedy == f"Install it: pip install {packages}"
+
+
+@pytest.fixture
+def without_gpl(monkeypatch):
+    """As if pylibjpeg-libjpeg were not installed."""
+    for syntax in uids.JPEGTransferSyntaxes:
+        decoder = pydicom.pixels.get_decoder(syntax)
+        others = {name: f for name, f in decoder._available.items() if name != "pylibjpeg"}
+        monkeypatch.setattr(decoder, "_available", others)
+
+
+def test_every_jpeg_is_decoded_without_code_under_the_gpl(without_gpl, make_dicom, minmax_of):
+    levels = np.random.default_rng(0).integers(0, 4096, (6, 7))
+    blocks = np.kron(levels, np.ones((8, 8), np.int64)).astype(np.uint16)
+    data = make_dicom(blocks, syntax=uids.JPEGExtended12Bit, frame=twelve_bit_jpeg(levels))
+    assert np.abs(load_radiograph(data).pixels.astype(int) - minmax_of(blocks)).max() <= 1
+    deep = np.random.default_rng(1).integers(0, 65536, (40, 50)).astype(np.uint16)
+    data = make_dicom(deep, syntax=uids.JPEGLossless, frame=lossless_jpeg(deep, 3))
+    plain = load_radiograph(make_dicom(deep))
+    assert np.array_equal(load_radiograph(data).pixels, plain.pixels)
+    # Two that come with pydicom; the header of the second one's scan is odd.
+    for name in ("JPGExtended.dcm", "JPEG-lossy.dcm"):
+        assert load_radiograph(get_testdata_file(name, download=False)).pixels.std() > 20
+
+
+def test_a_jpeg_that_the_decoder_refuses_names_the_other_one(without_gpl, make_dicom, monkeypatch):
+    frame = twelve_bit_jpeg(np.arange(30).reshape(5, 6))
+
+    def refuse(*_, **__):
+        raise ValueError("no")
+
+    monkeypatch.setattr("imagecodecs.jpeg8_decode", refuse)
+    blocks = np.zeros((40, 48), np.uint16)
+    with pytest.raises(ImageError) as error:
+        load_radiograph(make_dicom(blocks, syntax=uids.JPEGExtended12Bit, frame=frame))
+    assert "pip install 'llava-rad[dicom-gpl]'" in error.value.remedy
 
 
 def test_other_objects_load_with_a_warning(phantom, make_dicom):

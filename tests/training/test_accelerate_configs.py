@@ -153,7 +153,7 @@ def test_a_quantised_llm_is_not_split(monkeypatch):
 
 def test_a_missing_deepspeed_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("llava_rad.report_training.launching.find_spec", lambda _: None)
+    monkeypatch.setattr("llava_rad.report_training.launching.is_installed", lambda _: False)
     launch(monkeypatch, "zero2")
     with pytest.raises(ConfigError, match=r"zero2 needs DeepSpeed.*llava-rad\[deepspeed\]"):
         start_accelerator(agree(RUN))
