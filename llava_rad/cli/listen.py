@@ -15,6 +15,7 @@ from llava_rad.cli.serving import (
     Quiet,
     checked_formats,
     load_model,
+    said_of,
 )
 
 
@@ -61,8 +62,7 @@ def listen(
     written: dict[str, Any] = {}
 
     def kept() -> str:
-        count = written["results"].written if written else 0
-        return f"{count} reports were written, images that came wait; the same command resumes"
+        return f"{said_of(written.get('results'))}, images that came wait; the same command resumes"
 
     with user_errors(kept):
         from llava_rad.errors import ConfigError

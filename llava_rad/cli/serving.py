@@ -11,6 +11,7 @@ from llava_rad.cli.common import status
 if TYPE_CHECKING:
     from llava_rad.model import ReportModel
     from llava_rad.reports.formats import ReportFormat
+    from llava_rad.serve.results import Results
 
 
 class FormatName(enum.StrEnum):
@@ -37,6 +38,14 @@ Quiet = Annotated[
     typer.Option(min=0.1, help="Seconds without a new or changed image that complete a study."),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest report, in tokens.")]
+
+
+def said_of(results: "Results | None") -> str:
+    """What has become of the work, where a signal stops it."""
+    from llava_rad.wording import counted, verb
+
+    count = results.written if results is not None else 0
+    return f"{counted(count, 'report')} {verb(count, 'was', 'were')} written"
 
 
 def checked_formats(names: Iterable[FormatName], *, keep_identifiers: bool) -> "list[ReportFormat]":

@@ -15,6 +15,7 @@ from llava_rad.cli.serving import (
     Quiet,
     checked_formats,
     load_model,
+    said_of,
 )
 
 
@@ -50,8 +51,7 @@ def watch(
     written: dict[str, Any] = {}
 
     def kept() -> str:
-        count = written["results"].written if written else 0
-        return f"{count} reports were written; the same command resumes"
+        return f"{said_of(written.get('results'))}; the same command resumes"
 
     with user_errors(kept):
         formats = checked_formats(format, keep_identifiers=keep_identifiers)

@@ -83,7 +83,7 @@ def test_a_watched_folder_survives_kill_and_signal(start, tmp_path):
     write_image(folder, 2)
     process = start(*command, ready=" -> ")
     code, last = stop(process)
-    assert (code, last) == (143, "stopped; 1 reports were written; the same command resumes")
+    assert (code, last) == (143, "stopped; 1 report was written; the same command resumes")
     assert len(list(output.glob("*.md"))) == 2
 
 
