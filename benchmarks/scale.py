@@ -60,11 +60,22 @@ def write_manifest(folder: Path, studies: int) -> None:
             image = {"path": f"images/{i % 1000:03}/{i}.png", "view": "frontal"}
             labels = [{"name": n, "value": rng.choice((0.0, 1.0, None))} for n in OBSERVATIONS]
             row = {
-                **{"study_id": f"s{i}", "patient_id": f"p{i // 2}", "split": split},
+                "study_id": f"s{i}",
+                "patient_id": f"p{i // 2}",
+                "split": split,
                 "images": [{**image, "view_position": "PA", "lung_mask": ""}],
-                **{"indication": "Cough and fever", "technique": "", "comparison": ""},
-                **{"prior": None, "findings": text(rng), "impression": "", "labels": labels},
-                **{"sex": "F", "age": 54.0, "source": "made", "language": "en", "extra": []},
+                "indication": "Cough and fever",
+                "technique": "",
+                "comparison": "",
+                "prior": None,
+                "findings": text(rng),
+                "impression": "",
+                "labels": labels,
+                "sex": "F",
+                "age": 54.0,
+                "source": "made",
+                "language": "en",
+                "extra": [],
             }
             file.write(json.dumps(row) + "\n")
 

@@ -20,18 +20,21 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 def escape_name(name: str | os.PathLike[str]) -> str:
     """A name as text that is valid in UTF-8."""
-    text = _ESCAPED.sub(lambda match: rf"\x5c{match[0][1:]}", os.fspath(name))
+    name = os.fspath(name)
+    if name.isascii() and "\\" not in name:
+        return name
+    text = _ESCAPED.sub(lambda match: rf"\x5c{match[0][1:]}", name)
     return _SURROGATE.sub(_written, text)
 
 
 def unescape_name(text: str) -> str:
     """The name that :func:`escape_name` wrote."""
-    return _ESCAPED.sub(_read, text)
+    return _ESCAPED.sub(_read, text) if "\\" in text else text
 
 
 def plain_text(text: str) -> str:
     """A text that is valid in UTF-8, for ids that are only compared; names need not come back."""
-    return _SURROGATE.sub(_written, text)
+    return text if text.isascii() else _SURROGATE.sub(_written, text)
 
 
 def one_line(text: str) -> str:

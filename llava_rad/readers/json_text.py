@@ -1,5 +1,6 @@
 """JSON and JSON lines."""
 
+import functools
 import json
 import math
 import re
@@ -88,6 +89,7 @@ def read_json_lines(
             remedy=remedy,
             kind="unreadable",
         ) from problem
+    name = one_line(str(path))
     with file:
         line = 0
         while True:
@@ -96,13 +98,13 @@ def read_json_lines(
                 content = file.readline(_LONGEST_LINE)
             except OSError as problem:
                 raise error(
-                    f"{failure} ({why(problem)})", where=one_line(str(path)), kind="unreadable"
+                    f"{failure} ({why(problem)})", where=name, kind="unreadable"
                 ) from problem
             if not content:
                 return
             if not content.strip():
                 continue
-            where = f"{one_line(str(path))}:{line}"
+            where = f"{name}:{line}"
             try:
                 # A NUL is named by the JSON parser, with its column.
                 text = content.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -170,32 +172,10 @@ def parse_json(
         made.__cause__ = problem
         return made
 
-    def constant(word: str) -> float:
-        if word not in constants:
-            raise refuse(f"{word} is no number", _place(text, word))
-        return float(word.replace("Infinity", "inf"))
-
-    def real(digits: str) -> float:
-        number = float(digits)
-        if math.isinf(number):
-            raise refuse(f"{shown(digits)} is too large for a number", _place(text, digits))
-        return number
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-            raise refuse(f"the key {shown(twice)} is given twice", None)
-        return found
-
     try:
-        value = json.loads(
-            text,
-            parse_constant=constant,
-            parse_float=real,
-            object_pairs_hook=unique if unique_keys else None,
-        )
+        value = _decoder(frozenset(constants), unique_keys).decode(text)
+    except _RefusedError as problem:
+        raise refuse(problem.what, problem.piece and _place(text, problem.piece)) from None
     except json.JSONDecodeError as problem:
         column = f" (column {problem.colno})" if line_named else ""
         raise refuse(f"{problem.msg}{column}", problem.pos, problem) from problem
@@ -216,6 +196,52 @@ def parse_json(
     if halved:
         raise refuse("a text holds half a character (a lone surrogate)", match.start())
     return value
+
+
+class _RefusedError(Exception):
+    """Something that JSON has not.
+
+    Args:
+        what: it is.
+        piece: of the text, by which the place is found; None where that cannot be told.
+    """
+
+    def __init__(self, what: str, piece: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.piece = piece
+
+
+@functools.cache
+def _decoder(constants: frozenset[str], unique_keys: bool) -> json.JSONDecoder:
+    """A decoder for all texts of one kind: to make one takes as long as to read a short line."""
+
+    def constant(word: str) -> float:
+        if word not in constants:
+            raise _RefusedError(f"{word} is no number", word)
+        return float(word.replace("Infinity", "inf"))
+
+    return json.JSONDecoder(
+        parse_constant=constant,
+        parse_float=_real,
+        object_pairs_hook=_unique if unique_keys else None,
+    )
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _RefusedError(f"{shown(digits)} is too large for a number", digits)
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise _RefusedError(f"the key {shown(twice)} is given twice")
+    return found
 
 
 def _place(text: str, piece: str) -> int | None:

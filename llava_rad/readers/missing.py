@@ -7,6 +7,7 @@ _WORDS = {
     "nat", "-", "--", "–", "—", ".",
 }
 # fmt: on
+_LONGEST = max(map(len, _WORDS))
 
 
 def is_missing(value: object) -> bool:
@@ -16,5 +17,6 @@ def is_missing(value: object) -> bool:
     ``"None."`` are texts.
     """
     if isinstance(value, str):
-        return value.strip().casefold() in _WORDS
+        word = value.strip()
+        return len(word) <= _LONGEST and word.casefold() in _WORDS
     return value is None or (isinstance(value, float) and value != value)
