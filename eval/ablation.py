@@ -21,6 +21,11 @@ The table goes to standard output, progress to standard error. Exit codes: 0 don
 data, or a pretraining failed, 2 wrong usage or a wrong setting, 130 stopped.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import json
 import os
 import shlex

@@ -13,6 +13,11 @@ Several processes: accelerate launch eval/classification.py ... (or torchrun on 
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import json
 import sys
 from dataclasses import asdict

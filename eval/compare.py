@@ -15,6 +15,11 @@ The table goes to standard output (``--json`` also writes it to a file), progres
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import json
 import sys
 from collections.abc import Sequence

@@ -15,6 +15,11 @@ are not on this machine is named with the command that fetches them, and the oth
 ``--require`` makes that an error. Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import sys
 from pathlib import Path
 from typing import Annotated, Literal

@@ -18,6 +18,11 @@ The tables go to standard output, progress and warnings to standard error. Exit 
 whatever verdict), 1 an error in data or weights, or some studies failed, 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import logging
 import sys
 from pathlib import Path

@@ -16,6 +16,11 @@ The tables go to standard output, progress and warnings to standard error. Exit 
 error in data or weights, or some studies failed (the others are scored), 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import logging
 import sys
 from dataclasses import replace

@@ -11,6 +11,11 @@ The images are test images of the manifest, drawn by --seed. More tokens an imag
 Exit codes: 0 done, 1 an error in data or weights, 2 wrong usage.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import io
 import sys
 from pathlib import Path

@@ -14,6 +14,11 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 Took 70 minutes on one core with bfloat16 units (AMX), 47 of them for the encoder.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import argparse
 import json
 import logging
@@ -24,7 +29,8 @@ from pathlib import Path
 import torch
 
 from llava_rad.data import convert, hash_manifest, load_manifest
-from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.ending import program_ending
+from llava_rad.errors import DataError
 from llava_rad.model import ReportModel
 from llava_rad.reports.generate import DISCLAIMER
 
@@ -178,7 +184,5 @@ def card(model: ReportModel, manifests: dict[str, Path], size: int) -> str:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(message)s")
-    try:
+    with program_ending("steps that are finished stay, the same command goes on from there"):
         main()
-    except LlavaRadError as error:
-        sys.exit(f"error: {error}")

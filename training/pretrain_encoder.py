@@ -12,6 +12,11 @@ checkpoint is and gives the same result as if it had never stopped. Ctrl-C or SI
 step and write a checkpoint first.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 import functools
 import math

@@ -16,6 +16,11 @@ configuration, a run that was stopped goes on where its last checkpoint is and g
 result as if it had never stopped. Ctrl-C or SIGTERM finish the step and write a checkpoint first.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
