@@ -15,6 +15,7 @@ GROUND = {
     "config",
     "ending",
     "files",
+    "hub",
     "locks",
     "names",
     "observations",

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from llava_rad.errors import WeightsError
+from llava_rad.hub import download
 from llava_rad.model.configuration import ReportModelConfig
-from llava_rad.model.hub import download
 from llava_rad.model.llm import Quantization, has_bitsandbytes
 from llava_rad.model.report_model import ReportModel
 from llava_rad.model.tokenizer import TOKENIZER_FILES
