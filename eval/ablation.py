@@ -26,7 +26,6 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
-import json
 import os
 import shlex
 import shutil
@@ -46,8 +45,10 @@ from llava_rad.dinov2.variants import Variant, make_variant, open_pool
 from llava_rad.encoders import ImageEncoder
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, TrainingError
+from llava_rad.files import write_json
+from llava_rad.outputs import is_our_picture, own_results, refuse_results
 from llava_rad.probing import load_judged
-from llava_rad.probing.comparison import save_comparison, to_markdown
+from llava_rad.probing.comparison import comparison_files, save_comparison, to_markdown
 from llava_rad.probing.curves import Curves, draw_curves, save_curves
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig, check_task
@@ -58,6 +59,12 @@ PROGRAM = Path(__file__).parents[1] / "training" / "pretrain_encoder.py"
 RANDOM = "random weights"
 FINISHED = "finished.json"  # in the folder of a pretraining that came to its end
 TAIL = 12  # lines of a failed pretraining's log
+
+STEM = "ablation"
+RESULTS = {
+    **comparison_files(STEM),
+    **{f"{STEM}.{ending}": is_our_picture for ending in ("png", "svg")},
+}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -152,6 +159,9 @@ def main(
         list[str] | None,
         typer.Option(help="Pretrain just this cell; may be given several times."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
 ) -> None:
     """Plan, pretrain, judge, write, print."""
     with program_ending("the same command goes on from there"):
@@ -160,6 +170,7 @@ def main(
         begin = launch(settings.launcher)
         variants = plan(settings)
         check(settings, variants, only or [])
+        refuse_results(settings.output, RESULTS, [config], overwrite=overwrite)
         if dry_run:
             print(describe(variants), end="")
             return
@@ -202,9 +213,11 @@ def main(
         )
         places = {cell.name: cell.x for cell in settings.cells}
         curves = Curves(comparison, settings.axis, places, settings.log, baselines, judge.repeats())
-        stem = settings.output / "ablation"
-        svg = save_curves(draw_curves(curves), stem)
-        save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
+        stem = settings.output / STEM
+        # Not before: machines that share an ablation write into its folder together.
+        with own_results(settings.output, RESULTS, [config], what="ablation", overwrite=overwrite):
+            svg = save_curves(draw_curves(curves), stem)
+            save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
         print(to_markdown(comparison), end="")
         say(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")
     if failed:
@@ -314,7 +327,7 @@ def pretrain(
         raise TrainingError(what, where=log)
     say(f"{who}: done in {(time.perf_counter() - started) / 60:.1f} min")
     facts = {"pretraining": variant.name, "seed": variant.seed, "sources": hashes}
-    (folder / FINISHED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / FINISHED, facts)
 
 
 def run(command: list[str], log: Path) -> int:

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ import typer
 
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
-from llava_rad.outputs import claim_json, write_result
+from llava_rad.outputs import claim_json, has_checksums, own_shared_results, write_result
 from llava_rad.probing import (
     MEASURES,
     column_target,
@@ -69,14 +70,26 @@ def main(
 ) -> None:
     """Read, encode, fit, test, print."""
     state = process_state()
-    with program_ending("vectors in the cache stay, nothing else was written"):
-        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # 1. The encoder, the images, and what is recorded of them.
         loaded = load_judged(encoder, image_size=image_size, device=state.device)
         examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
         targets = [column_target(examples, c.strip()) for c in columns.split(",") if c.strip()]
         facts = encoder_facts(loaded)
         say(f"{loaded.name}: {examples}")
+
+        inputs = [*manifest, *(example.path for example in examples.all)]
+        claim_json(json_file, ("encoder", "results"), inputs, overwrite=overwrite)
+        if save:
+            probes = {f"{target.name}.safetensors": has_checksums for target in targets}
+            stack.enter_context(
+                own_shared_results(
+                    save, probes, inputs, what="run of attributes", overwrite=overwrite
+                )
+            )
 
         # 2. One vector an image.
         features = extract_features(

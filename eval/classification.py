@@ -18,6 +18,7 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -28,7 +29,7 @@ import typer
 
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
-from llava_rad.outputs import claim_json, write_result
+from llava_rad.outputs import claim_json, has_checksums, own_shared_results, write_result
 from llava_rad.probing import (
     encoder_facts,
     extract_features,
@@ -46,6 +47,9 @@ from llava_rad.probing import (
 )
 from llava_rad.probing.classification import ProbeResult
 from llava_rad.processes import process_state
+
+LINEAR, TUNED = "linear_probe.safetensors", "tuned_probe.safetensors"
+PROBES = dict.fromkeys((LINEAR, TUNED), has_checksums)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -88,11 +92,21 @@ def main(
     """Read, encode, fit, test, print."""
     state = process_state()
     results: list[tuple[str, ProbeResult]] = []
-    with program_ending("vectors in the cache stay, nothing else was written"):
-        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # 1. The encoder and the images.
         loaded = load_judged(encoder, image_size=image_size, device=state.device)
         examples = read_examples(manifest, _split(views))
+        inputs = [*manifest, *(example.path for example in examples.all)]
+        claim_json(json_file, ("encoder", "results"), inputs, overwrite=overwrite)
+        if save:
+            stack.enter_context(
+                own_shared_results(
+                    save, PROBES, inputs, what="run of classification", overwrite=overwrite
+                )
+            )
         targets = label_targets(examples, _split(labels), uncertain=uncertain)
         shares = [_share(part) for part in _split(fractions)]
         say(f"{loaded.name}: {examples}")
@@ -187,11 +201,9 @@ def _save(folder: Path, results: list[tuple[str, ProbeResult]], facts: dict, poo
     """The first seed's layer of the linear probe on most patients, and of fine-tuning."""
     for method, result in results:
         if result.probes:
-            name = "tuned_probe" if method == "fine-tuned" else "linear_probe"
+            name = TUNED if method == "fine-tuned" else LINEAR
             layer = "cls" if method == "fine-tuned" else pooling
-            result.probes[0].with_facts(encoder=facts, pooling=layer).save(
-                folder / f"{name}.safetensors"
-            )
+            result.probes[0].with_facts(encoder=facts, pooling=layer).save(folder / name)
 
 
 def _split(text: str) -> list[str]:

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ import typer
 from llava_rad.config import Count, Seed, check_ranges, load_config, to_dict
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, WeightsError
-from llava_rad.probing.comparison import save_comparison, to_markdown
+from llava_rad.outputs import own_shared_results
+from llava_rad.probing.comparison import comparison_files, save_comparison, to_markdown
 from llava_rad.probing.judging import EncoderConfig, Judge, require_own_names
 from llava_rad.probing.tasks import TaskConfig
 from llava_rad.processes import process_state
@@ -78,10 +80,26 @@ def main(
     require: Annotated[
         bool, typer.Option("--require", help="Fail where an encoder cannot be loaded.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
 ) -> None:
     """Load, run the tasks, compare, write, print."""
-    with program_ending("predictions that are finished stay, the same command goes on from there"):
+    with (
+        program_ending("predictions that are finished stay, the same command goes on from there"),
+        contextlib.ExitStack() as stack,
+    ):
         settings = load_config(CompareConfig, config, overrides or [])
+        inputs = [config, *(path for task in settings.tasks for path in task.manifests)]
+        stack.enter_context(
+            own_shared_results(
+                settings.output,
+                comparison_files("comparison"),
+                inputs,
+                what="comparison",
+                overwrite=overwrite,
+            )
+        )
 
         # 1. Every task with every encoder.
         judge = Judge(settings.tasks, settings.output / "predictions", settings.cache, say)

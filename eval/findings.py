@@ -37,9 +37,10 @@ from llava_rad.evaluation import (
     write_evaluation,
 )
 from llava_rad.evaluation.primary import PRIMARY
-from llava_rad.evaluation.results import SCORES, own_results
+from llava_rad.evaluation.results import SCORES
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 from llava_rad.metrics.radgraph import CASINGS
+from llava_rad.outputs import own_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 

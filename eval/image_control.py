@@ -89,14 +89,15 @@ def main(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Heavy imports wait until the options are read.
     from llava_rad.evaluation.controls import judge_controls, write_controls
-    from llava_rad.evaluation.results import CONTROL, own_shared_results
+    from llava_rad.evaluation.results import CONTROL, REPORTS
     from llava_rad.evaluation.split_reports import open_split
+    from llava_rad.outputs import own_shared_results
     from llava_rad.processes import process_state
     from llava_rad.reports.generate import GenerationSettings
 
     state = process_state()
     main_process = state.is_main_process
-    names = ("reports.jsonl", *CONTROL)
+    names = {**REPORTS, **CONTROL}
     with (
         program_ending(GOES_ON),
         own_shared_results(output, names, [manifest], what="image control", overwrite=overwrite),

@@ -22,6 +22,7 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -35,7 +36,14 @@ from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
 from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
-from llava_rad.outputs import claim_json, write_result
+from llava_rad.outputs import (
+    claim,
+    claim_json,
+    is_our_picture,
+    own_shared_results,
+    write_picture,
+    write_result,
+)
 from llava_rad.probing import (
     MEASURES,
     encoder_facts,
@@ -54,7 +62,7 @@ from llava_rad.probing.segmentation import (
     seeing_whole_images,
     segment,
 )
-from llava_rad.probing.segmentation_heads import load_head
+from llava_rad.probing.segmentation_heads import HEAD_FILES, load_head
 from llava_rad.processes import process_state
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -84,12 +92,23 @@ def main(
 ) -> None:
     """Read, encode, train, test, print."""
     state = process_state()
-    with program_ending("vectors in the cache stay, nothing else was written"):
-        claim_json(json_file, ("encoder", "results"), manifest, overwrite=overwrite)
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # 1. The encoder, which shall see whole images; the images and their masks.
         judged = load_judged(encoder, image_size=image_size, device=state.device)
         whole = seeing_whole_images(judged)
         examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
+        inputs = [*manifest, *(example.path for example in examples.all)]
+        claim_json(json_file, ("encoder", "results"), inputs, overwrite=overwrite)
+        claim(overlays, is_our_picture, "picture of this program", inputs, overwrite=overwrite)
+        if save:
+            stack.enter_context(
+                own_shared_results(
+                    save, HEAD_FILES, inputs, what="run of segmentation", overwrite=overwrite
+                )
+            )
         sources = open_masks(masks or [])
         tokens = FeatureCache(cache, whole)
         facts = encoder_facts(whole)
@@ -124,8 +143,7 @@ def main(
             if save:
                 result.head.save(save)
             if overlays:
-                overlays.parent.mkdir(parents=True, exist_ok=True)
-                draw(whole, sources, result).save(overlays)
+                write_picture(overlays, draw(whole, sources, result))
             if json_file:
                 settings = {"manifests": [str(path) for path in manifest], "images": str(examples)}
                 content = {"encoder": facts, "settings": settings, "results": [record]}

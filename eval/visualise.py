@@ -16,7 +16,7 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
-import io
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ from llava_rad.encoders import ImageEncoder
 from llava_rad.ending import program_ending
 from llava_rad.errors import ModelError
 from llava_rad.images import load_radiograph
-from llava_rad.outputs import write_bytes_result
+from llava_rad.outputs import is_our_picture, own_results, write_picture
 from llava_rad.probing import (
     Example,
     Examples,
@@ -59,16 +59,23 @@ def main(
     views: Annotated[str, typer.Option(help="frontal, lateral, unknown; all if empty.")] = "",
     image_size: Annotated[int | None, typer.Option(help="Other than the encoder's own.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for vectors.")] = Path("runs/features"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there, whoever wrote them.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
 ) -> None:
     """Read, encode, draw."""
-    with program_ending():
+    with program_ending(), contextlib.ExitStack() as stack:
         # 1. The encoder and some test images.
         loaded = load_judged(encoder, image_size=image_size, device=process_state().device)
         examples = read_examples(manifest, [v.strip() for v in views.split(",") if v.strip()])
+        pictures = dict.fromkeys(("pca.png", "attention.png", "neighbours.png"), is_our_picture)
+        inputs = [*manifest, *(example.path for example in examples.all)]
+        stack.enter_context(
+            own_results(out, pictures, inputs, what="run of visualise", overwrite=overwrite)
+        )
         order = np.random.default_rng(seed).permutation(len(examples.test))
         chosen = [examples.test[index] for index in sorted(order[:images])]
-        out.mkdir(parents=True, exist_ok=True)
 
         # 2. Their tokens.
         whole = seeing_whole_images(loaded)
@@ -166,9 +173,7 @@ def _about(example: Example) -> str:
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, format="png")
-    write_bytes_result(path, content.getvalue())
+    write_picture(path, picture)
     print(path)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llava_rad.outputs import write_bytes_result, write_result
+from llava_rad.outputs import MAKER, write_bytes_result, write_result
 from llava_rad.probing.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def save_curves(figure: "Figure", stem: Path) -> str:
     from matplotlib import rc_context
 
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
+    figure.savefig(picture, format="png", dpi=130, metadata={"Software": MAKER})
     write_bytes_result(stem.with_name(f"{stem.name}.png"), picture.getvalue())
     text = io.StringIO()
     with rc_context({"svg.hashsalt": stem.name}):  # the same picture is the same file
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": MAKER})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     write_result(stem.with_name(f"{stem.name}.svg"), svg)
     return svg

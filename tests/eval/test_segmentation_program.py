@@ -50,6 +50,28 @@ def test_table_numbers_and_overlays(trained):
     assert (64, 220, 120) in colours and (255, 92, 92) in colours
 
 
+@pytest.mark.parametrize("option", ["--overlays", "--json", "--save"])
+def test_neither_an_image_nor_a_strangers_file_is_written_over(program, trained, tmp_path, option):
+    _, folder = trained
+    arguments = [
+        "--encoder", "pixels", "--image-size", "56", "--manifest", str(folder / "manifest.jsonl"),
+        "--cache", str(folder / "cache"), "--steps", "1", "--seeds", "1",
+    ]  # fmt: skip
+    theirs = tmp_path / ("head.json" if option == "--save" else "theirs")
+    theirs.write_text("mine")
+    place = tmp_path if option == "--save" else theirs
+    result = CliRunner().invoke(program, [*arguments, option, str(place)])
+    assert result.exit_code == 1 and "there is a file already" in result.stderr
+    assert theirs.read_text() == "mine"
+    if option != "--save":
+        studies = (json.loads(line) for line in (folder / "manifest.jsonl").open())
+        image = folder / next(studies)["images"][0]["path"]
+        before = image.read_bytes()
+        result = CliRunner().invoke(program, [*arguments, "--overwrite", option, str(image)])
+        assert result.exit_code == 1 and "one of the inputs" in result.stderr
+        assert image.read_bytes() == before
+
+
 def test_a_saved_head_is_tested_without_training(program, trained):
     _, folder = trained
     arguments = [
