@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llava_rad.encoders import load_encoder
+from llava_rad.files import fingerprint, read_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.model import ReportRequest, RequestImage, load
 from llava_rad.model.loading import BUNDLED
@@ -30,6 +31,12 @@ def rg1(encoding):
 def test_fits_into_the_package():
     size = sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file())
     assert size <= 20_000_000
+
+
+def test_its_weights_are_known_by_their_fingerprints():
+    files = {"adapter": "adapter.safetensors", "lora": "lora/adapter_model.safetensors"}
+    stated = json.loads((FOLDER / "config.json").read_text())["fingerprints"]
+    assert stated == {part: fingerprint(read_tensors(FOLDER / f)) for part, f in files.items()}
 
 
 def test_the_card_says_plainly_what_it_is():
