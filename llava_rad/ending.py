@@ -26,10 +26,11 @@ class Terminated(BaseException):
 def leave_quietly() -> None:
     """From here on SIGINT and SIGTERM end the process at once and without a word.
 
-    For the beginning of a program, whose imports take seconds and leave nothing to tell.
+    For the beginning of a program, whose imports take seconds and leave nothing to tell. Where
+    somebody has a plan for a signal already, it stays.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _leave)
 
 
@@ -43,9 +44,9 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if signal.getsignal(signal.SIGINT) is _leave:
+    interrupt, before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    if interrupt is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.getsignal(signal.SIGTERM)
     if before not in (signal.SIG_DFL, _leave):
         yield  # somebody above has a better plan
         return
@@ -54,6 +55,8 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if interrupt is not None:  # None: not set from Python
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
