@@ -42,7 +42,8 @@ from llava_rad.evaluation import (
     read_reports,
     write_evaluation,
 )
-from llava_rad.evaluation.results import SCORES, own_results
+from llava_rad.evaluation.results import SCORES
+from llava_rad.outputs import own_results
 
 
 def main(
