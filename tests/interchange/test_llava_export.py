@@ -201,7 +201,7 @@ def test_a_prompt_of_several_images_has_our_ids(tokenizer, tmp_path):
     model, llava, report = exported(tmp_path, tokenizer, encoder=clip())
     assert report.notes == ()
     assert "not for clinical use" in (tmp_path / "llava" / "README.md").read_text()
-    several = ReportRequest(TWO[0].images + (RequestImage("prior_frontal", picture(3)),))
+    several = ReportRequest((*TWO[0].images, RequestImage("prior_frontal", picture(3))))
     content = [
         {"type": "image", "role": image.role, "image": Image.fromarray(image.radiograph.pixels)}
         for image in several.images
