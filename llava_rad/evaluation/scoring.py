@@ -121,6 +121,7 @@ def score(
     Raises:
         MetricError: the lists do not fit together, or nothing can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
+        MissingExtraError: the packages of ``llava-rad[eval]`` are not installed.
 
     Example:
         >>> table = llava_rad.score(
@@ -132,6 +133,7 @@ def score(
         given texts: 2 pairs, findings, 2 distinct outputs (100.0 %)
         ...
     """
+    require("eval", "scoring")
     texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
     return ScoreTable(
         evaluate_predictions(
