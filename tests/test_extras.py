@@ -216,7 +216,7 @@ def link_torch(site):
 def test_the_wheel_alone_in_an_empty_environment(work, tmp_path):
     wheel, _ = build_distributions(tmp_path / "dist")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = next((tmp_path / "venv").glob("*/python*"))
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
     link_torch(Path(site.strip()))
