@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_rad import extras
 from llava_rad.data.targets import Section
 from llava_rad.errors import MetricError
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, to_json
@@ -133,7 +134,7 @@ def score(
         given texts: 2 pairs, findings, 2 distinct outputs (100.0 %)
         ...
     """
-    require("eval", "scoring")
+    extras.require("eval", "scoring")
     texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
     return ScoreTable(
         evaluate_predictions(
