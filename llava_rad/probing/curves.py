@@ -81,7 +81,7 @@ def _drawn(curves: Curves) -> "Figure":
             panel.set_ylabel(curves.axis)
     for panel in panels[len(c.estimates) :]:
         panel.remove()
-    named = {}
+    named: dict[str, Any] = {}
     for panel in figure.axes:  # a line need not be in every panel
         named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named, loc="outside upper left", ncols=max(2, 2 * columns))
