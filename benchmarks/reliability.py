@@ -174,7 +174,7 @@ class Bench:
 
     def commands(self) -> dict[str, Callable[[Path], list[Any]]]:
         """The commands by name, each writing into a folder."""
-        short = ["--max-new-tokens", 8]
+        short = ["--max-new-tokens", 8, "--batch-size", 1]  # so that there is something between two
         rules = ["--metrics", "bleu_coco,rouge", "--primary", "rouge/rougeL", "--resamples", 20]
         return {
             "report": lambda to: ["report", *self.images, "-o", to / "out.jsonl", *short],
@@ -189,7 +189,8 @@ class Bench:
             "score": lambda to: ["score", self.pairs, "-o", to / "out", *rules],
             "evaluate": lambda to: [
                 *("evaluate", "--model", "mini", "--manifest", self.manifest, "-o", to / "out"),
-                *("--batch-size", 1, *short, *rules),
+                *short,
+                *rules,
             ],
         }
 
