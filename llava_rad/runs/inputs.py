@@ -8,6 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llava_rad.errors import DataError, TrainingError
 from llava_rad.files import read_sealed, stamp_key, write_sealed
@@ -65,7 +66,7 @@ def check_inputs(folder: Path, sources: Mapping[str, Sequence[str | Path]]) -> N
         )
 
 
-def _fingerprint(files: Sequence[str | Path]) -> dict[str, int | str]:
+def _fingerprint(files: Sequence[str | Path]) -> dict[str, Any]:
     digest, each = hashlib.sha256(), []
     for file in files:
         stamp = stamp_key(file).encode()
