@@ -50,7 +50,7 @@ check: $(BIN)/.installed
 
 # Kills, signals, full disks, two at once, damaged files: a table from real processes (an hour).
 reliability: $(BIN)/.installed
-	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/reliability
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ a value is then the mean, with a point for each pretraining.
 The table goes to standard output, progress to standard error.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -37,10 +36,11 @@ import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Config, Overrides
+from llava_rad.cli.options import Config, Overrides, Overwrite
 from llava_rad.config import load_config, save_config, to_dict
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, TrainingError
+from llava_rad.files import write_json
 from llava_rad.programs import find_config
 from llava_rad.wording import counted, failed_of
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 PROGRAM = Path(__file__).parents[1] / "training" / "pretrain_encoder.py"
 FINISHED = "finished.json"  # in the folder of a pretraining that came to its end
 TAIL = 12  # lines of a failed pretraining's log
+STEM = "ablation"
 
 
 def main(
@@ -66,20 +67,28 @@ def main(
         list[str] | None,
         typer.Option(help="Pretrain just this cell; give it again for several."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Plan, pretrain, judge, write, print."""
     with program_ending("the same command goes on from there"):
         # Heavy imports wait until the options are read.
         from llava_rad.comparisons import AblationConfig
-        from llava_rad.probing.comparison import save_comparison, to_markdown
+        from llava_rad.outputs import is_our_picture, own_results, refuse_results
+        from llava_rad.probing.comparison import comparison_files, save_comparison, to_markdown
         from llava_rad.probing.curves import Curves, draw_curves, save_curves
         from llava_rad.probing.judging import Judge
 
-        settings = load_config(AblationConfig, find_config(config, "ablation"), overrides or [])
+        inputs = [find_config(config, "ablation")]
+        settings = load_config(AblationConfig, inputs[0], overrides or [])
+        results = {
+            **comparison_files(STEM),
+            **{f"{STEM}.{ending}": is_our_picture for ending in ("png", "svg")},
+        }
         # 1. Everything that can be wrong is found before the first pretraining.
         begin = launch(settings.launcher)
         variants = plan(settings)
         check(settings, variants, only or [])
+        refuse_results(settings.output, results, inputs, overwrite=overwrite)
         if dry_run:
             print(describe(variants), end="")
             return
@@ -122,9 +131,11 @@ def main(
         )
         places = {cell.name: cell.x for cell in settings.cells}
         curves = Curves(comparison, settings.axis, places, settings.log, baselines, judge.repeats())
-        stem = settings.output / "ablation"
-        svg = save_curves(draw_curves(curves), stem, settings.title)
-        save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
+        stem = settings.output / STEM
+        # Not before: machines that share an ablation write into its folder together.
+        with own_results(settings.output, results, inputs, what="ablation", overwrite=overwrite):
+            svg = save_curves(draw_curves(curves), stem, settings.title)
+            save_comparison(comparison, stem, settings.title, to_dict(settings), svg)
         print(to_markdown(comparison), end="")
         say_once(f"written to {settings.output}: ablation.md, .csv, .json, .html, .png, .svg")
     if failed:
@@ -243,7 +254,7 @@ def pretrain(
         raise TrainingError(what, where=log)
     say_once(f"{who}: done in {(time.perf_counter() - started) / 60:.1f} min")
     facts = {"pretraining": variant.name, "seed": variant.seed, "sources": hashes}
-    (folder / FINISHED).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / FINISHED, facts)
 
 
 def run(command: list[str], log: Path) -> int:

@@ -11,6 +11,7 @@ gives without looking at the image: the mean of the training images, or their mo
 Several processes: `accelerate launch eval/attributes.py ...` (or torchrun on CPUs).
 """
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,8 +47,12 @@ def main(
     ] = None,
 ) -> None:
     """Read, encode, fit, test, print."""
-    with program_ending("vectors in the cache stay, nothing else was written"):
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # Heavy imports wait until the options are read.
+        from llava_rad.outputs import has_checksums, own_shared_results
         from llava_rad.probing import (
             column_target,
             encoder_facts,
@@ -60,13 +65,21 @@ def main(
         )
         from llava_rad.processes import process_state
 
-        numbers.claim(("encoder", "results"), judging.manifest)
         state = process_state()
         # 1. The encoder, the images, and what is recorded of them.
         device = device_of_process(judging.device)
         loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
         examples = read_examples(judging.manifest, judging.view_names)
+        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        numbers.claim(("encoder", "results"), inputs)
         targets = [column_target(examples, column) for column in names(columns)]
+        probes = {f"{target.name}.safetensors": has_checksums for target in targets}
+        if save:
+            stack.enter_context(
+                own_shared_results(
+                    save, probes, inputs, what="run of attributes", overwrite=numbers.overwrite
+                )
+            )
         facts = encoder_facts(loaded)
         say_once(f"{loaded.name}: {examples}")
 

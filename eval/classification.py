@@ -13,6 +13,7 @@ The table goes to standard output, progress to standard error. Several processes
 `accelerate launch eval/classification.py ...` (or torchrun on CPUs).
 """
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +37,8 @@ from llava_rad.evaluation.table import text_table
 
 if TYPE_CHECKING:
     from llava_rad.probing.classification import ProbeResult
+
+LINEAR, TUNED = "linear_probe.safetensors", "tuned_probe.safetensors"
 
 
 def main(
@@ -68,8 +71,12 @@ def main(
     ] = None,
 ) -> None:
     """Read, encode, fit, test, print."""
-    with program_ending("vectors in the cache stay, nothing else was written"):
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # Heavy imports wait until the options are read.
+        from llava_rad.outputs import has_checksums, own_shared_results
         from llava_rad.probing import (
             encoder_facts,
             extract_features,
@@ -84,13 +91,24 @@ def main(
         )
         from llava_rad.processes import process_state
 
-        numbers.claim(("encoder", "results"), judging.manifest)
         state = process_state()
         results: list[tuple[str, ProbeResult]] = []
         # 1. The encoder and the images.
         device = device_of_process(judging.device)
         loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
         examples = read_examples(judging.manifest, judging.view_names)
+        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        numbers.claim(("encoder", "results"), inputs)
+        if save:
+            stack.enter_context(
+                own_shared_results(
+                    save,
+                    dict.fromkeys((LINEAR, TUNED), has_checksums),
+                    inputs,
+                    what="run of classification",
+                    overwrite=numbers.overwrite,
+                )
+            )
         targets = label_targets(examples, names(labels), uncertain=uncertain)
         shares = [_share(part) for part in names(fractions)]
         say_once(f"{loaded.name}: {examples}")
@@ -189,11 +207,9 @@ def _save(
     """The first seed's layer of the linear probe on most patients, and of fine-tuning."""
     for method, result in results:
         if result.probes:
-            name = "tuned_probe" if method == "fine-tuned" else "linear_probe"
+            name = TUNED if method == "fine-tuned" else LINEAR
             layer = "cls" if method == "fine-tuned" else pooling
-            result.probes[0].with_facts(encoder=facts, pooling=layer).save(
-                folder / f"{name}.safetensors"
-            )
+            result.probes[0].with_facts(encoder=facts, pooling=layer).save(folder / name)
 
 
 def _share(text: str) -> float:

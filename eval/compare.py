@@ -45,7 +45,9 @@ from llava_rad.wording import counted, verb
 
 
 def main(
-    files: Annotated[list[Path], typer.Argument(help="Two or more files of predictions.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Two or more files of predictions.")
+    ],
     columns: ColumnNames,
     scoring: Scoring,
     numbers: Numbers,

@@ -14,13 +14,14 @@ machine and cannot be fetched is named and left out; --require makes that an err
 Several processes: `accelerate launch eval/compare_encoders.py ...` (or torchrun on CPUs).
 """
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Config, Overrides
+from llava_rad.cli.options import Config, Overrides, Overwrite
 from llava_rad.config import load_config, to_dict
 from llava_rad.ending import program_ending
 from llava_rad.errors import WeightsError
@@ -33,16 +34,31 @@ def main(
     require: Annotated[
         bool, typer.Option("--require", help="Fail where an encoder cannot be loaded.")
     ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Load, run the tasks, compare, write, print."""
-    with program_ending("predictions that are finished stay, the same command goes on from there"):
+    with (
+        program_ending("predictions that are finished stay, the same command goes on from there"),
+        contextlib.ExitStack() as stack,
+    ):
         # Heavy imports wait until the options are read.
         from llava_rad.comparisons import CompareConfig
-        from llava_rad.probing.comparison import save_comparison, to_markdown
+        from llava_rad.outputs import own_shared_results
+        from llava_rad.probing.comparison import comparison_files, save_comparison, to_markdown
         from llava_rad.probing.judging import Judge
         from llava_rad.processes import process_state
 
-        settings = load_config(CompareConfig, find_config(config, "eval"), overrides or [])
+        file = find_config(config, "eval")
+        settings = load_config(CompareConfig, file, overrides or [])
+        stack.enter_context(
+            own_shared_results(
+                settings.output,
+                comparison_files("comparison"),
+                [file, *(path for task in settings.tasks for path in task.manifests)],
+                what="comparison",
+                overwrite=overwrite,
+            )
+        )
 
         # 1. Every task with every encoder.
         judge = Judge(settings.tasks, settings.output / "predictions", settings.cache, say_once)

@@ -42,12 +42,14 @@ from llava_rad.evaluation import (
     read_reports,
     write_evaluation,
 )
-from llava_rad.evaluation.results import SCORES, own_results
+from llava_rad.evaluation.results import SCORES
+from llava_rad.outputs import own_results
 
 
 def main(
     predictions: Annotated[
-        Path, typer.Argument(help="The predictions: .jsonl, .csv, .tsv or .parquet.")
+        Path,
+        typer.Argument(metavar="FILE", help="The predictions: .jsonl, .csv, .tsv or .parquet."),
     ],
     output: OutputFolder,
     columns: ColumnNames,

@@ -40,8 +40,8 @@ from llava_rad.cli.options import (
 from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import GOES_ON, program_ending
 from llava_rad.evaluation import control_table
-from llava_rad.evaluation.results import CONTROL, own_shared_results
-from llava_rad.outputs import write_result
+from llava_rad.evaluation.results import CONTROL, REPORTS
+from llava_rad.outputs import own_shared_results, write_result
 from llava_rad.wording import failed_of
 
 
@@ -68,7 +68,7 @@ def main(
         from llava_rad.processes import process_state
 
         state = process_state()
-        names = ("reports.jsonl", *CONTROL)
+        names = {**REPORTS, **CONTROL}
         scorer = scoring.scorer(loading.device)
         with own_shared_results(
             output, names, [manifest], what="image control", overwrite=overwrite

@@ -80,7 +80,10 @@ NOT_CODED = "No Indexing"
 
 def main(
     reports: Annotated[
-        Path, typer.Argument(help="Open-i's NLMCXR_reports.tgz, or its unpacked folder.")
+        Path,
+        typer.Argument(
+            metavar="REPORTS", help="Open-i's NLMCXR_reports.tgz, or its unpacked folder."
+        ),
     ],
 ) -> None:
     """Read, label, compare, print."""

@@ -17,7 +17,7 @@ others are scored.
 """
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,8 @@ from llava_rad.evaluation import (
     write_evaluation,
     write_page,
 )
-from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, own_shared_results
+from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES
+from llava_rad.outputs import own_shared_results
 from llava_rad.wording import failed_of
 
 
@@ -72,9 +73,10 @@ def main(
         from llava_rad.processes import process_state
 
         state = process_state()
-        names = (*GENERATED, *SCORES, *(CONTROL if image_control else ()))
+        names = {**GENERATED, **SCORES, **(CONTROL if image_control else {})}
         scorer = scoring.scorer(loading.device)
-        how = {"primary": scoring.primary, "resamples": scoring.resamples, "seed": seed}
+        how: dict[str, Any] = {"primary": scoring.primary, "resamples": scoring.resamples}
+        how["seed"] = seed
         with own_shared_results(output, names, [manifest], what="evaluation", overwrite=overwrite):
             studies = open_split(
                 model,

@@ -16,6 +16,7 @@ table goes to standard output, progress to standard error.
 Several processes: `accelerate launch eval/segmentation.py ...` (or torchrun on CPUs).
 """
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,24 +62,50 @@ def main(
     ] = None,
 ) -> None:
     """Read, encode, train, test, print."""
-    with program_ending("vectors in the cache stay, nothing else was written"):
+    with (
+        program_ending("vectors in the cache stay, nothing else was written"),
+        contextlib.ExitStack() as stack,
+    ):
         # Heavy imports wait until the options are read.
         from llava_rad.features import FeatureCache
-        from llava_rad.outputs import write_bytes_result
+        from llava_rad.outputs import (
+            claim,
+            is_our_picture,
+            own_shared_results,
+            write_bytes_result,
+        )
         from llava_rad.probing import encoder_facts, load_judged, read_examples, to_plain
         from llava_rad.probing.gallery import draw_gallery
         from llava_rad.probing.masks import open_masks
         from llava_rad.probing.segmentation import evaluate_head, seeing_whole_images, segment
-        from llava_rad.probing.segmentation_heads import load_head
+        from llava_rad.probing.segmentation_heads import HEAD_FILES, load_head
         from llava_rad.processes import process_state
 
-        numbers.claim(("encoder", "results"), judging.manifest)
         state = process_state()
         # 1. The encoder, which shall see whole images; the images and their masks.
         device = device_of_process(judging.device)
         judged = load_judged(judging.encoder, image_size=judging.image_size, device=device)
         whole = seeing_whole_images(judged)
         examples = read_examples(judging.manifest, judging.view_names)
+        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        numbers.claim(("encoder", "results"), inputs)
+        claim(
+            overlays,
+            is_our_picture,
+            "picture of this program",
+            inputs,
+            overwrite=numbers.overwrite,
+        )
+        if save:
+            stack.enter_context(
+                own_shared_results(
+                    save,
+                    HEAD_FILES,
+                    inputs,
+                    what="run of segmentation",
+                    overwrite=numbers.overwrite,
+                )
+            )
         sources = open_masks(masks or [])
         tokens = FeatureCache(judging.cache, whole)
         facts = encoder_facts(whole)

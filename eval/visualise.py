@@ -11,6 +11,7 @@ The images are test images of the manifest, drawn by --seed. More tokens an imag
 --image-size 448. What was written goes to standard output, progress to standard error.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from PIL import Image
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Judging, OutputFolder, Seed, device_of_process
+from llava_rad.cli.options import Judging, OutputFolder, Overwrite, Seed, device_of_process
 from llava_rad.ending import program_ending
 from llava_rad.errors import ModelError
 from llava_rad.outputs import write_bytes_result
@@ -42,12 +43,14 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="How many test images are drawn.")] = 8,
     neighbours: Annotated[int, typer.Option(min=1, help="How many neighbours of each.")] = 5,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Read, encode, draw."""
-    with program_ending():
+    with program_ending(), contextlib.ExitStack() as stack:
         # Heavy imports wait until the options are read.
         import torch
 
+        from llava_rad.outputs import is_our_picture, own_results
         from llava_rad.probing import load_judged, read_examples
         from llava_rad.probing.segmentation import seeing_whole_images
 
@@ -55,9 +58,13 @@ def main(
         device = device_of_process(judging.device)
         loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
         examples = read_examples(judging.manifest, judging.view_names)
+        pictures = dict.fromkeys(("pca.png", "attention.png", "neighbours.png"), is_our_picture)
+        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        stack.enter_context(
+            own_results(output, pictures, inputs, what="run of visualise", overwrite=overwrite)
+        )
         order = np.random.default_rng(seed).permutation(len(examples.test))
         chosen = [examples.test[index] for index in sorted(order[:images])]
-        output.mkdir(parents=True, exist_ok=True)
 
         # 2. Their tokens.
         whole = seeing_whole_images(loaded)

@@ -24,14 +24,31 @@ class Terminated(BaseException):
     """SIGTERM came. Like KeyboardInterrupt no error; libraries that catch that let this through."""
 
 
+def leave_quietly() -> None:
+    """From here on SIGINT and SIGTERM end the process at once and without a word.
+
+    For the beginning of a program, whose imports take seconds and leave nothing to tell. Where
+    somebody has a plan for a signal already, it stays.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM end a block as SIGINT does; only a process's main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_DFL:
+    interrupt, before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    if interrupt is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if before not in (signal.SIG_DFL, _leave):
         yield  # somebody above has a better plan
         return
     signal.signal(signal.SIGTERM, _terminate)
@@ -39,6 +56,8 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if interrupt is not None:  # None: not set from Python
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -7,24 +7,34 @@ reports, JSON lines  every line is an object with ``study_id`` and ``run``
 reports, text        every report ends in a line ``-- {"study_id": ..., "run": ...}``
 tokens               a safetensors file whose metadata names ``encoder`` and ``fingerprint``
 manifest             its first row is a study; Parquet: it has a manifest's columns
-=====================================================================================================
-
-results              JSON objects with the keys, and pages with the titles, that results have
+pictures             PNG and SVG name ``llava-rad`` as what made them
+weights              a safetensors file with the checksums of :mod:`llava_rad.files`
+results              JSON objects with the keys, tables and pages with the beginnings, that results
+                     have
+==================== ===========================================================================
 
 Empty files and devices may always be written to. Folders of results hold files of fixed names,
 and the files of other names in them are left alone.
 """
 
 import contextlib
+import io
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from llava_rad.errors import DataError
-from llava_rad.files import write_atomically, write_bytes
+from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.files import CHECKSUMS, write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: What pictures name as what made them.
+MAKER = "llava-rad"
 
 
 def is_special(path: Path) -> bool:
@@ -158,6 +168,86 @@ def own_folder(folder: str | Path, what: str) -> Iterator[None]:
                 folder.rmdir()
 
 
+def refuse_results(
+    folder: Path,
+    known: Mapping[str, Callable[[Path], bool]],
+    inputs: Iterable[str | Path],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Refuse results that would replace an input or a stranger's file.
+
+    Args:
+        folder: of the results; it may be absent.
+        known: name of each result, and how it is known.
+        inputs: files that are read.
+        overwrite: let strangers' files of these names be replaced.
+
+    Raises:
+        DataError: one of them would.
+    """
+    inputs = list(inputs)
+    for name, is_ours in known.items():
+        refuse_inputs(folder / name, inputs)
+        refuse_foreign(folder / name, is_ours, "result of this program", overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def own_results(
+    folder: Path,
+    known: Mapping[str, Callable[[Path], bool]],
+    inputs: Iterable[str | Path],
+    *,
+    what: str,
+    overwrite: bool = False,
+) -> Iterator[None]:
+    """Hold a folder of results against other runs.
+
+    Args:
+        folder: made if absent.
+        known: name of each result that will be written there, and how it is known.
+        inputs: files that are read.
+        what: such a run is called, in messages.
+        overwrite: let strangers' files of these names be replaced.
+
+    Raises:
+        DataError: a result would replace an input or a stranger's file, another run writes there,
+            or nothing can be written there.
+    """
+    refuse_results(folder, known, inputs, overwrite=overwrite)
+    with own_folder(folder, what):
+        yield
+
+
+@contextlib.contextmanager
+def own_shared_results(
+    folder: Path,
+    known: Mapping[str, Callable[[Path], bool]],
+    inputs: Iterable[str | Path],
+    *,
+    what: str,
+    overwrite: bool = False,
+) -> Iterator[None]:
+    """As :func:`own_results`, for a run of several processes, which call this together."""
+    from accelerate.utils import broadcast_object_list
+
+    from llava_rad.processes import process_state
+
+    answer: list[Any] = [None]
+    with contextlib.ExitStack() as stack:
+        if process_state().is_main_process:
+            try:
+                stack.enter_context(
+                    own_results(folder, known, inputs, what=what, overwrite=overwrite)
+                )
+            except LlavaRadError as error:
+                answer[0] = error
+        broadcast_object_list(answer)
+        if answer[0] is not None:
+            raise answer[0]
+        yield
+
+
 def make_parent(output: Path) -> None:
     """Make the folder of an output.
 
@@ -213,6 +303,32 @@ def write_bytes_result(output: str | Path, content: bytes) -> None:
         raise cannot_write(output, error) from error
 
 
+def write_picture(output: str | Path, picture: "Image.Image") -> None:
+    """Write a picture as PNG that names its maker, its folder made. Raises DataError."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about, content = PngInfo(), io.BytesIO()
+    about.add_text("Software", MAKER)
+    picture.save(content, format="png", pnginfo=about)
+    write_bytes_result(output, content.getvalue())
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether a PNG or SVG file names this project as its maker."""
+    return starts_with(path, "PNG", f"Software\0{MAKER}") or starts_with(path, "<svg", MAKER)
+
+
+def has_checksums(path: Path) -> bool:
+    """Whether a safetensors file has the checksums that this project writes."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            return CHECKSUMS in (opened.metadata() or {})
+    except SafetensorError:
+        return False
+
+
 def has_keys(path: Path, *keys: str, lines: bool = False) -> bool:
     """Whether a file is a JSON object with these keys, or its first line is one."""
     try:
@@ -230,14 +346,20 @@ def starts_with(path: Path, *texts: str) -> bool:
     return all(text.encode() in begin for text in texts)
 
 
-def claim_json(
-    output: Path | None, keys: Iterable[str], inputs: Iterable[str | Path], *, overwrite: bool
+def claim(
+    output: Path | None,
+    is_ours: Callable[[Path], bool],
+    what: str,
+    inputs: Iterable[str | Path],
+    *,
+    overwrite: bool,
 ) -> None:
-    """Refuse a place for numbers as JSON, before the work for them begins.
+    """Refuse a place for a result, before the work for it begins.
 
     Args:
         output: None asks nothing.
-        keys: that such an object has.
+        is_ours: looks into a file that is not empty.
+        what: such files are called, in the message.
         inputs: files that are read.
         overwrite: let a stranger's file be replaced.
 
@@ -247,7 +369,19 @@ def claim_json(
     if output is None:
         return
     refuse_inputs(output, inputs)
-    refuse_foreign(
-        output, lambda path: has_keys(path, *keys), "file of such numbers", overwrite=overwrite
-    )
+    refuse_foreign(output, is_ours, what, overwrite=overwrite)
     make_parent(output)
+
+
+def claim_json(
+    output: Path | None, keys: Iterable[str], inputs: Iterable[str | Path], *, overwrite: bool
+) -> None:
+    """:func:`claim` a place for numbers as JSON, told by the keys that such an object has."""
+    names = tuple(keys)
+    claim(
+        output,
+        lambda path: has_keys(path, *names),
+        "file of such numbers",
+        inputs,
+        overwrite=overwrite,
+    )

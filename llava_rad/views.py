@@ -1,5 +1,6 @@
 """The words for a view, and the three views that the rest of the project tells apart."""
 
+import functools
 import re
 from typing import Literal
 
@@ -36,6 +37,7 @@ _GLUED = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=1024)
 def view_of(text: str | None) -> View:
     """Return the view that a view position or projection name stands for.
 

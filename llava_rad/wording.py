@@ -56,8 +56,10 @@ def nearest_name(word: str, known: Iterable[str]) -> str:
         'img'
     """
     lower = {name.casefold(): name for name in known}
-    found = difflib.get_close_matches(word.casefold(), lower, n=1, cutoff=0.5)
-    return lower[found[0]] if found else ""
+    found = difflib.get_close_matches(word.casefold(), lower, n=5, cutoff=0.5)
+    # Short names are alike by chance: image and age.
+    near = [name for name in found if name[:1] == word[:1].casefold()]
+    return lower[near[0]] if near else ""
 
 
 def listed(names: Iterable[str], what: str, length: int = 400) -> str:

@@ -200,6 +200,8 @@ def test_stops_on_sigint_and_ends_with_all_lines(model, images, tmp_path):
         str(output),
         "--max-new-tokens",
         "256",
+        "--batch-size",
+        "1",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)

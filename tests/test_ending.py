@@ -4,11 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from llava_rad.ending import plain_ending
 from llava_rad.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[1]
+STARTS = {
+    "-m llava_rad": ["-m", "llava_rad", "report"],
+    **{
+        f"{file.parent.name}/{file.name}": [str(file)]
+        for file in sorted([*(ROOT / "eval").glob("*.py"), *(ROOT / "training").glob("*.py")])
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -58,3 +68,25 @@ def test_a_signal_ends_the_command_anywhere(number, code, inside):
     assert "Traceback" not in said
     if inside:
         assert said == "stopped; all was kept\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_signal_ends_a_program_quietly_while_it_is_being_imported(start, number, code, tmp_path):
+    # What every program imports first of all that is not Python's own stops there.
+    waits = "import sys; print('ready', flush=True); sys.stdin.read()"
+    for name in ("numpy", "typer", "torch"):
+        (tmp_path / f"{name}.py").write_text(waits)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with subprocess.Popen(
+        [sys.executable, *STARTS[start]],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, number)
+        assert process.wait() == code
+        assert process.stderr.read() == ""

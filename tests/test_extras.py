@@ -16,6 +16,7 @@ from helpers import core_install
 from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
 from PIL import Image
 
+import llava_rad
 from llava_rad.data import Study, StudyImage, save_manifest
 from llava_rad.ending import program_ending
 from llava_rad.extras import EXTRAS, MissingExtraError, command, missing_extra, require
@@ -81,6 +82,13 @@ def test_a_lora_to_train_needs_an_extra(monkeypatch):
     with pytest.raises(MissingExtraError) as caught:
         build(tokenizer, llm=tiny_llm("llama", len(tokenizer)), lora=LoraSettings(r=2))
     assert command("train") in str(caught.value)
+
+
+def test_scoring_in_python_names_its_extra(monkeypatch):
+    without(monkeypatch, "sacrebleu")
+    with pytest.raises(MissingExtraError) as caught:
+        llava_rad.score(["Clear."], ["Clear."])
+    assert command("eval") in str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +216,7 @@ def link_torch(site):
 def test_the_wheel_alone_in_an_empty_environment(work, tmp_path):
     wheel, _ = build_distributions(tmp_path / "dist")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = next((tmp_path / "venv").glob("*/python*"))
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
     link_torch(Path(site.strip()))

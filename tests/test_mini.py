@@ -12,6 +12,7 @@ import torch
 
 from llava_rad.bundled import BUNDLED
 from llava_rad.encoders import load_encoder
+from llava_rad.files import fingerprint, read_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.model import ReportRequest, RequestImage, load
 from llava_rad.reports.generate import generate_reports
@@ -25,6 +26,12 @@ needs_llm = pytest.mark.skipif(
 
 def rg1(encoding):
     return pydicom.data.get_testdata_file(f"RG1_{encoding}.dcm", download=False)
+
+
+def test_its_weights_are_known_by_their_fingerprints():
+    files = {"adapter": "adapter.safetensors", "lora": "lora/adapter_model.safetensors"}
+    stated = json.loads((FOLDER / "config.json").read_text())["fingerprints"]
+    assert stated == {part: fingerprint(read_tensors(FOLDER / f)) for part, f in files.items()}
 
 
 def test_the_card_says_plainly_what_it_is():

@@ -21,6 +21,7 @@ GROUND = {
     "ending",
     "extras",
     "files",
+    "hub",
     "locks",
     "names",
     "observations",

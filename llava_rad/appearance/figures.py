@@ -25,7 +25,7 @@ ON_RADIOGRAPHS = (SKY_BLUE, ORANGE, YELLOW, PURPLE, GREEN, VERMILLION)
 _GROUND, _GRID = "#ffffff", "#dde4ea"
 SMALL, TINY = 8.5, 7.5  # points
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so that it is there everywhere
     "font.size": 9.5,
     "axes.titlesize": 10.5,

@@ -49,7 +49,7 @@ def list_cache(format: PrintFormat = "text") -> None:
 def clear(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Names that llava-rad cache list shows."),
+        typer.Argument(metavar="NAME", help="Names that llava-rad cache list shows."),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Clear everything that is listed.")

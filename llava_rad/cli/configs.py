@@ -16,7 +16,9 @@ configs = typer.Typer(
     **LOOK,
 )
 
-Name = Annotated[str, typer.Argument(help="A name that llava-rad configs list shows.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name that llava-rad configs list shows.")
+]
 
 
 @configs.command("list", cls=Command)

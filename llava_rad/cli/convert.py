@@ -11,7 +11,9 @@ from llava_rad.cli.options import PrintFormat
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint's folder or hub id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder or hub id.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write, a new one.")],
     to: Annotated[
         Literal["llava-rad", "transformers", "llava"],

@@ -14,11 +14,16 @@ _OWN = ("validation", "test", "keep_identifiers", "key", "tell")
 
 def data(
     name: Annotated[
-        str, typer.Argument(help="The data set's name, see --list; or check, for a manifest.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="The data set's name, see --list; or check, for a manifest."
+        ),
     ] = "",
     root: Annotated[
         Path | None,
-        typer.Argument(help="The folder it was unpacked into; for check, the manifest."),
+        typer.Argument(
+            metavar="ROOT", help="The folder it was unpacked into; for check, the manifest."
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -50,7 +50,10 @@ def list_models(format: PrintFormat = "text") -> None:
 @models.command(cls=Command)
 def fetch(
     name: Annotated[
-        str, typer.Argument(help="A name that llava-rad models list shows; mini fetches its LLM.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="A name that llava-rad models list shows; mini fetches its LLM."
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

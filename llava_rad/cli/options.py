@@ -26,9 +26,7 @@ SectionName = Literal["findings", "impression", "findings_and_impression"]
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(
-        metavar="IMAGE...", help="Files, folders, globs or manifests.", show_default=False
-    ),
+    typer.Argument(metavar="IMAGE", help="Files, folders, globs or manifests.", show_default=False),
 ]
 Model = Annotated[
     str, typer.Option(help="The report model: mini, a folder, a training run, or a hub id.")
@@ -49,10 +47,12 @@ Manifests = Annotated[
     list[Path],
     typer.Option(help="A manifest, .jsonl or .parquet; give it again for several."),
 ]
-Config = Annotated[str, typer.Argument(help="A YAML file, or a name of llava-rad configs list.")]
+Config = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of llava-rad configs list.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as seed=1."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as seed=1."),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")]
 Overwrite = Annotated[

@@ -99,7 +99,8 @@ def load_program(file: str) -> Any:
 
 def train(
     what: Annotated[
-        Literal["report", "encoder"], typer.Argument(help="A report model, or an encoder.")
+        Literal["report", "encoder"],
+        typer.Argument(metavar="report|encoder", help="Whether a report model or an encoder."),
     ],
     config: Config,
     overrides: Overrides = None,

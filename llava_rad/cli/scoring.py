@@ -101,6 +101,6 @@ class Scoring:
             bertscore_rescale=self.bertscore_rescale,
             bertscore_baseline=self.bertscore_baseline,
             cache=self.radgraph_cache,
-            device=None if device == "auto" else pick_device(device),
+            device=None if device == "auto" else str(pick_device(device)),
         )
         return Scorer(names(self.metrics), settings, require=self.require)

@@ -118,5 +118,7 @@ def has_marks(text: str) -> bool:
 
 def masked_share(text: str) -> float:
     """The share of words that are marks, from 0 to 1."""
+    if not has_marks(text):
+        return 0.0
     words = _X_RAY.sub(r"\1-ray", text).split()
     return sum(bool(_MARKS.search(word)) for word in words) / len(words) if words else 0.0

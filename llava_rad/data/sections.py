@@ -146,6 +146,8 @@ _POINTS_ELSEWHERE = re.compile(
     re.IGNORECASE,
 )
 
+# All but single spaces, which need no change.
+_UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _LIST_NUMBER = re.compile(
     r"(?:^|(?<=\n)|(?<=[.;:!?])[ \t]+)[ \t]*\(?(\d{1,2})[.)](?!\d)[ \t]*(?=\S)"
 )
@@ -259,7 +261,7 @@ def _even(text: str) -> str:
     What follows looks a few characters back and forth; this keeps a report of a hundred thousand
     spaces as quick as any other.
     """
-    text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _UNEVEN.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
     return re.sub(r"\n{3,}", "\n\n", text.replace(" \n", "\n").replace("\n \n", "\n\n"))
 
 

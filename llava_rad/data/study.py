@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, get_args
 
 from llava_rad.errors import DataError, shown
@@ -16,6 +17,8 @@ SPLITS: tuple[str, ...] = get_args(Split)
 
 
 _OLDEST = 150  # years; more is a typing error or another unit
+_TEXTS = ("indication", "technique", "comparison", "findings", "impression", "sex", "source")
+_set = object.__setattr__
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class StudyImage:
                 remedy=f"Use one of {', '.join(VIEWS)}",
                 kind="bad_view",
             )
-        object.__setattr__(self, "view_position", _text(self.view_position, "view_position"))
-        object.__setattr__(self, "lung_mask", _text(self.lung_mask, "lung_mask"))
+        _set(self, "view_position", _text(self.view_position, "view_position"))
+        _set(self, "lung_mask", _text(self.lung_mask, "lung_mask"))
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class PriorStudy:
 
     def __post_init__(self) -> None:
         _required(self.study_id, "the prior's study_id")
-        object.__setattr__(self, "images", tuple(self.images))
-        object.__setattr__(self, "findings", _text(self.findings, "the prior's findings"))
+        _set(self, "images", tuple(self.images))
+        _set(self, "findings", _text(self.findings, "the prior's findings"))
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,12 @@ class Study:
                 kind="bad_split",
             )
         for name in ("study_id", "patient_id"):
-            object.__setattr__(self, name, plain_text(getattr(self, name)))
-        object.__setattr__(self, "images", tuple(self.images))
-        for name in ("indication", "technique", "comparison", "findings", "impression"):
-            object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
-        for name in ("sex", "source"):
-            object.__setattr__(self, name, _text(getattr(self, name), name, self.study_id))
+            _set(self, name, plain_text(getattr(self, name)))
+        _set(self, "images", tuple(self.images))
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None:
+                _set(self, name, _text(value, name, self.study_id))
         _required(self.language, "language", self.study_id)
         if self.sex not in (None, "M", "F"):
             raise DataError(
@@ -167,12 +170,14 @@ class Study:
                     remedy=f"Give years from 0 to {_OLDEST}, or leave it out",
                     kind="bad_age",
                 )
-            object.__setattr__(self, "age", age)
+            _set(self, "age", age)
         labels = {
-            name: None if value is None else _number(value, f"label {name!r}", self.study_id)
+            name: value
+            if value is None or (type(value) is float and isfinite(value))
+            else _number(value, f"label {name!r}", self.study_id)
             for name, value in self.labels.items()
         }
-        object.__setattr__(self, "labels", labels)
+        _set(self, "labels", labels)
         for name, value in self.extra.items():
             if not isinstance(value, str):
                 raise DataError(
@@ -180,7 +185,7 @@ class Study:
                     where=self.study_id,
                     remedy="Give it as a text",
                 )
-        object.__setattr__(self, "extra", dict(self.extra))
+        _set(self, "extra", dict(self.extra))
 
 
 def _required(value: object, name: str, where: str | None = None) -> None:

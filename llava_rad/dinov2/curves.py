@@ -25,10 +25,12 @@ def draw_curves(folder: Path, config: PretrainingConfig) -> Path:
         left: tuple[str, Mapping[str, str]],
         right: tuple[str, Mapping[str, str]] | None = None,
     ) -> Panel:
-        lines = [{label: _points(rows, name) for name, label in side[1].items()} for side in
-                 (left, right) if side]  # fmt: skip
-        more = {"right": lines[1], "right_label": right[0]} if right else {}
-        return Panel(title, "epoch", left[0], lines[0], marks=marks, **more)
+        def lines(side: tuple[str, Mapping[str, str]]) -> dict[str, Points]:
+            return {label: _points(rows, name) for name, label in side[1].items()}
+
+        if right is None:
+            return Panel(title, "epoch", left[0], lines(left), marks=marks)
+        return Panel(title, "epoch", left[0], lines(left), lines(right), right[0], marks)
 
     names = sorted({name for row in rows for name in row if name.startswith("probe ")})
     probes = {name: name.removeprefix("probe ").removesuffix(" AUROC") for name in names}

@@ -29,7 +29,7 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
         WeightsError: a value is of the wrong type or out of range.
     """
     # Attention may be named by a hub repository, whose code would then be run.
-    kept = {k: v for k, v in values.items() if not k.lstrip("_").startswith("attn_implementation")}
+    kept = _without_attention(values)
     try:
         _check_sizes(kept)  # lists are made of them
         config = config_class.from_dict(kept)
@@ -42,6 +42,15 @@ def load_config(config_class: type[PreTrainedConfig], values: dict[str, Any], wh
             kind="bad_config",
         ) from error
     return config
+
+
+def _without_attention(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and those of the parts of a composite model, with no attention named."""
+    return {
+        key: _without_attention(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not key.lstrip("_").startswith("attn_implementation")
+    }
 
 
 # Sizes that no tensor's shape shows, or that modules are made by before tensors are read.

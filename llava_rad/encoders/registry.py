@@ -13,6 +13,7 @@ from llava_rad.encoders.base import ImageEncoder
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.request import LoadRequest
 from llava_rad.errors import ConfigError, WeightsError, shown
+from llava_rad.hub import download, download_file
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
@@ -244,8 +245,8 @@ def _load_registered(
         folder = _download(entry.hub_id, revision, files=(entry.only,))
         return biovil.load(replace(request, folder=folder))
     if entry.file:
-        folder = _download(entry.hub_id, revision, files=(entry.file,))
-        return _load_file(replace(request, folder=folder), _found(folder, entry))
+        file = download_file(entry.hub_id, entry.file, revision, what="encoder")
+        return _load_file(replace(request, folder=file.parent), file)
     if entry.open_clip_files is None:
         return _load_folder(replace(request, folder=_download(entry.hub_id, revision)))
     from llava_rad.encoders.open_clip_vit import load_open_clip
@@ -261,13 +262,6 @@ def _load_registered(
         layer=request.layer,
         image_size=request.image_size,
     )
-
-
-def _found(folder: Path, entry: RegisteredEncoder) -> Path:
-    file = folder / str(entry.file)
-    if not file.is_file():  # offline, with another file of the repository in the cache
-        raise _not_downloaded(entry.hub_id, f"{entry.file} is missing", entry.file)
-    return file
 
 
 def _load_file(request: LoadRequest, file: Path) -> ImageEncoder:
@@ -323,29 +317,8 @@ def _load_folder(request: LoadRequest) -> ImageEncoder:
 
 def _download(hub_id: str, revision: str | None, files: tuple[str, ...] = ()) -> Path:
     """The folder of a hub repository in the local cache, fetched if it is not there yet."""
-    from huggingface_hub import snapshot_download
-
     wanted = list(files) or _HUB_FILES
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-        if not files and not any(folder.glob(pattern) for pattern in _HUB_FILES[1:]):
-            snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_PYTORCH_FILES)
-    except Exception as error:  # connection, HTTP, id, revision and disk errors of many classes
-        raise _not_downloaded(hub_id, _first_line(error)) from error
+    folder = download(hub_id, wanted, revision, what="encoder")
+    if not files and not any(folder.glob(pattern) for pattern in _HUB_FILES[1:]):
+        download(hub_id, _HUB_PYTORCH_FILES, revision, what="encoder")
     return folder
-
-
-def _not_downloaded(hub_id: str, reason: str, file: str | None = None) -> WeightsError:
-    fetch = f"hf download {hub_id} {file}" if file else f"hf download {hub_id}"
-    return WeightsError(
-        f"the encoder is not on this machine and cannot be downloaded ({reason})",
-        where=hub_id,
-        remedy=f"With a connection, run `{fetch}`; or run `{fetch} --local-dir FOLDER` elsewhere, "
-        "copy FOLDER here and name it instead",
-        kind="not_downloaded",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -77,7 +77,7 @@ def render_page(
 
 def _title(e: Evaluation, generation: Mapping[str, Any] | None) -> str:
     if generation is None:
-        return e.predictions.path.name
+        return e.predictions.name
     split = generation["split"]
     whose = "all studies" if split == "all" else f"{split} split"
     return f"{generation['model']} on {generation['manifest']}, {whose}"

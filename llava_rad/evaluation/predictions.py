@@ -129,7 +129,7 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     changed: list[str] = []
     halves: list[None] = []
     respelt: set[str] = set()
-    for where, record in _records(path, lambda: halves.append(None)):
+    for where, record, labels in _records(path, lambda: halves.append(None)):
         texts = {}
         for field in ("prediction", "reference"):
             texts[field] = _clean(_text(record, columns, field, where), changed)
@@ -142,7 +142,7 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
                 id=_id(record, columns, where),
                 prediction=texts["prediction"],
                 reference=texts["reference"],
-                labels=_labels(record, where, respelt),
+                labels=_labels(labels, where, respelt),
                 image=path.parent / image if image else None,
                 patient=_optional(record, columns.patient, where),
                 language=_optional(record, "language", where),
@@ -152,8 +152,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     _check_rows([row.id for row in rows], path)
     notes = _notes(changed)
     if halves:
-        texts = counted(len(halves), "text")
-        notes.append(f"half characters in {texts} were read as question marks")
+        halved = counted(len(halves), "text")
+        notes.append(f"half characters in {halved} were read as question marks")
     if respelt:
         notes.append(f"labels that differ only in capitals are one: {', '.join(sorted(respelt))}")
     return Predictions(path, tuple(rows), tuple(notes))
@@ -209,7 +209,7 @@ def read_reports(path: Path, columns: Columns = Columns()) -> dict[str, str]:
     """
     rows = [
         (_id(record, columns, where), _text(record, columns, "reference", where))
-        for where, record in _records(path, lambda: None)
+        for where, record, _ in _records(path, lambda: None)
     ]
     _check_rows([id for id, _ in rows], path)
     return {id: _CONTROL.sub(" ", text) for id, text in rows}
@@ -229,13 +229,13 @@ def _notes(changed: list[str]) -> list[str]:
 
 def _records(
     path: Path, replace_surrogates: Callable[[], None]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line, fields); of a table, labels are gathered from their columns."""
+) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Yield (file and line, fields, labels); of a table, labels are columns or JSON in one."""
     name = one_line(str(path))
     if not path.name.lower().endswith(TABLE_ENDINGS):
         lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=replace_surrogates)
         for line, record in lines:
-            yield f"{name}:{line}", record
+            yield f"{name}:{line}", record, record.get("labels")
         return
     table: Iterator[tuple[str, dict[str, Any]]]
     if path.name.lower().endswith(".parquet") and path.is_file():
@@ -243,12 +243,16 @@ def _records(
     else:
         table = ((row.where, dict(row)) for row in read_table(path))
     for where, row in table:
-        known = {name: _number(cell) for name, cell in row.items() if name.casefold() in _SPELLINGS}
-        if isinstance(row.get("labels"), str) and row["labels"]:
-            row["labels"] = parse_json(row["labels"], where=where, remedy="Give labels as JSON")
-        elif known and "labels" not in row:
-            row["labels"] = known
-        yield where, row
+        labels = row.get("labels")
+        if isinstance(labels, str) and labels:
+            labels = parse_json(labels, where=where, remedy="Give labels as JSON")
+        elif "labels" not in row:
+            labels = {
+                column: _number(cell)
+                for column, cell in row.items()
+                if column.casefold() in _SPELLINGS
+            }
+        yield where, row, labels
 
 
 def _number(cell: Any) -> Any:
@@ -286,8 +290,8 @@ def _value(record: dict[str, Any], columns: Columns, field: str, where: str) -> 
     return record[name]
 
 
-def _labels(record: dict[str, Any], where: str, respelt: set[str]) -> dict[str, float]:
-    labels = record.get("labels") or {}
+def _labels(labels: Any, where: str, respelt: set[str]) -> dict[str, float]:
+    labels = labels or {}
     if not isinstance(labels, dict):
         raise _wrong("labels", labels, "an object of observations", where)
     values: dict[str, float] = {}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_rad import extras
 from llava_rad.data.targets import Section
 from llava_rad.errors import MetricError
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, to_json
@@ -121,6 +122,7 @@ def score(
     Raises:
         MetricError: the lists do not fit together, or nothing can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
+        MissingExtraError: the packages of ``llava-rad[eval]`` are not installed.
 
     Example:
         >>> table = llava_rad.score(
@@ -132,6 +134,7 @@ def score(
         given texts: 2 pairs, findings, 2 distinct outputs (100.0 %)
         ...
     """
+    extras.require("eval", "scoring")
     texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
     return ScoreTable(
         evaluate_predictions(

@@ -1,6 +1,8 @@
 """The project's preprocessing as an image processor of transformers."""
 
+import base64
 import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,8 +53,8 @@ class LlavaRadImageProcessor(BaseImageProcessor):
         """Read what is named, and render what is not.
 
         Args:
-            image_url_or_urls: a path, an address, a picture, a radiograph; or a list of them,
-                nested as it may be.
+            image_url_or_urls: a path, an address (``https:``, or ``data:`` with a file in base64),
+                the bytes of a file, a picture, a radiograph; or a list of them, nested or not.
 
         Returns:
             8-bit gray pictures, nested in the same way.
@@ -65,15 +67,13 @@ class LlavaRadImageProcessor(BaseImageProcessor):
             return [self.fetch_images(one) for one in given]
         if isinstance(given, Image.Image) and _RENDERED in given.info:
             return given
-        if isinstance(given, str) and given.startswith(("http://", "https://", "data:")):
+        if isinstance(given, str) and given.startswith(("http://", "https://")):
             given = super().fetch_images(given)
         rendering = self.preprocessing.rendering
         if not isinstance(given, Radiograph):
-            named = (
-                given if isinstance(given, str | bytes) or hasattr(given, "__fspath__") else None
-            )
-            source = named if named is not None else _as_file(given)
-            name = None if isinstance(named, str) else f"<{type(image_url_or_urls).__name__}>"
+            named = isinstance(given, str | os.PathLike) and not str(given).startswith("data:")
+            name = None if named else f"<{type(image_url_or_urls).__name__}>"
+            source = given if named or isinstance(given, bytes) else _as_file(given)
             given = load_radiograph(source, rendering=rendering, name=name)
         if given.rendering != rendering:
             raise ConfigError(
@@ -125,8 +125,10 @@ def _flat(images: Any) -> list[Any]:
 
 
 def _as_file(given: Any) -> bytes:
-    """A picture in memory as the bytes of a PNG file, which keep every value."""
+    """The bytes of a file: those in a ``data:`` address, or a PNG, which keeps every value."""
     try:
+        if isinstance(given, str):
+            return base64.b64decode(given.partition(",")[2], validate=True)
         if isinstance(given, torch.Tensor):
             given = given.detach().cpu().numpy()
         if isinstance(given, np.ndarray):

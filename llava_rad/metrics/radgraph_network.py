@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import WeightsError
+from llava_rad.hub import download
 from llava_rad.metrics.weights import file_hash
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
@@ -193,11 +194,14 @@ def lend_bert(name: str) -> None:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        folder = name if Path(name).is_dir() else download(name, _BERT_FILES, what="BERT")
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **options)
         bert = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:  # connection, file and configuration errors of many classes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        text = error.what if isinstance(error, WeightsError) else str(error)
+        lines = text.strip().splitlines() or [type(error).__name__]
         raise WeightsError(
             f"the RadGraph model needs configuration and vocabulary of the BERT it names, which "
             f"cannot be loaded: {lines[0].rstrip('.')}",
@@ -213,7 +217,8 @@ def lend_bert(name: str) -> None:
     }
     for method, function in lent.items():
         setattr(tokenizer, method, function)
-    for options in ({"use_fast": True}, {"cache_dir": None, "use_fast": True}):
+    fast: dict[str, Any] = {"use_fast": True}
+    for options in (fast, {"cache_dir": None, **fast}):
         cached_transformers._tokenizer_cache[(name, frozenset(options.items()))] = tokenizer
     cached_transformers._model_cache[cached_transformers.TransformerSpec(name)] = bert
 

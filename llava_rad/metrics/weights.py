@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from llava_rad.errors import WeightsError
+from llava_rad.hub import download_file
 
 
 def resolve_file(source: str | Path | None, *, repo: str, filename: str, metric: str) -> Path:
@@ -20,9 +21,6 @@ def resolve_file(source: str | Path | None, *, repo: str, filename: str, metric:
         WeightsError: the file is not there (kind ``missing``); the remedy is the command that
             fetches it.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     if source is not None:
         path = Path(source).expanduser()
         if path.is_file():
@@ -30,14 +28,8 @@ def resolve_file(source: str | Path | None, *, repo: str, filename: str, metric:
         if (path / filename).is_file():
             return path / filename
     try:
-        return Path(
-            hf_hub_download(
-                repo_id=str(source) if source is not None else repo,
-                filename=filename,
-                local_files_only=source is None,
-            )
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        return download_file(str(source or repo), filename, local=source is None)
+    except WeightsError as error:
         where = f"{metric}: {source}" if source is not None else metric
         raise WeightsError(
             f"{filename} is not on this machine",

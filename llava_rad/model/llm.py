@@ -33,8 +33,8 @@ from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.extras import require
 from llava_rad.files import user_cache
+from llava_rad.hub import download
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
-from llava_rad.model.hub import download
 from llava_rad.model.lora import LoraSettings
 from llava_rad.model.proof import attention_fits, prove, prove_whole
 from llava_rad.model.tokenizer import TOKENIZER_FILES, prove_tokenizer, read_tokenizer

@@ -11,10 +11,11 @@ from llava_rad.bundled import BUNDLED
 from llava_rad.devices import pick_device, pick_dtype
 from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.extras import command, is_installed
+from llava_rad.hub import download
 from llava_rad.model.configuration import ReportModelConfig
-from llava_rad.model.hub import MODEL_FILES, download
 from llava_rad.model.llm import Quantization
 from llava_rad.model.report_model import ReportModel
+from llava_rad.model.upload import MODEL_FILES
 
 #: Stages of a training run, in their order; each leaves a model in a folder of its name.
 STAGES = ("align", "finetune")

@@ -20,6 +20,7 @@ from llava_rad.model.tokenizer import (
     control_tokens,
     decode,
     read_tokenizer,
+    tokenise,
     with_pad_token,
 )
 from llava_rad.readers import read_json
@@ -179,20 +180,15 @@ class ReportProcessor:
         # The tokenizer sees prompt and report joined, as at training time of the LLM; its own
         # offsets say where the report begins.
         joined = parts[-1] + self.template.separator + text + self.template.report_end
-        encoded = self.tokenizer(
-            joined, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        start = next(
-            (i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(parts[-1])),
-            len(encoded["input_ids"]),
-        )
-        if encoded["input_ids"][:start] != last:
+        tokens, spans = tokenise(self.tokenizer, joined)
+        start = next((i for i, (_, end) in enumerate(spans) if end > len(parts[-1])), len(tokens))
+        if tokens[:start] != last:
             raise ModelError(
                 "the prompt's last token and the report's first one are merged by the tokenizer",
                 remedy="Let the template's separator keep them apart, for instance with a newline",
                 kind="merged_boundary",
             )
-        target = encoded["input_ids"][start:]
+        target = tokens[start:]
         if not self.template.report_end:
             target = [*target, self.end_id]
         ids += last
@@ -220,20 +216,22 @@ class ReportProcessor:
         """
         words, before = self._ban.take_out(text), ""
         while words != before:
-            encoded = self.tokenizer(
-                words, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            spans = [span for token, span in pairs if token in self._control_ids]
-            spans = [(start, end) for start, end in spans if end > start]
             before = words
+            tokens, places = tokenise(self.tokenizer, words)
+            if self._control_ids.isdisjoint(tokens):
+                break
+            spans = [
+                (start, end)
+                for token, (start, end) in zip(tokens, places, strict=True)
+                if token in self._control_ids and end > start
+            ]
             for start, end in reversed(spans):
                 words = f"{words[:start]} {words[end:]}"
             words = self._ban.take_out(words)
         return words
 
     def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return tokenise(self.tokenizer, text)[0]
 
     def pixel_values(self, requests: Sequence[ReportRequest]) -> Tensor:
         """Encoder inputs of all images, request by request: [images, 3, height, width].

@@ -27,7 +27,6 @@ from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
 from llava_rad.model.card import hub_card, model_card
 from llava_rad.model.configuration import EncoderReference, ReportModelConfig
-from llava_rad.model.hub import upload
 from llava_rad.model.llm import (
     LLMReference,
     Quantization,
@@ -57,6 +56,7 @@ from llava_rad.model.processor import (
     pads_on_the_right,
 )
 from llava_rad.model.prompt import PromptTemplate
+from llava_rad.model.upload import upload
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"

@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_rad.appearance.pages import fill_page
-from llava_rad.outputs import write_result
+from llava_rad.outputs import MAKER, has_keys, starts_with, write_result
 from llava_rad.probing.outcome import Estimate
 from llava_rad.probing.record import (
     MEASURES,
@@ -187,6 +187,20 @@ def to_html(comparison: Comparison, title: str, figure: str = "") -> str:
         interval=interval,
         significant=SIGNIFICANT,
     )
+
+
+def comparison_files(stem: str) -> dict[str, Callable[[Path], bool]]:
+    """The files of a comparison by name, and how each is known.
+
+    Args:
+        stem: their name without its ending.
+    """
+    return {
+        f"{stem}.json": lambda path: has_keys(path, "settings", "tasks", "pairs", "left_out"),
+        f"{stem}.md": lambda path: starts_with(path, "| --- | --- |"),
+        f"{stem}.csv": lambda path: starts_with(path, "task,", ",p_against_reference"),
+        f"{stem}.html": lambda path: starts_with(path, f'<meta name="generator" content="{MAKER}"'),
+    }
 
 
 def save_comparison(

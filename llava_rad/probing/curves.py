@@ -81,10 +81,12 @@ def _drawn(curves: Curves) -> "Figure":
             panel.set_ylabel(curves.axis)
     for panel in panels[len(c.estimates) :]:
         panel.remove()
-    named = {}
+    named: dict[str, Any] = {}
     for panel in figure.axes:  # a line need not be in every panel
         named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    figure.legend(named.values(), named, loc="outside upper left", ncols=max(2, 2 * columns))
+    figure.legend(
+        list(named.values()), list(named), loc="outside upper left", ncols=max(2, 2 * columns)
+    )
     explained = "Bars: 95 % intervals from resampled test patients."
     if any(len(values) > 1 for rows in curves.repeats.values() for values in rows.values()):
         explained += " Small dots: single pretrainings, of which a value is the mean."

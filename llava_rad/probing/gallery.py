@@ -82,7 +82,7 @@ class Gallery:
     title: str
     rows: Mapping[str, Sequence[Tile]]
     note: str = ""
-    legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    legend: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     bars: Sequence[ColourBar] = ()
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from llava_rad.errors import ConfigError, DataError, WeightsError
 from llava_rad.files import read_tensors, write_json, write_tensors
+from llava_rad.outputs import has_checksums, has_keys
 from llava_rad.readers import read_json
 
 HEADS = ("linear", "pyramid", "upernet")
@@ -91,6 +92,13 @@ class SegmentationHead(nn.Module):
         }
         write_json(folder / "head.json", about)
         write_tensors(self.state_dict(), folder / "head.safetensors")
+
+
+#: The files of a saved head, and how each is known.
+HEAD_FILES = {
+    "head.json": lambda path: has_keys(path, "kind", "structures", "dim", "width"),
+    "head.safetensors": has_checksums,
+}
 
 
 def load_head(folder: Path) -> SegmentationHead:

@@ -175,7 +175,8 @@ def parse_json(
     try:
         value = _decoder(frozenset(constants), unique_keys).decode(text)
     except _RefusedError as problem:
-        raise refuse(problem.what, problem.piece and _place(text, problem.piece)) from None
+        piece = problem.piece
+        raise refuse(problem.what, None if piece is None else _place(text, piece)) from None
     except json.JSONDecodeError as problem:
         column = f" (column {problem.colno})" if line_named else ""
         raise refuse(f"{problem.msg}{column}", problem.pos, problem) from problem

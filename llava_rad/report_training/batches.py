@@ -56,7 +56,8 @@ class MicroBatch:
 
     def pin_memory(self) -> "MicroBatch":
         """A copy in memory that a GPU fetches from by itself; torch's loader asks for it."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+        pinned: dict[str, Any] = {k: v.pin_memory() for k, v in self._tensors().items()}
+        return replace(self, **pinned)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}

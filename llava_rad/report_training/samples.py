@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llava_rad.errors import DataError, ModelError
-from llava_rad.model import PromptTemplate, ReportProcessor, ReportRequest, Sample
+from llava_rad.model import IGNORE, PromptTemplate, ReportProcessor, ReportRequest, Sample
 from llava_rad.report_training.config import DropoutConfig
 from llava_rad.report_training.studies import Split
 from llava_rad.reports.request import StudyRequest, study_request
@@ -107,7 +107,7 @@ class ReportSamples:
             self._requests.append(request)
             self._texts.append(text)
             self._ids.append(study.study_id)
-            self._costs.append(self._part_costs(request.request, text, lengths[-1]))
+            self._costs.append(self._part_costs(request.request, tokens))
         self.lengths = np.array(lengths, dtype=np.int64)
         if not lengths:
             raise DataError(
@@ -190,14 +190,15 @@ class ReportSamples:
         rng = np.random.default_rng([*self.seed, _DROPOUT_STREAM, draw])
         return [part for part, p in self._droppable.items() if rng.random() < p]
 
-    def _part_costs(self, request: ReportRequest, text: str, whole: int) -> dict[str, int]:
+    def _part_costs(self, request: ReportRequest, whole: Sample) -> dict[str, int]:
         """Tokens that each part which may be left out takes."""
         costs = {}
+        report = whole.truncated + sum(label != IGNORE for label in whole.labels)
         for part in self._droppable:
             rest = _without(request, [part])
             if rest != request:
-                tokens = self.processor.encode(rest, text, max_length=self.max_length)
-                costs[part] = whole - len(tokens.input_ids)
+                length = len(self.processor.encode(rest).input_ids) + report
+                costs[part] = len(whole.input_ids) - min(length, self.max_length)
         return costs
 
 

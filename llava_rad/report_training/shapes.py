@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, Dinov2Config, LlamaConfig, Phi3C
 from llava_rad.encoders.preprocessing import Preprocessing
 from llava_rad.encoders.registry import ENCODERS, encoder_folder
 from llava_rad.errors import WeightsError
+from llava_rad.hub import download_file
 from llava_rad.model.llm import llm_config
 from llava_rad.readers import read_json
 
@@ -154,16 +155,6 @@ def _finder(source: str, revision: str | None) -> Callable[[str], Path]:
                 remedy="Give the folder of an encoder",
                 kind="no_config",
             )
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(source, file, revision=revision))
-        except Exception as error:  # connection, HTTP, id and disk errors of many classes
-            raise WeightsError(
-                f"{file} is not on this machine and cannot be downloaded",
-                where=source,
-                remedy=f"With a connection, run: hf download {source} {file}",
-                kind="not_downloaded",
-            ) from error
+        return download_file(source, file, revision)
 
     return find

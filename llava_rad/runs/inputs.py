@@ -1,12 +1,14 @@
 """Whether the files that a run learns from are still those that it began with.
 
-A run's ``inputs.json`` holds a fingerprint of each source's files: their names, sizes and times.
-Contents are not read, since a data set may hold terabytes.
+A run's ``inputs.json`` holds for each source a fingerprint of its files, and four bytes of each: of
+their names, sizes and times. Contents are not read, since a data set may hold terabytes.
 """
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llava_rad.errors import DataError, TrainingError
 from llava_rad.files import read_sealed, stamp_key, write_sealed
@@ -47,12 +49,13 @@ def check_inputs(folder: Path, sources: Mapping[str, Sequence[str | Path]]) -> N
         ) from error
     changed = []
     for name in sorted(before.keys() | sources.keys()):
-        now = _fingerprint(sources.get(name, ()))
-        old = before.get(name, {"files": 0, "digest": ""})
-        if old != now:
+        files = sources.get(name, ())
+        now = _fingerprint(files)
+        old = before.get(name, {"files": 0, "digest": "", "each": ""})
+        if old["digest"] != now["digest"]:
             counts = f"{old['files']:,} then, {now['files']:,} now"
-            newer = _newer(sources.get(name, ()), record)
-            changed.append(f"{name} ({counts}{f', newer: {newer}' if newer else ''})")
+            differing = _differing(files, str(old.get("each", "")), str(now["each"]))
+            changed.append(f"{name} ({counts}{f'; {differing}' if differing else ''})")
     if changed:
         raise TrainingError(
             f"the files are not those that the run began with: {'; '.join(changed)}",
@@ -63,23 +66,22 @@ def check_inputs(folder: Path, sources: Mapping[str, Sequence[str | Path]]) -> N
         )
 
 
-def _fingerprint(files: Sequence[str | Path]) -> dict[str, int | str]:
-    digest = hashlib.sha256()
+def _fingerprint(files: Sequence[str | Path]) -> dict[str, Any]:
+    digest, each = hashlib.sha256(), []
     for file in files:
-        digest.update(f"\n{stamp_key(file)}".encode())
-    return {"files": len(files), "digest": digest.hexdigest()}
+        stamp = stamp_key(file).encode()
+        digest.update(b"\n" + stamp)
+        each.append(f"{zlib.crc32(stamp):08x}")
+    return {"files": len(files), "digest": digest.hexdigest(), "each": "".join(each)}
 
 
-def _newer(files: Sequence[str | Path], record: Path) -> str:
-    """Names of the first few files that changed after the record was written."""
-    since = record.stat().st_mtime_ns
+def _differing(files: Sequence[str | Path], before: str, now: str) -> str:
+    """The first few files that are new, were replaced, or are not there any more."""
+    known = {before[place : place + 8] for place in range(0, len(before), 8)}
     found = []
-    for file in files:
-        try:
-            if Path(file).stat().st_mtime_ns > since:
-                found.append(str(file))
-        except OSError:
-            found.append(f"{file} is gone")
+    for number, file in enumerate(files):
+        if now[8 * number : 8 * number + 8] not in known:
+            found.append(f"{file} {'is new or was replaced' if Path(file).exists() else 'is gone'}")
         if len(found) > _NAMED:
             break
     return ", ".join(found[:_NAMED]) + (" ..." if len(found) > _NAMED else "")

@@ -56,6 +56,17 @@ def test_round_trip_keeps_every_field(tmp_path: Path, studies: list[Study], endi
     assert load_manifest(path) == studies
 
 
+def test_a_table_of_several_groups_of_rows_is_whole(
+    tmp_path: Path, studies: list[Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_rad.data.manifest._PARQUET_ROWS", 2)
+    many = [*studies, Study("s3", "p3"), Study("s4", "p4"), Study("s5", "p5")]
+    in_lines = save_manifest(many, tmp_path / "m.jsonl")
+    assert save_manifest(many, tmp_path / "m.parquet") == in_lines
+    assert load_manifest(tmp_path / "m.parquet") == many
+    assert hash_manifest(tmp_path / "m.parquet") == in_lines
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_moved_folder_keeps_its_images_and_hash(
     tmp_path: Path, studies: list[Study], ending: str

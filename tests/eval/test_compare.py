@@ -125,7 +125,7 @@ def test_patients_are_resampled_and_swapped_whole(tmp_path, bad, run):
 def test_without_patients_the_output_says_so(tmp_path, bad, run):
     done = run(bad, bad, "--resamples", "20")
     assert "32 studies (no patient ids)" in done.stdout
-    assert "add 'patient_id'" in done.stderr
+    assert "(--patient)" in done.stderr
 
 
 def test_another_primary_value(tmp_path, bad, run):

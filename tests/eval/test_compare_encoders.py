@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,18 @@ from typer.testing import CliRunner
 
 from llava_rad.comparisons import CompareConfig
 from llava_rad.config import load_config
+from llava_rad.probing.comparison import comparison_files
 
 ROOT = Path(__file__).parents[2]
+
+# A process that holds a folder until its standard input ends.
+HOLDS = """
+import sys
+from llava_rad.outputs import own_folder
+with own_folder(sys.argv[1], "comparison"):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
 
 
 def program(name):
@@ -69,6 +81,28 @@ def test_table_in_four_formats(compared, folder):
         (task, "pixels", "tiny") for task in content["tasks"]
     }
     assert content["encoders"]["tiny"]["parameters"] == 29_184
+
+
+def test_results_are_known_and_strangers_are_kept(compared, folder, tmp_path):
+    for name, is_ours in comparison_files("comparison").items():
+        assert is_ours(folder / "out" / name), name
+    for name in comparison_files("comparison"):
+        (tmp_path / name).write_text("| my notes |\n")
+        result = run("compare_encoders", folder / "compare.yaml", f"output={tmp_path}")
+        assert result.exit_code == 1
+        assert f"{tmp_path / name}: there is a file already" in result.stderr
+        assert (tmp_path / name).read_text() == "| my notes |\n"
+        (tmp_path / name).unlink()
+
+
+def test_a_second_comparison_beside_the_first_is_refused(folder, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        result = run("compare_encoders", folder / "compare.yaml", f"output={tmp_path}")
+        holder.stdin.close()
+    assert result.exit_code == 1 and f"(process {holder.pid} on " in result.stderr
 
 
 def test_an_encoder_that_is_not_there_is_named_and_left_out(compared, folder):
@@ -130,6 +164,21 @@ def test_three_pictures(folder):
     ):  # fmt: skip
         assert words in titles[stem] and "tiny" in titles[stem]
     assert pictures["neighbours"].height > pictures["pca"].height
+    again = run(
+        "visualise", "--encoder", "pixels", "--image-size", 56, "--manifest",
+        folder / "manifest.jsonl", "-o", folder / "seen", "--images", 2,
+        "--cache", folder / "cache",
+    )  # fmt: skip
+    assert again.exit_code == 0, "own pictures are drawn anew"
+    (folder / "theirs").mkdir()
+    Image.new("L", (9, 9)).save(folder / "theirs" / "pca.png")
+    before = (folder / "theirs" / "pca.png").read_bytes()
+    stranger = run(
+        "visualise", "--encoder", "pixels", "--image-size", 56, "--manifest",
+        folder / "manifest.jsonl", "-o", folder / "theirs",
+    )  # fmt: skip
+    assert stranger.exit_code == 1 and "there is a file already" in stranger.stderr
+    assert (folder / "theirs" / "pca.png").read_bytes() == before
 
 
 def test_an_encoder_without_attention_gets_the_other_two(folder):

@@ -84,7 +84,7 @@ def test_nothing_computed_is_an_error(predictions, tmp_path, run):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "no lines"),
+        ("", "no rows"),
         ("not json", "jsonl:1:"),
         ('{"id": "1", "prediction": "a"}', "'reference' is missing"),
         ('{"id": "1", "prediction": "a", "reference": ["a", "b"]}', "a list"),

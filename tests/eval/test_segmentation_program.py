@@ -60,6 +60,28 @@ def test_worst_middle_and_best_are_each_shown_once():
     assert sorted(i for some in few.values() for i in some) == list(range(8))
 
 
+@pytest.mark.parametrize("option", ["--overlays", "--output", "--save"])
+def test_neither_an_image_nor_a_strangers_file_is_written_over(program, trained, tmp_path, option):
+    _, folder = trained
+    arguments = [
+        "--encoder", "pixels", "--image-size", "56", "--manifest", str(folder / "manifest.jsonl"),
+        "--cache", str(folder / "cache"), "--steps", "1", "--seeds", "1",
+    ]  # fmt: skip
+    theirs = tmp_path / ("head.json" if option == "--save" else "theirs")
+    theirs.write_text("mine")
+    place = tmp_path if option == "--save" else theirs
+    result = CliRunner().invoke(program, [*arguments, option, str(place)])
+    assert result.exit_code == 1 and "there is a file already" in result.stderr
+    assert theirs.read_text() == "mine"
+    if option != "--save":
+        studies = (json.loads(line) for line in (folder / "manifest.jsonl").open())
+        image = folder / next(studies)["images"][0]["path"]
+        before = image.read_bytes()
+        result = CliRunner().invoke(program, [*arguments, "--overwrite", option, str(image)])
+        assert result.exit_code == 1 and "one of the inputs" in result.stderr
+        assert image.read_bytes() == before
+
+
 def test_a_saved_head_is_tested_without_training(program, trained):
     _, folder = trained
     arguments = [

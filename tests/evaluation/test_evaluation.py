@@ -220,8 +220,8 @@ def test_both_policies_for_uncertain_mentions_are_shown_side_by_side(tmp_path):
     assert "uncertain positive" in first and "1.0000" in first
     assert "uncertain negative" in second and "0.8000" in second
     page = render_page(evaluation)
-    assert '<th class="n" colspan="4">uncertain negative</th>' in page
-    assert "14, uncertain negative" in page
+    assert '<th class="n" colspan="4" scope="colgroup">uncertain negative</th>' in page
+    assert "14 observations, uncertain negative" in page
 
 
 def test_blank_references_are_an_error(tmp_path):

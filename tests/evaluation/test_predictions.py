@@ -43,15 +43,15 @@ def test_all_fields(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "kind", "says"),
     [
-        ([], "empty_file", "no lines"),
-        (["", "  "], "empty_file", "no lines"),
+        ([], "empty_file", "no rows"),
+        (["", "  "], "empty_file", "no rows"),
         (["{"], "not_json", "jsonl:1:"),
         ([ROW, "nonsense"], "not_json", "jsonl:2:"),
         (["[" * 100_000], "not_json", "jsonl:1:"),
         (["[1]"], "not_an_object", "list"),
         ([{"id": "1", "prediction": "a"}], "missing_field", "'reference'"),
         ([{"id": "1", "reference": "a"}], "missing_field", "'prediction'"),
-        ([{"prediction": "a", "reference": "a"}], "wrong_type", "'id'"),
+        ([{"prediction": "a", "reference": "a"}], "missing_field", "'id'"),
         ([{**ROW, "id": ""}], "wrong_type", "'id'"),
         ([{**ROW, "id": True}], "wrong_type", "'id'"),
         ([{**ROW, "reference": ["a", "b"]}], "wrong_type", "a list"),
@@ -115,10 +115,13 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
 def test_a_missing_column_names_the_option_that_maps_it(tmp_path):
     path = tmp_path / "predictions.csv"
     path.write_text(TABLE)
-    with pytest.raises(DataError, match=r"Its fields are .*generated.*--id NAME"):
+    with pytest.raises(
+        DataError, match=r":2: the field 'prediction' .*--prediction NAME"
+    ) as caught:
         read_predictions(path)
-    with pytest.raises(DataError, match=r":2: the field 'prediction' .*--prediction NAME"):
-        read_predictions(path, Columns(id="study"))
+    assert "Its fields are Edema, generated, language, pleural" in str(caught.value)
+    with pytest.raises(DataError, match=r"the field 'id' .*--id NAME"):
+        read_predictions(path, Columns(prediction="generated", reference="report"))
 
 
 def test_labels_of_a_table_are_checked_as_any_others(tmp_path):

@@ -1,10 +1,12 @@
 """The processor in transformers: our token ids and pixel values, from every kind of picture."""
 
+import base64
 import io
 
 import numpy as np
 import pytest
 import torch
+from helpers.dicom_files import dicom_bytes
 from helpers.tiny_checkpoints import request
 from helpers.tiny_models import build, picture, sentencepiece_tokenizer
 from jinja2 import TemplateError
@@ -153,6 +155,7 @@ class TestImages:
             str(tmp_path / "image.png"),
             tmp_path / "image.png",
             file.getvalue(),
+            "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(),
             gray,
             gray.convert("RGB"),
             pixels,
@@ -162,8 +165,16 @@ class TestImages:
         ]
         for given in kinds:
             assert torch.equal(processor(given, return_tensors="pt")["pixel_values"], wanted)
-        batch = processor([[kinds[0]], kinds[3:5]], return_tensors="np")["pixel_values"]
+        batch = processor([[kinds[0]], kinds[4:6]], return_tensors="np")["pixel_values"]
         assert batch.shape == (3, 3, 56, 56) and batch.dtype == np.float32
+
+    def test_dicom_is_read_by_path_and_from_an_address(self, processor, tmp_path):
+        content = dicom_bytes(seed=3)
+        (tmp_path / "image.dcm").write_bytes(content)
+        wanted = self.SETTINGS(load_radiograph(content))[None]
+        address = "data:application/dicom;base64," + base64.b64encode(content).decode()
+        for given in (str(tmp_path / "image.dcm"), address):
+            assert torch.equal(processor(given, return_tensors="pt")["pixel_values"], wanted)
 
     def test_sixteen_bits_are_not_cut_to_eight(self, processor, pixels, tmp_path):
         deep = pixels.astype(np.uint16) * 97 + 3
@@ -172,7 +183,7 @@ class TestImages:
         assert torch.equal(processor(deep, return_tensors="pt")["pixel_values"], wanted)
 
     def test_what_is_no_picture_is_refused(self, processor, pixels, tmp_path):
-        for given in (pixels / 255.0, None, np.zeros((2, 2, 2, 2), np.uint8)):
+        for given in (pixels / 255.0, None, "data:,%", np.zeros((2, 2, 2, 2), np.uint8)):
             with pytest.raises(ImageError, match="is no picture"):
                 processor(given)
         with pytest.raises(ImageError, match="no such file"):

@@ -15,6 +15,7 @@ from llava_rad.model.tokenizer import (
     decode,
     prove_tokenizer,
     read_tokenizer,
+    tokenise,
     with_pad_token,
 )
 
@@ -157,3 +158,10 @@ def test_a_panic_of_the_tokenizers_library_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", panic)
     with pytest.raises(WeightsError, match="index out of bounds"):
         read_tokenizer(tmp_path)
+
+
+def test_texts_are_tokenised_as_transformers_does_it():
+    tokenizer = byte_level_tokenizer()
+    for text in ("", " Nodule of 3-4 mm.\n", "é中 no </s> effusion", "a" * 500):
+        expected = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert tokenise(tokenizer, text) == (expected["input_ids"], expected["offset_mapping"])

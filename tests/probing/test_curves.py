@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llava_rad.outputs import is_our_picture
 from llava_rad.probing.comparison import Comparison
 from llava_rad.probing.curves import Curves, draw_curves, save_curves
 from llava_rad.probing.outcome import Estimate
@@ -89,4 +90,5 @@ def test_files_are_the_same_for_the_same_figure(comparison, tmp_path):
     assert svg.startswith("<svg") and "a &amp; &lt;b&gt;" in svg
     assert (tmp_path / "new" / "plot.svg").read_text().startswith("<?xml")
     assert (tmp_path / "new" / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    assert all(map(is_our_picture, (tmp_path / "new").iterdir()))
     assert save_curves(draw_curves(curves), tmp_path / "plot", "a & <b>") == svg

@@ -216,7 +216,7 @@ def test_a_replaced_image_is_noticed_at_the_resume(program, finished, tmp_path, 
         assert program.run(output) == 1
         said = capsys.readouterr().err
         assert "the files are not those that the run began with" in said
-        assert f"newer: {image}" in said
+        assert f"{image} is new or was replaced" in said
         image.write_bytes(content)
         os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert program.run(output) == 0
@@ -236,7 +236,7 @@ def test_an_added_image_is_noticed_by_pretraining(program, finished, tmp_path, c
         assert program.run(output) == 1
     finally:
         added.unlink()
-    assert f"images of {program.images} (12 then, 13 now, newer: {added})" in (
+    assert f"images of {program.images} (12 then, 13 now; {added} is new or was replaced)" in (
         capsys.readouterr().err
     )
 

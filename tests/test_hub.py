@@ -9,8 +9,8 @@ import pytest
 from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
 
 from llava_rad.errors import WeightsError
+from llava_rad.hub import download, download_file
 from llava_rad.model import LoraSettings, ReportModel, load_llm, load_tokenizer
-from llava_rad.model.hub import download
 from llava_rad.model.loading import model_folder
 
 
@@ -119,3 +119,24 @@ def test_a_report_model_is_its_own_files(tmp_path, hub):
 def test_no_connection_is_one_error_with_the_command():
     with pytest.raises(WeightsError, match="hf download no-one/nothing"):
         download("no-one/nothing", ["config.json"])
+
+
+def test_a_file_is_asked_for_once_where_there_is_no_connection(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+
+    def refused(*_, **__):
+        asked.append(1)
+        raise OSError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits to try again"))
+    with pytest.raises(WeightsError, match=r"hf download no-one/nothing config\.json") as error:
+        download_file("no-one/nothing", "config.json", what="encoder")
+    assert str(error.value).count("\n") == 0 and asked
+
+
+def test_a_file_that_a_cached_repository_lacks_is_said_to_be_absent(tmp_path, hub):
+    hub(tmp_path)
+    with pytest.raises(WeightsError, match=r"there is no weights\.bin"):
+        download_file("someone/model", "weights.bin")
