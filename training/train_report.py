@@ -310,7 +310,6 @@ def train_stage(
                 accelerator,
                 micro_batches,
                 inputs,
-                trained_parameters(plain_model),
                 targets=targets,
                 clip=settings.clip,
             )
