@@ -1,4 +1,4 @@
-"""The documentation as a reader takes it: its commands run, its notebooks run, its site is built."""
+"""The documentation as a reader takes it: commands and notebooks run, the site is built."""
 
 import contextlib
 import importlib.util
@@ -70,8 +70,8 @@ def test_train_on_your_data(tmp_path):
     assert (tmp_path / "scans.jsonl").stat().st_size
     assert (tmp_path / "runs" / "mine" / "loss.png").exists()
     page = (tmp_path / "runs" / "results" / "report.html").read_text()
-    assert "image_control.json" in os.listdir(tmp_path / "runs" / "results")
-    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert (tmp_path / "runs" / "results" / "image_control.json").exists()
+    assert page.lower().startswith("<!doctype html>")
     assert len((tmp_path / "runs" / "reports.jsonl").read_text().splitlines()) == 20
 
 
@@ -104,7 +104,9 @@ def test_the_notebook_that_judges_an_encoder(tmp_path, monkeypatch):
     (tmp_path / "nih.jsonl").write_text(text)
     names, printed = run_notebook("judge_an_encoder.ipynb", tmp_path, monkeypatch)
     assert set(names["outcomes"]) == {"mini", "random:mini", "pixels"}
-    assert names["outcomes"]["pixels"].estimates()["auroc"].value > 0.9  # the label is a bright field
+    assert (
+        names["outcomes"]["pixels"].estimates()["auroc"].value > 0.9
+    )  # the label is a bright field
     assert printed.count("is most like") == 5
 
 
@@ -126,7 +128,9 @@ def test_the_site_is_built_without_warnings_or_a_network(tmp_path):
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
-        loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?:[^\s\">]+)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?:[^\s\">]+)", page.read_text()
+        )
         own = [address for address in loaded if "llava-rad.github.io" not in address]
         assert not own, f"{page.name} loads {own}"
     text = (tmp_path / "site" / "datasets" / "index.html").read_text()

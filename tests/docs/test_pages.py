@@ -1,4 +1,4 @@
-"""What README and documentation say is there: commands, options, settings, kinds of errors, links."""
+"""What README and documentation name is there: commands, options, settings, errors, links."""
 
 import json
 import re
@@ -62,7 +62,8 @@ def test_kinds_of_errors_are_those_of_the_code():
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", page, re.MULTILINE)
     listed = {kind for row in rows for kind in re.findall(r"`(\w+)`", row)}
     assert len(listed) > 40
-    code = "\n".join(path.read_text() for path in (ROOT / "llava_rad").rglob("*.py"))
+    files = [path for top in ("llava_rad", "training") for path in (ROOT / top).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in files)
     raised = set(re.findall(r'"([a-z_]+)"', code)) | {"patient_overlap"}
     assert listed <= raised, listed - raised
 
@@ -73,7 +74,10 @@ def test_links_of_the_index_page_are_absolute_and_lead_somewhere():
     assert len(links) > 15
     for link in links:
         assert link.startswith("https://"), link
-        for start in (f"{URL}/blob/main/", URL.replace("github", "raw.githubusercontent") + "/main/"):
+        for start in (
+            f"{URL}/blob/main/",
+            URL.replace("github", "raw.githubusercontent") + "/main/",
+        ):
             if link.startswith(start):
                 assert (ROOT / link.removeprefix(start)).exists(), link
     assert text.count("\n") <= 150
