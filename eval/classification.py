@@ -13,6 +13,11 @@ The table goes to standard output, progress to standard error. Several processes
 `accelerate launch eval/classification.py ...` (or torchrun on CPUs).
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 from dataclasses import asdict
 from pathlib import Path

@@ -15,6 +15,11 @@ their p-values of randomisation are corrected for their number (Holm) in the las
 The table goes to standard output, progress to standard error.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

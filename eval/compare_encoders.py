@@ -14,6 +14,11 @@ machine and cannot be fetched is named and left out; --require makes that an err
 Several processes: `accelerate launch eval/compare_encoders.py ...` (or torchrun on CPUs).
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 from typing import Annotated
 

@@ -16,6 +16,11 @@ are not on this machine is named with the command that fetches them, and the oth
 --require makes that an error.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from pathlib import Path
 from typing import Annotated
 

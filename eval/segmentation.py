@@ -16,6 +16,11 @@ table goes to standard output, progress to standard error.
 Several processes: `accelerate launch eval/segmentation.py ...` (or torchrun on CPUs).
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 import itertools
 from pathlib import Path

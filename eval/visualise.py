@@ -11,6 +11,11 @@ The images are test images of the manifest, drawn by --seed. More tokens an imag
 --image-size 448. What was written goes to standard output, progress to standard error.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -153,13 +153,14 @@ def _scorers() -> Iterator[Weights]:
 
 
 def _word_net() -> Weights:
-    import nltk
+    there = importlib.util.find_spec("nltk") is not None
+    if there:
+        import nltk
 
-    try:
-        nltk.data.find("corpora/wordnet.zip")
-        there = True
-    except LookupError:
-        there = False
+        try:
+            nltk.data.find("corpora/wordnet.zip")
+        except LookupError:
+            there = False
     fetch = ("python", "-m", "nltk.downloader", "wordnet")
     about = "NLTK's data of synonyms, for meteor_wordnet"
     return Weights("scorer", "wordnet", about, there, "in NLTK's folder", fetch)

@@ -16,6 +16,7 @@ from helpers.dicom_files import UID, dicom_bytes, write_exam
 
 import llava_rad
 from llava_rad.encoders import ImageEncoder
+from llava_rad.reports import formats
 
 CHEST = pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False)
 
@@ -31,9 +32,11 @@ METHODS = {
     "ImageEncoder.patches": ImageEncoder.patches,
     "ReportWriter.push_to_hub": llava_rad.ReportWriter.push_to_hub,
 }
+MODULES = {"llava_rad.reports.formats": formats}
 PUBLIC = {
     **{name: getattr(llava_rad, name) for name in llava_rad.__all__ if name[0] != "_"},
     **METHODS,
+    **MODULES,
 }
 
 
@@ -71,7 +74,7 @@ def model(place):
 
 
 def examples(name):
-    found = doctest.DocTestFinder(recurse=name not in METHODS).find(PUBLIC[name], name)
+    found = doctest.DocTestFinder(recurse=name not in METHODS | MODULES).find(PUBLIC[name], name)
     return {test.name: test for test in found if test.examples}
 
 

@@ -150,7 +150,7 @@ def test_every_other_command_names_what_it_needs(work):
         "train encoder vits14_224",
         "evaluate --model model --manifest studies.parquet -o out",
         "score predictions.jsonl -o out",
-        "probe classification chest.jsonl",
+        "probe classification --encoder mini --manifest studies.parquet",
         "report images --model model --quantize 4bit",
     )
     assert found["codes"] == [1] * 6, done.stderr

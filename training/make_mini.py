@@ -14,6 +14,11 @@ Five steps, each an ordinary program of this repository; a step whose result is 
 Took 70 minutes on one core with bfloat16 units (AMX), 47 of them for the encoder.
 """
 
+if __name__ == "__main__":  # the imports below take seconds
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
 import json
 import subprocess
 import sys

@@ -10,9 +10,13 @@ checkpoint is and gives the same result as if it had never stopped. Ctrl-C or SI
 step and write a checkpoint first.
 """
 
-from llava_rad.cli.training import read_arguments
-
 if __name__ == "__main__":  # --help ends here, before anything heavy is imported
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
+    from llava_rad.cli.training import read_arguments
+
     ARGUMENTS = read_arguments(__doc__, "training/pretrain_encoder.py", "encoder")
 
 import contextlib

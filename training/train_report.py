@@ -16,9 +16,13 @@ configuration, a run that was stopped goes on where its last checkpoint is and g
 result as if it had never stopped. Ctrl-C or SIGTERM finish the step and write a checkpoint first.
 """
 
-from llava_rad.cli.training import read_arguments
-
 if __name__ == "__main__":  # --help ends here, before anything heavy is imported
+    from llava_rad.ending import leave_quietly
+
+    leave_quietly()
+
+    from llava_rad.cli.training import read_arguments
+
     ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
 from contextlib import closing
@@ -306,7 +310,6 @@ def train_stage(
                 accelerator,
                 micro_batches,
                 inputs,
-                trained_parameters(plain_model),
                 targets=targets,
                 clip=settings.clip,
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.options import Config, Overrides
-from llava_rad.ending import leave_quietly, program_ending
+from llava_rad.ending import program_ending
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ def read_arguments(
         kind: the folder of ``configs/`` in which names are looked up.
         arguments: of the command line; None takes the process's own.
     """
-    leave_quietly()  # the imports that come next take seconds
     given: list[TrainingArguments] = []
 
     def main(config: Config, overrides: Overrides = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llava_rad.dinov2.dino_loss import prototype_entropy
 from llava_rad.errors import TrainingError
-from llava_rad.runs.distributed import sum_over_processes
+from llava_rad.runs.distributed import sum_over_processes, world_size
 
 # When a run has collapsed. Between healthy runs and those that the tests make collapse lies about
 # a factor of ten: spread 0.5 to 1 against 0.04 and below (bfloat16's rounding alone makes 0.001 of
@@ -24,7 +24,7 @@ _LARGEST_ENTROPY = 0.9999
 
 @torch.no_grad()
 def signs(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
-    """Two signs of collapse in one batch, [] each: they show it from the first step on.
+    """Two signs of collapse in one batch of all processes, []: they show it from the first step on.
 
     ``entropy`` is that of the teacher's assignments as a share of the largest possible, ``spread``
     the root mean square distance of normalised features from their mean, as in
@@ -35,6 +35,7 @@ def signs(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
         features: teacher CLS tokens ``[tokens, dim]``.
     """
     centre = torch.nn.functional.normalize(features.float(), dim=1).mean(0)
+    centre = sum_over_processes(centre) / world_size()
     largest = math.log(max(targets.shape[1], 2))
     return {
         "entropy": prototype_entropy(targets) / largest,

@@ -275,7 +275,7 @@ def _check_columns(
         raise error(
             f"the table has no column {', '.join(map(repr, absent))}",
             where=where,
-            remedy=f"{listed(there, 'column')}{hint}",
+            remedy=f"{listed(there, 'column')}{hint}" if there else "The file is empty",
             kind="missing_column",
         )
 

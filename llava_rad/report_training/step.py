@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from llava_rad.report_training.batches import MicroBatch
+from llava_rad.report_training.state import trained_parameters
 from llava_rad.runs.checks import drop_broken_gradient
 from llava_rad.runs.state import whole
 
@@ -37,7 +38,6 @@ def take_step(
     accelerator: Accelerator,
     batches: Sequence[MicroBatch],
     inputs: Callable[[MicroBatch], dict[str, Any]],
-    parameters: Sequence[nn.Parameter],
     *,
     targets: int,
     clip: float,
@@ -53,7 +53,6 @@ def take_step(
         accelerator: that all processes share, with its accumulation set to ``len(batches)``.
         batches: this process's.
         inputs: makes a batch the model's arguments, on its device.
-        parameters: that are trained.
         targets: target tokens of the step, in all processes.
         clip: largest norm of the gradient.
     """
@@ -70,6 +69,8 @@ def take_step(
             accelerator.backward(loss * scale)
             losses.append(loss.detach())
             if accelerator.sync_gradients:
+                # Only now: before a backward pass FSDP2 may show gathered weights in their place.
+                parameters = trained_parameters(accelerator.unwrap_model(model))
                 norm = whole(torch.as_tensor(accelerator.clip_grad_norm_(parameters, clip)))
                 drop_broken_gradient(parameters, norm)
             optimiser.step()

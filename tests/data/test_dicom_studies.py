@@ -11,7 +11,7 @@ from PIL import Image
 
 from llava_rad.data import ConversionLog, Identifiers, convert, expand_inputs, load_manifest
 from llava_rad.data.identifiers import read_key
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_identifiers_are_kept_when_asked_for(exams: Path, tmp_path: Path) -> Non
     study = next(s for s in load_manifest(tmp_path / "m.jsonl") if s.study_id == f"{UID}1.4")
     assert (study.patient_id, study.extra["study_date"]) == ("MRN-001", "20200105")
     assert report.key is None and not (tmp_path / "m.jsonl.key").exists()
-    with pytest.raises(DataError, match="the data set's own"):
+    with pytest.raises(ConfigError, match="the data set's own"):
         convert("nih", exams, tmp_path / "n.jsonl", keep_identifiers=True)
 
 

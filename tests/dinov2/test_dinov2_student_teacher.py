@@ -166,7 +166,7 @@ def test_perfect_student_pays_only_the_targets_entropy(batch):
     model = _model(targets="centring", ibot_weight=0.0, koleo_weight=0.0, student_temperature=0.1)
     model.reset_teacher()
     global_crops = batch[0][:4].repeat(2, 1, 1, 1)
-    losses = model(global_crops, None, torch.zeros(8, 4, dtype=torch.bool), 0.1)
+    losses = model(global_crops, None, PatchMasks.of(torch.zeros(8, 4, dtype=torch.bool)), 0.1)
     entropy = -torch.special.xlogy(losses.targets, losses.targets).sum(-1).mean()
     assert losses.total.item() == pytest.approx(entropy.item(), rel=1e-4)
     assert losses.total.item() < math.log(12)

@@ -89,7 +89,7 @@ def test_texts_that_follow_the_image_are_told(seeing_model, control, manifest, t
     assert verdict.startswith("The text depends on the image: ")
     card = (tmp_path / "out/image_control.md").read_text(encoding="utf-8")
     assert verdict in card and "11 studies (split test), `tiny-model`, float32" in card
-    (row,) = [line for line in card.splitlines() if line.startswith("| rouge | rouge1 |")]
+    (row,) = [line for line in card.splitlines() if line.startswith("| rouge | ROUGE-1 |")]
     assert f"{gain['gain']:+.4f} ({gain['interval']['low']:+.4f} to" in row
     assert str(tmp_path) not in card
 

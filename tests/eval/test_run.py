@@ -152,7 +152,7 @@ def test_nothing_can_be_read(run, studies, manifest, tmp_path):
         (["--manifest", "nowhere.jsonl"], 1, "nowhere.jsonl"),
         (["--split", "validation"], 1, "Choose one that is there: test, train"),
         (["--split", "tests"], 2, "--split"),
-        (["--metrics", "blue"], 1, "bleu_coco"),
+        (["--metrics", "blue"], 2, "bleu_coco"),
         (["--batch-size", "0"], 2, "--batch-size"),
         (["-o", "FILE"], 1, "cannot be written to"),
     ],

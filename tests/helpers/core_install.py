@@ -23,6 +23,7 @@ AVOIDED = ("peft", "bitsandbytes", "datasets", "sklearn", "matplotlib", "acceler
 MODULES = {
     "scikit-learn": "sklearn",
     "rouge-score": "rouge_score",
+    "fpdf2": "fpdf",
     "pylibjpeg-libjpeg": "libjpeg",
 }
 

@@ -87,7 +87,7 @@ POURED = 'id,text\ns1,"The lungs are clear.\ns2,Large effusion on the left."\ns3
         ("id,text,view\ns1,Clear, no mass,PA\n", "bad_row", "4 cells, and the header 3 columns"),
         ("id,id\n1,2\n", "repeated_column", "'id' comes more than once"),
         ("ident;text\n1;2\n", "missing_column", "no column 'id'.*separate them by commas"),
-        ("", "missing_column", "the file is empty"),
+        ("", "missing_column", "The file is empty"),
         ("id,text\n1,x\0y\n", "not_utf8", ":2: the file holds NUL bytes"),
         ("id,text\n1,é\n".encode("latin-1"), "not_utf8", ":2: not UTF-8 .byte 0xe9"),
         ("id,text\n1,2\n".encode("utf-16"), "not_utf8", "UTF-16"),

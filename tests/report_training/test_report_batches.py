@@ -95,7 +95,8 @@ def test_a_long_report_is_cut_at_its_end_and_counted(split, processor):
     assert len(sample.tokens.input_ids) == limit
     assert sample.tokens.input_ids == whole.sample(longest).tokens.input_ids[:limit]
     assert whole.study_id(longest) in data.truncated
-    assert f"{len(data.truncated)} reports cut at {limit}" in data.summary()
+    cut = "1 report" if len(data.truncated) == 1 else f"{len(data.truncated)} reports"
+    assert f"{cut} cut at {limit}" in data.summary()
 
 
 def test_no_room_for_any_report_is_an_error_that_counts(split, processor):

@@ -38,15 +38,14 @@ def micro_batch(model, text="Large effusion.", scale=1.0):
 
 def step_on(model, batches, device="cpu"):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(batches))
-    parameters = trained_parameters(model)
-    optimiser = accelerator.prepare(torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0))
+    optimiser = torch.optim.AdamW(trained_parameters(model), lr=1e-2, weight_decay=0.0)
+    optimiser = accelerator.prepare(optimiser)
     outcome = take_step(
         model,
         optimiser,
         accelerator,
         batches,
         lambda batch: batch.model_inputs(torch.device(device)),
-        parameters,
         targets=sum(b.target_tokens for b in batches),
         clip=1.0,
     )

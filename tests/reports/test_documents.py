@@ -82,7 +82,7 @@ def test_several_studies_go_into_a_folder_and_a_stopped_run_resumes(model, scans
     assert key.stat().st_mode & 0o077 == 0
     # A document that was deleted is written again.
     (output / name).unlink()
-    assert "1 of 2 are in" in run(model, scans, "--format", "fhir", "-o", output).stderr
+    assert "1 of 2 is in" in run(model, scans, "--format", "fhir", "-o", output).stderr
     assert (output / name).exists()
 
 

@@ -120,12 +120,14 @@ def test_a_second_run_in_the_same_folder_is_refused(program, finished, tmp_path)
     while not (output / "config.yaml").exists():
         assert first.is_alive()
         time.sleep(0.005)
+    os.kill(first.pid, signal.SIGSTOP)  # it holds the folder for as long as it takes
     before = (output / "config.yaml").read_bytes()
     succeeded, said = run_program(program.path, [*arguments, "log_steps=5"], tmp_path / "second")
     assert not succeeded
     assert f"another run writes here (process {first.pid} on {socket.gethostname()}, since" in said
     assert "Traceback" not in said
     assert (output / "config.yaml").read_bytes() == before
+    os.kill(first.pid, signal.SIGCONT)
     first.join(200)
     assert first.exitcode == 0
     assert_same_run(output, finished)

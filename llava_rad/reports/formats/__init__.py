@@ -4,14 +4,10 @@
 format is one file. The writers import their libraries when they are called.
 
 Example:
-    >>> import pydicom.data
     >>> from llava_rad.data import expand_inputs
-    >>> from llava_rad.model import load
-    >>> from llava_rad.reports import GenerationSettings, report_studies
     >>> from llava_rad.reports.formats import FORMATS, report_document
-    >>> model = load("mini")
-    >>> [study] = expand_inputs([pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False)])
-    >>> [report] = report_studies(model, [study], GenerationSettings(max_new_tokens=12))
+    >>> [study] = expand_inputs(["chest.dcm"])
+    >>> report = model.report(study)
     >>> content = FORMATS["markdown"].write(report_document(report, study, model))
     >>> content.decode().splitlines()[0]
     '# Chest X-ray findings'
