@@ -237,7 +237,8 @@ def test_the_wheel_alone_in_an_empty_environment(work, tmp_path):
             | {"LLAVA_RAD_CACHE": str(tmp_path / "cache")},
         )
 
-    listed = subprocess.run([*pip, "list", "--format", "json"], capture_output=True, check=True)
+    plain = [python, "-m", "pip", "--disable-pip-version-check"]
+    listed = subprocess.run([*plain, "list", "--format", "json"], capture_output=True, check=True)
     installed = modules(p["name"].lower() for p in json.loads(listed.stdout))
     assert not installed & {module for names in EXTRAS.values() for module in names}
     for line in (

@@ -43,11 +43,13 @@ class Program:
         work: command or function that writes its results into a folder, under names with ``out``.
         resumes: what it has done is kept, so that signals and kills may be followed by a resume.
         locks: it keeps a second run out.
+        refuses: a result that is there is refused, not made again.
     """
 
     work: Callable[[Path], Any]
     resumes: bool = True
     locks: bool = True
+    refuses: bool = False
 
 
 class Bench:
@@ -181,6 +183,7 @@ class Bench:
             "convert": Program(
                 lambda to: ["convert", self.model(), "-o", to / "out", "--to", "transformers"],
                 resumes=False,
+                refuses=True,
             ),
             "feature cache": Program(lambda to: self._fill_features(to), locks=False),
             "image cache": Program(lambda to: self._fill_images(to), resumes=False, locks=False),
@@ -248,7 +251,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def difference(found: Path, expected: Path) -> str:
     """How the results in two folders differ; empty where they do not.
 
-    Of a training the models count, to 1e-6; of all others each byte. Caches name their files by
+    Of trainings and probes the weights count, to 1e-6; of all others each byte. Caches name their files by
     chance. No run leaves temporary files of one before it.
     """
     left = [path.name for path in found.rglob("*") if path.name.endswith(".partial")]
@@ -261,6 +264,9 @@ def difference(found: Path, expected: Path) -> str:
         for folder in (found, expected)
     )
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    # Images that were in the cache were encoded in other company.
+    if differing == ["out/linear_probe.safetensors"]:
+        return _other_weights(found / "out", expected / "out")
     return f"differ: {', '.join(differing)}" if differing else ""
 
 

@@ -30,8 +30,9 @@ def kills(bench: Bench) -> Iterator[Row]:
             time.sleep(seconds * (number + bench.random.random()) / tries)
             process.send(signal.SIGKILL)
             process.wait()
+            there = program.refuses and not difference(folder, expected)
             again = bench.run(program.work(folder))
-            row.count(again.trouble(0, lines=False) or difference(folder, expected))
+            row.count(again.trouble(2 if there else 0, lines=False) or difference(folder, expected))
             shutil.rmtree(folder)
         yield row
 

@@ -68,11 +68,11 @@ def read_tokenizer(folder: Path, *, where: object = None) -> Any:
             with quiet():
                 tokenizer = reader.from_pretrained(alone, trust_remote_code=False)
             _try_out(tokenizer)
-        except (KeyboardInterrupt, SystemExit):
-            raise
         # Missing, damaged and foreign files raise many kinds; the library's own panics are no
-        # Exceptions.
+        # Exceptions, and neither is a signal, which is none of this.
         except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+                raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise WeightsError(
                 f"the tokenizer cannot be loaded ({lines[0].replace(alone, str(folder))})".replace(

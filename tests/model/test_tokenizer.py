@@ -8,6 +8,7 @@ from helpers.tiny_models import byte_level_tokenizer, sentencepiece_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from llava_rad.ending import Terminated
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.model.tokenizer import (
     adds_bos,
@@ -151,12 +152,24 @@ def test_a_panic_of_the_tokenizers_library_is_an_error(tmp_path, monkeypatch):
     class PanicException(BaseException):
         """As the library's: no Exception."""
 
+        __module__ = "pyo3_runtime"
+
     def panic(self, text, **options):
         raise PanicException("index out of bounds: the len is 4 but the index is 4")
 
     byte_level_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", panic)
     with pytest.raises(WeightsError, match="index out of bounds"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_signal_while_it_is_read_is_no_damage(tmp_path, monkeypatch):
+    def stopped(self, text, **options):
+        raise Terminated
+
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", stopped)
+    with pytest.raises(Terminated):
         read_tokenizer(tmp_path)
 
 
