@@ -251,8 +251,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def difference(found: Path, expected: Path) -> str:
     """How the results in two folders differ; empty where they do not.
 
-    Of trainings and probes the weights count, to 1e-6; of all others each byte. Caches name their files by
-    chance. No run leaves temporary files of one before it.
+    Of trainings and probes the weights count, to 1e-6; of all others each byte. Caches name their
+    files by chance. No run leaves temporary files of one before it.
     """
     left = [path.name for path in found.rglob("*") if path.name.endswith(".partial")]
     if left:
