@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.files import CHECKSUMS, write_atomically, write_bytes
+from llava_rad.files import CHECKSUMS, clear_leftovers, write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def own_file(output: str | Path, what: str) -> Iterator[None]:
         return
     make_parent(output)
     with locked(output, what):
+        clear_leftovers(output.parent)  # of a run that was killed
         yield
 
 

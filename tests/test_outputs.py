@@ -1,6 +1,8 @@
 """Outputs: no input is written over, no stranger's file."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,14 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
         with pytest.raises(DataError) as caught:
             write()
         assert caught.value.kind == "not_writable"
+
+
+def test_what_a_killed_run_was_writing_is_cleared_by_the_next(tmp_path):
+    code = (
+        "import os, sys; from llava_rad.files import write_atomically\n"
+        "with write_atomically(sys.argv[1]): os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.json")], check=False)
+    assert len(list(tmp_path.glob(".*.partial"))) == 1
+    with own_file(tmp_path / "other.jsonl", "run of data"):
+        assert not list(tmp_path.glob(".*.partial"))
