@@ -16,11 +16,8 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
-    AddedToken,
     Dinov2Model,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -33,7 +30,6 @@ from llava_rad.encoders.dinov2_repo import load_repo_weights, repo_config
 from llava_rad.encoders.siglip import SiglipEncoder
 from llava_rad.encoders.timm_vit import TimmEncoder
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.files import write_folder_atomically
 from llava_rad.hf import chat_template
 from llava_rad.interchange.image_boundary import text_after_image
 from llava_rad.interchange.towers import (
@@ -41,13 +37,18 @@ from llava_rad.interchange.towers import (
     require_one_leading_token,
     require_table_size,
 )
-from llava_rad.interchange.whole_folder import make_room, never_written
+from llava_rad.interchange.writing import (
+    greedy,
+    make_room,
+    never_written,
+    new_folder,
+    with_image_token,
+)
 from llava_rad.model import ReportModel, ReportProcessor
 from llava_rad.model.card import NOT_FOR_CARE
 from llava_rad.model.llm import untie_if_different
+from llava_rad.model.prompt import IMAGE
 from llava_rad.quiet import quiet
-
-IMAGE = "<image>"
 
 
 def write_llava(model: ReportModel, folder: Path, *, dtype: torch.dtype | None = None) -> list[str]:
@@ -72,38 +73,22 @@ def write_llava(model: ReportModel, folder: Path, *, dtype: torch.dtype | None =
     vocabulary = llm.get_input_embeddings().weight.shape[0]
     expected = _text_logits(llm, model)
 
-    tokenizer = copy.deepcopy(model.processor.tokenizer)
-    tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE)
+    tokenizer, image_id = with_image_token(model.processor.tokenizer)
     make_room(llm, image_id, like=never_written(model.processor))
     tower = _tower(model.encoder)
     llava = _compose(model, llm, tower, image_id)
     _require_same(llava, model, expected, vocabulary)
 
     processor, notes = _processor(model, tokenizer, tower.config)
-    generation = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted({model.processor.end_id, tokenizer.eos_token_id} - {None}),
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-        max_new_tokens=256,
-    )
-    llava.generation_config = generation
+    ends = {model.processor.end_id, tokenizer.eos_token_id} - {None}
+    llava.generation_config = greedy(tokenizer, ends)
     llava.to(dtype or next(llm.parameters()).dtype)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder) as temporary:
-            with quiet():
-                llava.save_pretrained(temporary)
-                processor.save_pretrained(temporary)
-            model.encoder.preprocessing.write(temporary)
-            (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
-            if folder.is_dir():
-                folder.rmdir()  # only an empty one
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"cannot save ({error})", where=folder, remedy="Check the disk's space and rights"
-        ) from error
+    with new_folder(folder) as temporary:
+        with quiet():
+            llava.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+        model.encoder.preprocessing.write(temporary)
+        (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
     return notes
 
 

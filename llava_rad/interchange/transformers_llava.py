@@ -29,12 +29,12 @@ from llava_rad.interchange.state import module_from_state, read_weights
 from llava_rad.interchange.towers import block_layer, leading_tokens, require_table_size
 from llava_rad.model import LLAVA_RAD, PromptTemplate
 from llava_rad.model.chat import render_chat
+from llava_rad.model.prompt import IMAGE
 from llava_rad.model.published_prompts import MAIRA_2
 from llava_rad.model.tokenizer import read_tokenizer
 from llava_rad.readers import read_json, read_text
 
 _MAIRA_2 = "maira2"
-_IMAGE = "<image>"
 _MARK = "THE-REQUEST"
 
 _TOWERS = {kind: TOWERS[kind] for kind in ("clip_vision_model", "siglip_vision_model", "dinov2")}
@@ -258,14 +258,14 @@ def _turns(folder: Path, tokenizer: Any) -> _Turns | None:
             kind="unsupported_setting",
         )
     text = found["text"]
-    if text.count(_IMAGE) != 1 or text.count(_MARK) != 1 or text.find(_IMAGE) > text.find(_MARK):
+    if text.count(IMAGE) != 1 or text.count(_MARK) != 1 or text.find(IMAGE) > text.find(_MARK):
         raise ModelError(
             "the chat template does not put one image before the request",
             where=folder,
             remedy="Give the template with which the model shall be asked",
             kind="unsupported_setting",
         )
-    before, rest = text.split(_IMAGE)
+    before, rest = text.split(IMAGE)
     between, after = rest.split(_MARK)
     bos = tokenizer.bos_token
     if bos and before.startswith(bos):

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AddedToken, AutoProcessor, GenerationConfig
+from transformers import AutoProcessor
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
 from llava_rad.encoders.from_config import config_of, encoder_from_config
 from llava_rad.encoders.hf import load_config
 from llava_rad.encoders.weights import load_into
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.files import write_folder_atomically
 from llava_rad.hf import (
     LlavaRadConfig,
     LlavaRadForConditionalGeneration,
@@ -31,6 +29,13 @@ from llava_rad.hf import (
 from llava_rad.interchange.image_boundary import example_request
 from llava_rad.interchange.parts import Parts, Sources, reference_of
 from llava_rad.interchange.state import module_from_state, read_weights
+from llava_rad.interchange.writing import (
+    greedy,
+    make_room,
+    never_written,
+    new_folder,
+    with_image_token,
+)
 from llava_rad.model import (
     IMAGE_TOKEN,
     PromptTemplate,
@@ -71,68 +76,21 @@ def write_whole(model: ReportModel, folder: Path, *, dtype: torch.dtype | None =
     untie_if_different(llm)
     vision_config = config_of(model.encoder)
     _require_same_tower(model.encoder, vision_config)
-    tokenizer = copy.deepcopy(model.processor.tokenizer)
-    tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE)
+    tokenizer, image_id = with_image_token(model.processor.tokenizer)
     processor, notes = _processor(model.processor, tokenizer)
     make_room(llm, image_id, like=never_written(model.processor))
     whole = _compose(model, llm, vision_config, image_id)
-    whole.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(model.end_ids),
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-        max_new_tokens=256,
-    )
+    whole.generation_config = greedy(tokenizer, model.end_ids)
     whole.to(dtype or next(llm.parameters()).dtype)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder) as temporary:
-            with quiet():
-                whole.save_pretrained(temporary)
-                processor.save_pretrained(temporary)
-                read_back = AutoProcessor.from_pretrained(temporary, local_files_only=True)
-            if not _same_ids(read_back, model.processor) and not notes:
-                raise _refuse("its tokenizer reads text another way there", "unsupported_llm")
-            (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
-            if folder.is_dir():
-                folder.rmdir()  # only an empty one
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"cannot save ({error})", where=folder, remedy="Check the disk's space and rights"
-        ) from error
+    with new_folder(folder) as temporary:
+        with quiet():
+            whole.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            read_back = AutoProcessor.from_pretrained(temporary, local_files_only=True)
+        if not _same_ids(read_back, model.processor) and not notes:
+            raise _refuse("its tokenizer reads text another way there", "unsupported_llm")
+        (temporary / "README.md").write_text(_card(model, notes), encoding="utf-8")
     return notes
-
-
-def never_written(processor: ReportProcessor) -> int:
-    """A token that no report holds and none ends with."""
-    tokenizer = processor.tokenizer
-    candidates = (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
-    ends = (None, processor.end_id, tokenizer.eos_token_id)
-    return next((token for token in candidates if token not in ends), 0)
-
-
-def make_room(llm: Any, image_id: int, *, like: int) -> None:
-    """Give the image token a row in the vocabulary, if it has none.
-
-    The row is a copy of a token that is never written, so its logit can tie but not win.
-
-    Args:
-        llm: a causal LM.
-        image_id: number of the image token.
-        like: number of the token that is never written.
-    """
-    rows = llm.get_input_embeddings().weight.shape[0]
-    if image_id < rows:
-        return
-    with quiet():
-        llm.resize_token_embeddings(image_id + 1, mean_resizing=False)
-    head = llm.get_output_embeddings()
-    with torch.no_grad():
-        for module in (llm.get_input_embeddings(), head):
-            module.weight[rows:] = module.weight[like]
-        if getattr(head, "bias", None) is not None:
-            head.bias[rows:] = head.bias[like]
 
 
 def _compose(model: ReportModel, llm: Any, vision_config: Any, image_id: int) -> Any:

