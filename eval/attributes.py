@@ -30,7 +30,6 @@ from llava_rad.cli.options import (
     Pooling,
     Solver,
     Workers,
-    device_of_process,
     names,
 )
 from llava_rad.ending import program_ending
@@ -62,8 +61,6 @@ def main(
             column_target,
             encoder_facts,
             extract_features,
-            load_judged,
-            read_examples,
             run_linear_probe,
             split_vectors,
             to_plain,
@@ -72,19 +69,14 @@ def main(
 
         state = process_state()
         # 1. The encoder, the images, and what is recorded of them.
-        device = device_of_process(judging.device)
-        loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
-        examples = read_examples(judging.manifest, judging.view_names)
-        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        loaded, examples, inputs = judging.open()
         numbers.claim(("encoder", "results"), inputs)
         targets = [column_target(examples, column) for column in names(columns)]
         probes = {f"{target.name}.safetensors": has_checksums for target in targets}
-        if save:
-            stack.enter_context(
-                own_shared_results(
-                    save, probes, inputs, what="run of attributes", overwrite=numbers.overwrite
-                )
-            )
+        overwrite, what = numbers.overwrite, "run of attributes"
+        stack.enter_context(
+            own_shared_results(save, probes, inputs, what=what, overwrite=overwrite)
+        )
         facts = encoder_facts(loaded)
         say_once(f"{loaded.name}: {examples}")
 

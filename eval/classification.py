@@ -33,7 +33,6 @@ from llava_rad.cli.options import (
     Pooling,
     Solver,
     Workers,
-    device_of_process,
     names,
 )
 from llava_rad.ending import program_ending
@@ -88,8 +87,6 @@ def main(
             fine_tune,
             label_names,
             label_targets,
-            load_judged,
-            read_examples,
             run_knn,
             run_linear_probe,
             split_vectors,
@@ -99,21 +96,13 @@ def main(
         state = process_state()
         results: list[tuple[str, ProbeResult]] = []
         # 1. The encoder and the images.
-        device = device_of_process(judging.device)
-        loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
-        examples = read_examples(judging.manifest, judging.view_names)
-        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
+        loaded, examples, inputs = judging.open()
         numbers.claim(("encoder", "results"), inputs)
-        if save:
-            stack.enter_context(
-                own_shared_results(
-                    save,
-                    dict.fromkeys((LINEAR, TUNED), has_checksums),
-                    inputs,
-                    what="run of classification",
-                    overwrite=numbers.overwrite,
-                )
-            )
+        probes = dict.fromkeys((LINEAR, TUNED), has_checksums)
+        overwrite, what = numbers.overwrite, "run of classification"
+        stack.enter_context(
+            own_shared_results(save, probes, inputs, what=what, overwrite=overwrite)
+        )
         targets = label_targets(examples, names(labels), uncertain=uncertain)
         shares = [_share(part) for part in names(fractions)]
         say_once(f"{loaded.name}: {examples}")

@@ -30,7 +30,7 @@ import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Judging, Numbers, device_of_process
+from llava_rad.cli.options import Judging, Numbers
 from llava_rad.ending import program_ending
 from llava_rad.evaluation.table import text_table
 
@@ -79,7 +79,7 @@ def main(
             own_shared_results,
             write_bytes_result,
         )
-        from llava_rad.probing import encoder_facts, load_judged, read_examples, to_plain
+        from llava_rad.probing import encoder_facts, to_plain
         from llava_rad.probing.gallery import draw_gallery
         from llava_rad.probing.masks import open_masks
         from llava_rad.probing.segmentation import evaluate_head, seeing_whole_images, segment
@@ -88,29 +88,14 @@ def main(
 
         state = process_state()
         # 1. The encoder, which shall see whole images; the images and their masks.
-        device = device_of_process(judging.device)
-        judged = load_judged(judging.encoder, image_size=judging.image_size, device=device)
+        judged, examples, inputs = judging.open()
         whole = seeing_whole_images(judged)
-        examples = read_examples(judging.manifest, judging.view_names)
-        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
         numbers.claim(("encoder", "results"), inputs)
-        claim(
-            overlays,
-            is_our_picture,
-            "picture of this program",
-            inputs,
-            overwrite=numbers.overwrite,
+        overwrite, what = numbers.overwrite, "run of segmentation"
+        claim(overlays, is_our_picture, "picture of this program", inputs, overwrite=overwrite)
+        stack.enter_context(
+            own_shared_results(save, HEAD_FILES, inputs, what=what, overwrite=overwrite)
         )
-        if save:
-            stack.enter_context(
-                own_shared_results(
-                    save,
-                    HEAD_FILES,
-                    inputs,
-                    what="run of segmentation",
-                    overwrite=numbers.overwrite,
-                )
-            )
         sources = open_masks(masks or [])
         tokens = FeatureCache(judging.cache, whole)
         facts = encoder_facts(whole)

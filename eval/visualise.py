@@ -56,15 +56,11 @@ def main(
         import torch
 
         from llava_rad.outputs import is_our_picture, own_results
-        from llava_rad.probing import load_judged, read_examples
         from llava_rad.probing.segmentation import seeing_whole_images
 
         # 1. The encoder and some test images.
-        device = device_of_process(judging.device)
-        loaded = load_judged(judging.encoder, image_size=judging.image_size, device=device)
-        examples = read_examples(judging.manifest, judging.view_names)
+        loaded, examples, inputs = judging.open()
         pictures = dict.fromkeys(("pca.png", "attention.png", "neighbours.png"), is_our_picture)
-        inputs = [*judging.manifest, *(Path(example.path) for example in examples.all)]
         stack.enter_context(
             own_results(output, pictures, inputs, what="run of visualise", overwrite=overwrite)
         )
@@ -75,7 +71,7 @@ def main(
         whole = seeing_whole_images(loaded)
         pixels = torch.stack([_input(whole, example) for example in chosen])
         with torch.inference_mode():
-            patches = whole.encode(pixels.to(device)).patches.cpu()
+            patches = whole.encode(pixels.to(device_of_process(judging.device))).patches.cpu()
         _write(_colour_sheet(whole, chosen, pixels, patches), output / "pca.png")
 
         # 3. The attention of CLS, where the encoder's family tells it.

@@ -222,14 +222,20 @@ def own_results(
 
 @contextlib.contextmanager
 def own_shared_results(
-    folder: Path,
+    folder: Path | None,
     known: Mapping[str, Callable[[Path], bool]],
     inputs: Iterable[str | Path],
     *,
     what: str,
     overwrite: bool = False,
 ) -> Iterator[None]:
-    """As :func:`own_results`, for a run of several processes, which call this together."""
+    """As :func:`own_results`, for a run of several processes, which call this together.
+
+    Where ``folder`` is None there are no results, and nothing is held.
+    """
+    if folder is None:
+        yield
+        return
     from accelerate.utils import broadcast_object_list
 
     from llava_rad.processes import process_state

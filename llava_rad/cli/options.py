@@ -12,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+    from llava_rad.encoders import ImageEncoder
     from llava_rad.evaluation.predictions import Columns
+    from llava_rad.probing import Examples
     from llava_rad.reports.generate import GenerationSettings
 
 #: Images or studies that go through a network together.
@@ -182,10 +184,19 @@ class Judging:
     ] = Path("runs/features")
     device: Device = "auto"
 
-    @property
-    def view_names(self) -> list[str]:
-        """The views asked for."""
-        return names(self.views)
+    def open(self) -> "tuple[ImageEncoder, Examples, list[Path]]":
+        """The encoder, the images it is judged on, and all files that are read of them.
+
+        Raises:
+            LlavaRadError: one of them cannot be had.
+        """
+        from llava_rad.probing import load_judged, read_examples
+
+        device = device_of_process(self.device)
+        encoder = load_judged(self.encoder, image_size=self.image_size, device=device)
+        examples = read_examples(self.manifest, names(self.views))
+        files = [*self.manifest, *(Path(example.path) for example in examples.all)]
+        return encoder, examples, files
 
 
 @dataclass(frozen=True)
