@@ -76,19 +76,9 @@ def main(
         scores = [_score(scorer, predictions, ids, languages) for predictions in read]
         require_computed(scores[0], asked.metrics, primary)
         shown = shown_values(scores[0].results, asked.metrics, primary)
+        how = scoring.testing(seed)
         results = [
-            (
-                path,
-                paired_tests(
-                    other.results,
-                    scores[0].results,
-                    shown,
-                    units,
-                    primary=primary,
-                    resamples=scoring.resamples,
-                    seed=seed,
-                ),
-            )
+            (path, paired_tests(other.results, scores[0].results, shown, units, **how))
             for path, other in zip(files[1:], scores[1:], strict=True)
         ]
         head = f"{counted(len(ids), 'pair')} of {units}; differences against {files[0]}\n"
@@ -101,9 +91,7 @@ def main(
             for (path, tests), mine in zip(results, scores[1:], strict=True)
         ]
         facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
-        facts |= {"units": units.count, "primary": primary}
-        facts |= {"resamples": scoring.resamples, "seed": seed}
-        content = {**facts, "files": _differences(results)}
+        content = {**facts, "units": units.count, **how, "files": _differences(results)}
         numbers.put(content, "\n".join([head, *tables]))
     if units.name == "study":
         say_once(

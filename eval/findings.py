@@ -91,11 +91,9 @@ def main(
                 read_predictions(predictions, names),
                 scorer,
                 section=section,
-                primary=scoring.primary,
                 training=read_reports(training_reports, names) if training_reports else None,
                 features=_read_features(features) if features else None,
-                resamples=scoring.resamples,
-                seed=seed,
+                **scoring.testing(seed),
                 progress=lambda step: say_once(f"computing {step}"),
             )
             write_evaluation(evaluation, output, cases=cases)

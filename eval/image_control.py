@@ -40,7 +40,7 @@ from llava_rad.cli.options import (
     Section,
     Seed,
     Split,
-    device_of_process,
+    how_written,
 )
 from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import GOES_ON, program_ending
@@ -84,12 +84,7 @@ def main(
                 output,
                 split=split,
                 section=section,
-                settings=decoding.settings(seed),
-                batch_size=decoding.batch_size,
-                precision=loading.dtype,
-                device=device_of_process(loading.device),
-                quantize=loading.quantize,
-                base_llm=loading.base_llm,
+                **how_written(loading, decoding, seed),
             )
             if studies.selection.left_out:
                 say_once(f"studies: {studies.selection.summary()}")
@@ -103,9 +98,7 @@ def main(
                 right,
                 wrong,
                 scorer,
-                resamples=scoring.resamples,
-                primary=scoring.primary,
-                seed=seed,
+                **scoring.testing(seed),
                 progress=lambda step: say_once(f"computing {step}"),
             )
             if card:

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the imports below take seconds
     leave_quietly()
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,7 +38,7 @@ from llava_rad.cli.options import (
     Section,
     Seed,
     Split,
-    device_of_process,
+    how_written,
 )
 from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import GOES_ON, program_ending
@@ -80,8 +80,7 @@ def main(
         state = process_state()
         names = {**GENERATED, **SCORES, **(CONTROL if image_control else {})}
         scorer = scoring.scorer(loading.device)
-        how: dict[str, Any] = {"primary": scoring.primary, "resamples": scoring.resamples}
-        how["seed"] = seed
+        how = scoring.testing(seed)
         with own_shared_results(output, names, [manifest], what="evaluation", overwrite=overwrite):
             studies = open_split(
                 model,
@@ -89,12 +88,7 @@ def main(
                 output,
                 split=split,
                 section=section,
-                settings=decoding.settings(seed),
-                batch_size=decoding.batch_size,
-                precision=loading.dtype,
-                device=device_of_process(loading.device),
-                quantize=loading.quantize,
-                base_llm=loading.base_llm,
+                **how_written(loading, decoding, seed),
             )
             if studies.selection.left_out:
                 say_once(f"studies: {studies.selection.summary()}")

@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that ``--help`` stays quick.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -247,6 +247,18 @@ class Numbers:
         print(written if self.format == "json" and self.output is None else text)
         if self.output is not None:
             write_result(self.output, (text if self.format == "text" else written) + "\n")
+
+
+def how_written(loading: Loading, decoding: Decoding, seed: int) -> dict[str, Any]:
+    """How the reports of a split are written, for :func:`evaluation.split_reports.open_split`."""
+    return {
+        "settings": decoding.settings(seed),
+        "batch_size": decoding.batch_size,
+        "precision": loading.dtype,
+        "device": device_of_process(loading.device),
+        "quantize": loading.quantize,
+        "base_llm": loading.base_llm,
+    }
 
 
 # --- what options mean ---------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -75,6 +75,10 @@ class Scoring:
     bertscore_baseline: Annotated[
         Path | None, typer.Option(help="The bert_score package's table of baselines.")
     ] = None
+
+    def testing(self, seed: int) -> dict[str, Any]:
+        """What decides intervals and tests, by the names that the functions of evaluation have."""
+        return {"primary": self.primary, "resamples": self.resamples, "seed": seed}
 
     def scorer(self, device: str = "auto") -> Scorer:
         """Of these metrics.
