@@ -1,14 +1,13 @@
 """The project's preprocessing as an image processor of transformers."""
 
 import base64
-import io
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -73,7 +72,7 @@ class LlavaRadImageProcessor(BaseImageProcessor):
         if not isinstance(given, Radiograph):
             named = isinstance(given, str | os.PathLike) and not str(given).startswith("data:")
             name = None if named else f"<{type(image_url_or_urls).__name__}>"
-            source = given if named or isinstance(given, bytes) else _as_file(given)
+            source = given if named or isinstance(given, bytes) else _picture(given)
             given = load_radiograph(source, rendering=rendering, name=name)
         if given.rendering != rendering:
             raise ConfigError(
@@ -124,26 +123,28 @@ def _flat(images: Any) -> list[Any]:
     return [picture for one in images for picture in _flat(one)]
 
 
-def _as_file(given: Any) -> bytes:
-    """The bytes of a file: those in a ``data:`` address, or a PNG, which keeps every value."""
+def _picture(given: Any) -> bytes | Image.Image | np.ndarray:
+    """What :func:`load_radiograph` takes: the file of a ``data:`` address, or the picture."""
     try:
         if isinstance(given, str):
             return base64.b64decode(given.partition(",")[2], validate=True)
-        if isinstance(given, torch.Tensor):
-            given = given.detach().cpu().numpy()
-        if isinstance(given, np.ndarray):
-            if given.ndim == 3 and given.shape[0] in (1, 3) and given.shape[-1] not in (1, 3):
-                given = np.moveaxis(given, 0, -1)
-            given = Image.fromarray(
-                np.ascontiguousarray(given.squeeze(-1) if given.shape[-1:] == (1,) else given)
-            )
-        picture = ImageOps.exif_transpose(given)
-        file = io.BytesIO()
-        picture.save(file, format="PNG", compress_level=1)
-    except (TypeError, ValueError, AttributeError, OSError, KeyError) as error:
-        raise ImageError(
-            f"a {type(given).__name__} is no picture that can be read ({error})",
-            remedy="Give a path, a PIL image, or an array of uint8 or uint16 [height, width]",
-            kind="unreadable",
-        ) from error
-    return file.getvalue()
+    except ValueError as error:
+        raise _no_picture(given, str(error)) from error
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    if isinstance(given, np.ndarray):
+        if given.dtype.kind not in "bu" or given.ndim not in (2, 3):
+            raise _no_picture(given, f"{given.dtype}, {given.ndim} dimensions")
+        channels_first = given.ndim == 3 and given.shape[0] == 3 and given.shape[-1] not in (1, 3)
+        return np.moveaxis(given, 0, -1) if channels_first else given
+    if not isinstance(given, Image.Image):
+        raise _no_picture(given, "neither a file nor pixels")
+    return given
+
+
+def _no_picture(given: Any, why: str) -> ImageError:
+    return ImageError(
+        f"a {type(given).__name__} is no picture that can be read ({why})",
+        remedy="Give a path, a PIL image, or an array of uint8 or uint16 [height, width]",
+        kind="unreadable",
+    )
