@@ -33,7 +33,6 @@ from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
-from llava_rad.metrics.rules import label_reports
 from llava_rad.metrics.score import DEFINITIONS, Scorer, Scores, headline_values
 from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
@@ -225,7 +224,7 @@ def evaluate_predictions(
     intervals = bootstrap(scores.results, units, resamples=resamples, seed=seed)
     mentions = None
     if is_english(predictions.languages):
-        mentions = np.stack([label_reports(texts), label_reports(references)])
+        mentions = np.stack([scorer.label_reports(texts), scorer.label_reports(references)])
     normal, normal_by = _normal(predictions, mentions)
     outputs = Counter(" ".join(text.split()) for text in texts)
     return Evaluation(

@@ -10,21 +10,29 @@ than four tokens is judged by the n-grams it can have. The corpus value has no s
 text of the corpus has a 4-gram, BLEU-4 is 0 whatever the texts say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from llava_rad.metrics.ngrams import count_ngrams
 from llava_rad.metrics.result import Floats, MetricResult, check_pairs
+from llava_rad.metrics.tokens import Numbers, Tokens
 
 ORDERS = 4
 # The two constants that keep pycocoevalcap's ratios finite.
 _TINY, _SMALL = 1e-15, 1e-9
 
 
-def bleu_coco(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def bleu_coco(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """BLEU-1..4 as the COCO caption evaluation computes it, in [0, 1].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: what white space separates, remembered from other calls.
 
     Returns:
         Values ``bleu_1`` to ``bleu_4``, of the corpus and of each pair.
@@ -33,14 +41,22 @@ def bleu_coco(predictions: Sequence[str], references: Sequence[str]) -> MetricRe
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
-    sums = _statistics([t.split() for t in predictions], [t.split() for t in references])
+    tokens = tokens or Tokens(str.split)
+    sums = _statistics(tokens(predictions), tokens(references))
     facts = {"scorer": "llava_rad (pycocoevalcap's definition)", "tokens": "white space"}
     notes = _notes(sums, of_the_corpus=False)
     return MetricResult("bleu_coco", _coco(sums), sums, _coco, {**facts, "range": "0-1"}, notes)
 
 
-def bleu_sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def bleu_sacrebleu(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """BLEU-1..4 as ``sacrebleu`` computes it with its defaults, in [0, 100].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: the 13a tokens, remembered from other calls.
 
     Returns:
         Values ``bleu_1`` to ``bleu_4``; those of the corpus without, those of each pair with
@@ -50,14 +66,10 @@ def bleu_sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> Met
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     import sacrebleu
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     check_pairs(predictions, references)
-    tokenize = Tokenizer13a()
-    sums = _statistics(
-        [tokenize(text.rstrip()).split() for text in predictions],
-        [tokenize(text.rstrip()).split() for text in references],
-    )
+    tokens = tokens or Tokens(tokenize_13a())
+    sums = _statistics(tokens(predictions), tokens(references))
     facts: dict[str, Any] = {
         "scorer": "llava_rad (sacrebleu's definition)",
         "tokens": f"13a, by sacrebleu {sacrebleu.__version__}",
@@ -71,7 +83,15 @@ def bleu_sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> Met
     return MetricResult("bleu_sacrebleu", per_pair, sums, _sacrebleu, facts, notes)
 
 
-def _statistics(predictions: list[list[str]], references: list[list[str]]) -> Floats:
+def tokenize_13a() -> Callable[[str], list[str]]:
+    """Sacrebleu's 13a tokenizer."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokenize = Tokenizer13a()
+    return lambda text: tokenize(text.rstrip()).split()
+
+
+def _statistics(predictions: list[Numbers], references: list[Numbers]) -> Floats:
     """Columns: 4 matches, 4 n-grams of the prediction, lengths of prediction and reference."""
     matches, guesses = [], []
     for predicted, expected in count_ngrams(predictions, references, ORDERS):

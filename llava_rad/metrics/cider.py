@@ -13,21 +13,29 @@ import numpy as np
 
 from llava_rad.metrics.ngrams import count_ngrams
 from llava_rad.metrics.result import MetricResult, check_pairs, mean_result, ratio
+from llava_rad.metrics.tokens import Tokens
 
 ORDERS = 4
 SIGMA = 6.0
 
 
-def cider(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def cider(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """CIDEr-D of each pair and its mean, in [0, 10].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: what white space separates, remembered from other calls.
 
     Raises:
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
     pairs = len(predictions)
-    predicted = [text.split() for text in predictions]
-    expected = [text.split() for text in references]
+    tokens = tokens or Tokens(str.split)
+    predicted, expected = tokens(predictions), tokens(references)
 
     similarity = np.zeros(pairs)
     for mine, theirs in count_ngrams(predicted, expected, ORDERS):

@@ -10,27 +10,41 @@ as ``evaluate``'s module of that name does. Neither equals METEOR 1.5, the Java 
 and tuned parameters: compare with those only by running that program.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from llava_rad.errors import WeightsError
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty, mean_result
 from llava_rad.metrics.rouge import CachedStemmer
+from llava_rad.metrics.tokens import Tokens
 
 
-def meteor(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def meteor(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """METEOR by spelling and stem, without synonyms: the mean over pairs, in [0, 1].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: NLTK's words, remembered from other calls.
 
     Raises:
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
-    return _meteor("meteor", predictions, references, _NoSynonyms())
+    return _meteor("meteor", predictions, references, _NoSynonyms(), tokens)
 
 
-def meteor_wordnet(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def meteor_wordnet(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """METEOR by spelling, stem and WordNet synonym: the mean over pairs, in [0, 1].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: NLTK's words, remembered from other calls.
 
     Raises:
         WeightsError: NLTK's WordNet data is not on this machine.
@@ -47,29 +61,42 @@ def meteor_wordnet(predictions: Sequence[str], references: Sequence[str]) -> Met
             remedy="Fetch it with: python -m nltk.downloader wordnet",
             kind="missing",
         ) from error
-    return _meteor("meteor_wordnet", predictions, references, wordnet)
+    return _meteor("meteor_wordnet", predictions, references, wordnet, tokens)
+
+
+def tokenize_words() -> Callable[[str], list[str]]:
+    """NLTK's word tokenizer, without its sentence splitting."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return NLTKWordTokenizer().tokenize
 
 
 def _meteor(
-    name: str, predictions: Sequence[str], references: Sequence[str], wordnet: Any
+    name: str,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    wordnet: Any,
+    tokens: Tokens | None,
 ) -> MetricResult:
-    from nltk.tokenize import NLTKWordTokenizer
     from nltk.translate.meteor_score import single_meteor_score
 
     check_pairs(predictions, references)
     stemmer = CachedStemmer()
-    # Baselines put one text beside all references, so texts come again.
-    tokenize = functools.lru_cache(maxsize=4096)(NLTKWordTokenizer().tokenize)
+    tokens = tokens or Tokens(tokenize_words())
+    predicted, expected = tokens(predictions), tokens(references)
+    words = tokens.spellings()
     values = [
         0.0
         if is_empty(prediction) or is_empty(reference)
         else single_meteor_score(
-            tokenize(reference),
-            tokenize(prediction),
+            [words[i] for i in theirs.tolist()],
+            [words[i] for i in mine.tolist()],
             stemmer=stemmer,
             wordnet=wordnet,
         )
-        for prediction, reference in zip(predictions, references, strict=True)
+        for prediction, reference, mine, theirs in zip(
+            predictions, references, predicted, expected, strict=True
+        )
     ]
     facts = {
         "scorer": f"nltk {version('nltk')} single_meteor_score",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_rad.metrics.tokens import Numbers
+
 Integers = NDArray[np.int64]
 
 
@@ -43,20 +45,17 @@ class NgramCounts:
 
 
 def count_ngrams(
-    first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], orders: int
+    first: Sequence[Numbers], second: Sequence[Numbers], orders: int
 ) -> Iterator[tuple[NgramCounts, NgramCounts]]:
     """Count the n-grams of two equally long lists of tokenised texts.
 
     Yields:
         For each order 1, 2, ... ``orders``, the counts of the first and of the second list.
     """
-    vocabulary: dict[str, int] = {}
     texts = [*first, *second]
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    tokens = np.array(
-        [vocabulary.setdefault(token, len(vocabulary)) for text in texts for token in text],
-        dtype=np.int64,
-    )
+    tokens = np.concatenate(texts).astype(np.int64)
+    vocabulary = int(tokens.max(initial=0)) + 1
     text_of = np.repeat(np.arange(len(texts)), lengths)
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(tokens))  # tokens to the end
 
@@ -66,7 +65,7 @@ def count_ngrams(
         if order > 1:
             longer = left[starts] >= order
             starts = starts[longer]
-            joined = grams[longer] * len(vocabulary) + tokens[starts + order - 1]
+            joined = grams[longer] * vocabulary + tokens[starts + order - 1]
             _, grams = np.unique(joined, return_inverse=True)
         distinct = int(grams.max(initial=0)) + 1
         totals = np.maximum(lengths - order + 1, 0)

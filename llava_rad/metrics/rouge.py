@@ -11,7 +11,7 @@ tokens like one space.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -25,13 +25,18 @@ from llava_rad.metrics.result import (
     ratio,
     some_empty,
 )
+from llava_rad.metrics.tokens import Tokens
 
 COCO_BETA = 1.2
 _BREAKS = re.compile(r"[\t-\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
 def rouge(
-    predictions: Sequence[str], references: Sequence[str], *, stemmer: bool = False
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    stemmer: bool = False,
+    tokens: Tokens | None = None,
 ) -> MetricResult:
     """ROUGE-1, -2, -L and -Lsum F1 as ``rouge_score`` defines them, in [0, 1].
 
@@ -39,6 +44,7 @@ def rouge(
         predictions: generated texts.
         references: true texts, in the same order.
         stemmer: reduce words of more than three letters to their Porter stem first.
+        tokens: letters and digits, or their stems, remembered from other calls.
 
     Returns:
         Values ``rouge1``, ``rouge2``, ``rougeL``, ``rougeLsum``: means of the pairs' values.
@@ -47,20 +53,19 @@ def rouge(
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     from rouge_score import rouge_scorer
-    from rouge_score.tokenize import tokenize
 
     check_pairs(predictions, references)
-    stems = CachedStemmer() if stemmer else None
-    predicted = [tokenize(text, stems) for text in predictions]
-    expected = [tokenize(text, stems) for text in references]
-    predicted_length = np.array([len(tokens) for tokens in predicted])
-    expected_length = np.array([len(tokens) for tokens in expected])
+    tokens = tokens or Tokens(tokenize_letters(stemmer=stemmer))
+    predicted, expected = tokens(predictions), tokens(references)
+    predicted_length = np.array([len(text) for text in predicted])
+    expected_length = np.array([len(text) for text in expected])
 
     values = {}
     for n, (mine, theirs) in enumerate(count_ngrams(predicted, expected, 2), start=1):
         matches = mine.matches(theirs)
         values[f"rouge{n}"] = harmonic(ratio(matches, mine.total), ratio(matches, theirs.total))
-    common = np.array([lcs_length(p, e) for p, e in zip(predicted, expected, strict=True)])
+    pairs = zip(predicted, expected, strict=True)
+    common = np.array([lcs_length(p.tolist(), e.tolist()) for p, e in pairs])
     values["rougeL"] = harmonic(ratio(common, predicted_length), ratio(common, expected_length))
 
     # On single lines the summary-level score is ROUGE-L; the rest is left to the reference code.
@@ -80,17 +85,32 @@ def rouge(
     return mean_result("rouge", values, facts=facts)
 
 
-def rouge_l_coco(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def tokenize_letters(*, stemmer: bool) -> Callable[[str], list[str]]:
+    """rouge_score's tokenizer: lower-cased letters and digits, or the Porter stems of words."""
+    from rouge_score.tokenize import tokenize
+
+    stems = CachedStemmer() if stemmer else None
+    return lambda text: tokenize(text, stems)
+
+
+def rouge_l_coco(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
     """ROUGE-L with beta 1.2 as the COCO caption evaluation computes it, in [0, 1].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: what single spaces separate, remembered from other calls.
 
     Raises:
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
+    tokens = tokens or Tokens(split_at_spaces)
     precision, recall = [], []
-    for prediction, reference in zip(predictions, references, strict=True):
-        predicted, expected = _one_line(prediction).split(" "), _one_line(reference).split(" ")
-        common = lcs_length(predicted, expected)
+    for predicted, expected in zip(tokens(predictions), tokens(references), strict=True):
+        common = lcs_length(predicted.tolist(), expected.tolist())
         precision.append(common / len(predicted))
         recall.append(common / len(expected))
     p, r = np.array(precision), np.array(recall)
@@ -106,6 +126,11 @@ def rouge_l_coco(predictions: Sequence[str], references: Sequence[str]) -> Metri
     return mean_result("rouge_l_coco", {"rougeL": value}, facts=facts)
 
 
+def split_at_spaces(text: str) -> list[str]:
+    """What single spaces separate, empty tokens included."""
+    return _one_line(text).split(" ")
+
+
 def _one_line(text: str) -> str:
     """The text with each line break (or tab), and the spaces around it, as one space."""
     first, *others = _BREAKS.split(text)
@@ -116,13 +141,13 @@ def _one_line(text: str) -> str:
     return " ".join(line for line in lines if line)
 
 
-def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
+def lcs_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     """Length of the longest common subsequence of two token lists.
 
     One row of the dynamic-programming table is one integer, a bit for each token of ``first``
     (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
     """
-    positions: dict[str, int] = {}
+    positions: dict[Hashable, int] = {}
     for i, token in enumerate(first):
         positions[token] = positions.get(token, 0) | (1 << i)
     everything = (1 << len(first)) - 1

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty, some_empty
+from llava_rad.metrics.tokens import read_once
 from llava_rad.observations import OBSERVATIONS, Mention
 
 VERSION = "2"
@@ -308,14 +309,31 @@ def label_report(text: str) -> list[Mention]:
     return list(found.values())
 
 
-def label_reports(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Labels of many reports [texts, 14]; equal texts are labelled once."""
-    known = {text: label_report(text) for text in dict.fromkeys(texts)}
-    return np.array([known[text] for text in texts], dtype=np.int64).reshape(-1, len(OBSERVATIONS))
+def label_reports(
+    texts: Sequence[str], known: dict[str, list[Mention]] | None = None
+) -> NDArray[np.int64]:
+    """Labels of many reports [texts, 14]; equal texts are labelled once.
+
+    Args:
+        texts: the reports.
+        known: labels of texts from other calls, which this one adds to.
+    """
+    labels = read_once(label_report, texts, {} if known is None else known)
+    return np.array(labels, dtype=np.int64).reshape(-1, len(OBSERVATIONS))
 
 
-def chexpert_rules(predictions: Sequence[str], references: Sequence[str]) -> MetricResult:
+def chexpert_rules(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    known: dict[str, list[Mention]] | None = None,
+) -> MetricResult:
     """F1 of the observations that this package's rules find in both texts.
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        known: labels of texts from other calls, which this one adds to.
 
     Returns:
         The values of :mod:`llava_rad.metrics.label_f1`, in [0, 1].
@@ -324,10 +342,11 @@ def chexpert_rules(predictions: Sequence[str], references: Sequence[str]) -> Met
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
+    known = {} if known is None else known
     return label_f1(
         "chexpert_rules",
-        label_reports(predictions),
-        label_reports(references),
+        label_reports(predictions, known),
+        label_reports(references, known),
         facts={"scorer": f"llava_rad chexpert-rules, version {VERSION}", "language": "English"},
         empty=some_empty(predictions, references),
     )

@@ -5,20 +5,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
-from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
+from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu, tokenize_13a
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
-from llava_rad.metrics.meteor import meteor, meteor_wordnet
+from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
 from llava_rad.metrics.radcliq import radcliq_v1
 from llava_rad.metrics.radgraph import radgraph_f1
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
-from llava_rad.metrics.rouge import rouge, rouge_l_coco
-from llava_rad.metrics.rules import chexpert_rules
+from llava_rad.metrics.rouge import rouge, rouge_l_coco, split_at_spaces, tokenize_letters
+from llava_rad.metrics.rules import chexpert_rules, label_reports
+from llava_rad.metrics.tokens import Tokens
+from llava_rad.observations import Mention
+
+_REMEMBERED = 200_000  # texts
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,43 @@ class MetricSettings:
     device: str | None = None
 
 
-class _Networks:
-    """The networks of some settings, each loaded when it is first needed."""
+class _Shared:
+    """What metrics of the same settings share, each made when it is first needed.
+
+    Networks, the tokens of texts by each tokenizer, and what the rules say of texts.
+    """
 
     def __init__(self, settings: MetricSettings) -> None:
         self.settings = settings
+        self.labels: dict[str, list[Mention]] = {}
+
+    def forget_texts(self) -> None:
+        """Forget the texts, where a scorer in long use has read too many to remember."""
+        if len(self.labels) > _REMEMBERED:
+            self.labels = {}
+        for name, value in [*vars(self).items()]:
+            if isinstance(value, Tokens) and value.remembered > _REMEMBERED:
+                delattr(self, name)  # cached_property makes another
+
+    @cached_property
+    def white_space(self) -> Tokens:
+        return Tokens(str.split)
+
+    @cached_property
+    def single_spaces(self) -> Tokens:
+        return Tokens(split_at_spaces)
+
+    @cached_property
+    def tokens_13a(self) -> Tokens:
+        return Tokens(tokenize_13a())
+
+    @cached_property
+    def letters(self) -> Tokens:
+        return Tokens(tokenize_letters(stemmer=self.settings.rouge_stemmer))
+
+    @cached_property
+    def words(self) -> Tokens:
+        return Tokens(tokenize_words())
 
     @cached_property
     def chexbert(self) -> CheXbert:
@@ -107,30 +146,30 @@ class _Networks:
         return RadGraphAnnotator(model_type, weights=s.radgraph, cache=s.cache, device=s.device)
 
 
-_Compute = Callable[[Sequence[str], Sequence[str], _Networks], MetricResult]
+_Compute = Callable[[Sequence[str], Sequence[str], _Shared], MetricResult]
 
 METRICS: dict[str, _Compute] = {
-    "bleu_coco": lambda p, r, n: bleu_coco(p, r),
-    "bleu_sacrebleu": lambda p, r, n: bleu_sacrebleu(p, r),
-    "rouge": lambda p, r, n: rouge(p, r, stemmer=n.settings.rouge_stemmer),
-    "rouge_l_coco": lambda p, r, n: rouge_l_coco(p, r),
-    "meteor": lambda p, r, n: meteor(p, r),
-    "meteor_wordnet": lambda p, r, n: meteor_wordnet(p, r),
-    "cider": lambda p, r, n: cider(p, r),
-    "chexpert_rules": lambda p, r, n: chexpert_rules(p, r),
-    "chexbert": lambda p, r, n: chexbert(
-        p, r, labeler=n.chexbert, windows=n.settings.chexbert_windows
+    "bleu_coco": lambda p, r, s: bleu_coco(p, r, tokens=s.white_space),
+    "bleu_sacrebleu": lambda p, r, s: bleu_sacrebleu(p, r, tokens=s.tokens_13a),
+    "rouge": lambda p, r, s: rouge(p, r, stemmer=s.settings.rouge_stemmer, tokens=s.letters),
+    "rouge_l_coco": lambda p, r, s: rouge_l_coco(p, r, tokens=s.single_spaces),
+    "meteor": lambda p, r, s: meteor(p, r, tokens=s.words),
+    "meteor_wordnet": lambda p, r, s: meteor_wordnet(p, r, tokens=s.words),
+    "cider": lambda p, r, s: cider(p, r, tokens=s.white_space),
+    "chexpert_rules": lambda p, r, s: chexpert_rules(p, r, known=s.labels),
+    "chexbert": lambda p, r, s: chexbert(
+        p, r, labeler=s.chexbert, windows=s.settings.chexbert_windows
     ),
-    "radgraph": lambda p, r, n: radgraph_f1(
-        p, r, annotator=n.radgraph, casing=n.settings.radgraph_casing
+    "radgraph": lambda p, r, s: radgraph_f1(
+        p, r, annotator=s.radgraph, casing=s.settings.radgraph_casing
     ),
-    "bertscore": lambda p, r, n: bertscore(p, r, scorer=n.bertscore),
-    "radcliq_v1": lambda p, r, n: radcliq_v1(
+    "bertscore": lambda p, r, s: bertscore(p, r, scorer=s.bertscore),
+    "radcliq_v1": lambda p, r, s: radcliq_v1(
         p,
         r,
-        annotator=n.radgraph_of_radcliq,
-        scorer=n.bertscore_of_radcliq,
-        labeler=n.chexbert,
+        annotator=s.radgraph_of_radcliq,
+        scorer=s.bertscore_of_radcliq,
+        labeler=s.chexbert,
     ),
 }
 """Every metric, by name."""
@@ -246,13 +285,17 @@ class Scorer:
         self.metrics = tuple(dict.fromkeys(metrics))
         self.settings = settings or MetricSettings()
         self.require = require
-        self._networks = _Networks(self.settings)
+        self._shared = _Shared(self.settings)
 
     def only(self, metrics: Sequence[str]) -> "Scorer":
-        """A scorer of some of the metrics, with the same networks."""
+        """A scorer of some of the metrics, with the same networks and remembered texts."""
         other = Scorer(metrics, self.settings, require=self.require)
-        other._networks = self._networks
+        other._shared = self._shared
         return other
+
+    def label_reports(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """What the rules say of each text [texts, 14]; texts that were scored are known."""
+        return label_reports(texts, self._shared.labels)
 
     def __call__(
         self,
@@ -276,6 +319,7 @@ class Scorer:
             WeightsError: a required metric's weights are missing, or weights are damaged.
         """
         check_pairs(predictions, references)
+        self._shared.forget_texts()
         if all(map(is_empty, references)):
             raise MetricError(
                 "all references are blank, so there is nothing to compare with",
@@ -296,7 +340,7 @@ class Scorer:
                         remedy="Score English reports, or choose metrics of spelling",
                         kind="language",
                     )
-                results[name] = METRICS[name](predictions, references, self._networks)
+                results[name] = METRICS[name](predictions, references, self._shared)
             except (MetricError, WeightsError) as error:
                 if self.require or error.kind not in ("missing", "language"):
                     raise

@@ -96,7 +96,7 @@ def test_what_no_metric_is_defined_for_is_refused(name, predictions, references,
         score(predictions, references, [name])
     assert caught.value.kind == kind
     with pytest.raises(MetricError):
-        METRICS[name](predictions, references, Scorer([])._networks)
+        METRICS[name](predictions, references, Scorer([])._shared)
 
 
 @pytest.mark.parametrize("references", [[""], ["", " \n", "\t"]])
