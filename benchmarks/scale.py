@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--studies 100000] [--pairs 10000] [--only manifest,hash]
 
 Makes a synthetic manifest and table in a temporary folder and measures each part in a process of
-its own, on one thread: the seconds it takes, and the most memory above what its imports take.
+its own, on one thread: the seconds of processor time, and the most memory above its imports'.
 Prints a Markdown table.
 """
 
@@ -113,11 +113,11 @@ def make_samples(folder: Path) -> None:
     """Tokenised training samples of the whole manifest, as the first stage makes them."""
     chosen = select_targets(load_manifest(folder / "many.jsonl"))
     split = Split(chosen.studies, chosen.texts, [1.0] * len(chosen.texts))
-    begun = time.perf_counter()
+    begun = time.process_time()
     ReportSamples(
         split, ReportProcessor.from_pretrained(BUNDLED["mini"]), 512, DropoutConfig(indication=0.2)
     )
-    print(f"(samples without reading the manifest: {time.perf_counter() - begun:.1f} s)")
+    print(f"(samples without reading the manifest: {time.process_time() - begun:.1f} s)")
 
 
 def score(folder: Path) -> None:
@@ -139,15 +139,15 @@ PARTS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], object]]] =
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and MB above the beginning, of something done in a process of its own."""
+    """Seconds of processor time, and MB above the beginning, of work in a process of its own."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        begun = time.perf_counter()
+        begun = time.process_time()
         work()
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
         sys.stdout.flush()
         os.write(writer, json.dumps([seconds, grown]).encode())

@@ -13,7 +13,7 @@ its own and never taken for findings without being asked to.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,6 +98,8 @@ _AT_LINE_START = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _IN_LINE = re.compile(rf"(?<=[.!?\s])(?P<names>{_NAMES})[ \t]*:", re.IGNORECASE)
+_LAST_WORDS = tuple({name.split()[-1] for name in _SECTION_OF})
+_LONGEST_NAMES = 3 * max(map(len, _SECTION_OF)) + 2 * len(" and ") + len(" :")
 # "PORTABLE AP CHEST:", "PA AND LATERAL VIEWS OF THE CHEST:": some reports have no other header.
 _VIEW_HEADER = re.compile(
     r"^[ \t]*(?=[^:\n]*\b(?i:chest|cxr)\b)[A-Z0-9][A-Za-z0-9 ,/&()\-]{3,70}:", re.MULTILINE
@@ -152,6 +154,8 @@ _LIST_NUMBER = re.compile(
     r"(?:^|(?<=\n)|(?<=[.;:!?])[ \t]+)[ \t]*\(?(\d{1,2})[.)](?!\d)[ \t]*(?=\S)"
 )
 _BULLET = re.compile(r"^[ \t]*[-*•·–][ \t]+", re.MULTILINE)
+# What running prose does not hold: line breaks, bullets, rules, list numbers.
+_UNTIDY = re.compile(r"[\n\r]|^\s*[-*•·–]\s|[_=*~#–—-](?:\s*[_=*~#–—-]){3}|\.{5}|\d[.)](?!\d)")
 
 
 @dataclass(frozen=True)
@@ -250,8 +254,9 @@ def missing_findings(impression: str | None, paragraph: str | None = None) -> st
 
 def tidy(text: str) -> str:
     """A section's text as running prose: no list numbers, bullets, rules, line breaks."""
-    text = _RULE_IN_LINE.sub(" ", _RULE_LINE.sub("", _even(text)))
-    text = _BULLET.sub("", _without_list_numbers(text))
+    if _UNTIDY.search(text):
+        text = _RULE_IN_LINE.sub(" ", _RULE_LINE.sub("", _even(text)))
+        text = _BULLET.sub("", _without_list_numbers(text))
     return " ".join(text.split())
 
 
@@ -334,7 +339,7 @@ def _headers(text: str) -> list[_Header]:
     for match in _AT_LINE_START.finditer(text):
         if _stands(text, match, dash=match["dash"] is not None):
             found[match.start("names")] = _header(match)
-    for match in _IN_LINE.finditer(text):
+    for match in _in_lines(text):
         start = match.start("names")
         after_sentence = text[max(start - 2, 0) : start].rstrip()[-1:] in (".", "!", "?")
         if start not in found and (match["names"].isupper() or after_sentence):
@@ -345,6 +350,19 @@ def _headers(text: str) -> list[_Header]:
             if header is not None:
                 found[header.start] = header
     return _without_overlaps([found[start] for start in sorted(found)])
+
+
+def _in_lines(text: str) -> Iterator[re.Match[str]]:
+    """What :data:`_IN_LINE` finds, looked for only where a header's last word has a colon."""
+    begun, colon = 0, text.find(":")
+    while colon >= 0:
+        window = max(begun, colon - _LONGEST_NAMES)
+        if text[window:colon].rstrip().casefold().endswith(_LAST_WORDS):
+            match = _IN_LINE.search(text, window, colon + 1)
+            if match:
+                begun = match.end()
+                yield match
+        colon = text.find(":", colon + 1)
 
 
 def _stands(text: str, match: re.Match[str], *, dash: bool = False) -> bool:
