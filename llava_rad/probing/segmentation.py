@@ -27,6 +27,10 @@ from llava_rad.probing.scores import Floats
 from llava_rad.probing.segmentation_heads import SCALE, SegmentationHead
 from llava_rad.processes import process_state, share_jobs
 
+_NO_MASKS = (
+    "Check that the manifest names masks of these structures, or that those of a folder are named "
+    "like their images"
+)
 SIDE = 512  # pixels of the longer side, on which masks are compared
 BATCH = 16
 LEARNING_RATES = (1e-2, 1e-3, 1e-4)
@@ -141,7 +145,7 @@ def segment(
         if not part.examples:
             raise DataError(
                 f"the {name} split has no image with a mask",
-                remedy="Check that masks are named like their images",
+                remedy=_NO_MASKS,
                 kind="no_masks",
             )
         say(f"{len(part.examples)} {name} images with masks")
@@ -212,7 +216,7 @@ def evaluate_head(
     if not part.examples:
         raise DataError(
             "no test image has a mask",
-            remedy="Check that masks are named like their images",
+            remedy=_NO_MASKS,
             kind="no_masks",
         )
     _check_masks(structures, (part,))

@@ -30,7 +30,9 @@ def studies(tmp_path: Path) -> list[Study]:
         patient_id="p1",
         split="train",
         images=(
-            StudyImage(str(tmp_path / "x/a.png"), "frontal", "PA", str(tmp_path / "m/a.png")),
+            StudyImage(
+                str(tmp_path / "x/a.png"), "frontal", "PA", {"lungs": str(tmp_path / "m/a.png")}
+            ),
             StudyImage(str(tmp_path / "x/b.png"), "lateral"),
         ),
         indication="Cough",
@@ -317,7 +319,7 @@ def test_real_words_stay(tmp_path: Path) -> None:
     [
         ('"images": [{"path": 5}]', "path is 5"),
         ('"images": [{"path": ["a"]}]', "path is"),
-        ('"images": [{"path": "x", "lung_mask": 5}]', "lung_mask is 5"),
+        ('"images": [{"path": "x", "masks": {"lungs": 5}}]', "the mask of lungs is 5"),
         ('"images": [{"path": "a\\u0000b"}]', "path is"),
         ('"images": {"path": "x"}', "images is"),
         ('"images": [null]', "an image is None"),
