@@ -1,6 +1,6 @@
-"""Chest X-rays of children of 1 to 5 years (Kermany et al., 2018): normal, bacterial and viral
-pneumonia; no reports.
+"""Chest X-rays of children of 1 to 5 years (Kermany et al., 2018); no reports.
 
+Normal, bacterial and viral pneumonia.
 Two layouts are read. The public one: ``train``, ``val`` and ``test``, each with ``NORMAL`` and
 ``PNEUMONIA``, where ``person7_bacteria_20.jpeg`` is of patient 7 and other names are patients of
 their own (``IM-0117-0001.jpeg`` and ``IM-0117-0001-0002.jpeg`` are one). ``test`` numbers its
@@ -21,7 +21,8 @@ from llava_rad.data.tables import read_table
 from llava_rad.errors import DataError
 from llava_rad.views import view_of
 
-LABELS = ("Pneumonia", "bacterial", "viral", "No Finding")
+_KINDS = ("bacterial", "viral")
+LABELS = ("Pneumonia", *_KINDS, "No Finding")
 
 _PERSON = re.compile(r"person(\d+)_(bacteria|virus)_\d+")
 _NORMAL = re.compile(r"((?:NORMAL2-)?IM-\d+)-\d+.*")
@@ -57,9 +58,17 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
                     {"lungs": str(mask)} if mask and is_file(mask) else {},
                 ),
             ),
-            labels={label: float(label in row["labels"]) for label in LABELS},
+            labels=_labels(row["labels"]),
             source="kermany",
         )
+
+
+def _labels(present: set[str]) -> dict[str, float | None]:
+    """Labels of an image; of a pneumonia of unstated kind both kinds are unknown."""
+    labels: dict[str, float | None] = {name: float(name in present) for name in LABELS}
+    if "Pneumonia" in present and present.isdisjoint(_KINDS):
+        labels |= dict.fromkeys(_KINDS)
+    return labels
 
 
 def _subset_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
