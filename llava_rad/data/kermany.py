@@ -1,6 +1,7 @@
 """Chest X-rays of children of 1 to 5 years (Kermany et al., 2018); no reports.
 
 Normal, bacterial and viral pneumonia.
+
 Two layouts are read. The public one: ``train``, ``val`` and ``test``, each with ``NORMAL`` and
 ``PNEUMONIA``, where ``person7_bacteria_20.jpeg`` is of patient 7 and other names are patients of
 their own (``IM-0117-0001.jpeg`` and ``IM-0117-0001-0002.jpeg`` are one). ``test`` numbers its
