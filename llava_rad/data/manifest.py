@@ -226,7 +226,10 @@ def _refuse_overlap(splits_of: dict[str, set[str]], what: str, where: object) ->
 
 _STUDY_KEYS = tuple(f.name for f in fields(Study))
 _IMAGE_KEYS = tuple(f.name for f in fields(StudyImage))
-_OF_STUDY, _OF_IMAGE = dict.fromkeys(_STUDY_KEYS).keys(), dict.fromkeys(_IMAGE_KEYS).keys()
+# Earlier manifests have one mask an image, under a key of its own.
+_OLD_MASK = "lung_mask"
+_OF_STUDY = dict.fromkeys(_STUDY_KEYS).keys()
+_OF_IMAGE = dict.fromkeys((*_IMAGE_KEYS, _OLD_MASK)).keys()
 _OF_PRIOR = dict.fromkeys(f.name for f in fields(PriorStudy)).keys()
 _OF_PAIR = dict.fromkeys(("name", "value")).keys()
 
@@ -303,6 +306,8 @@ def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
         _check_keys(image, _OF_IMAGE, "an image")
         values = {name: value for name, value in image.items() if not is_missing(value)}
         masks = _pairs(values.pop("masks", ()), "masks")
+        if old := values.pop(_OLD_MASK, ""):
+            masks = {"lungs": old, **masks}
         if "path" in values:
             values["path"] = _resolved(values["path"], "path", base)
         if masks:

@@ -58,6 +58,13 @@ def test_round_trip_keeps_every_field(tmp_path: Path, studies: list[Study], endi
     assert load_manifest(path) == studies
 
 
+def test_an_earlier_manifest_with_one_mask_an_image_is_read(tmp_path: Path) -> None:
+    images = '[{"path": "a.png", "lung_mask": "m/a.png"}, {"path": "b.png", "lung_mask": ""}]'
+    (tmp_path / "m.jsonl").write_text(f'{{"study_id": "s", "patient_id": "p", "images": {images}}}')
+    (study,) = load_manifest(tmp_path / "m.jsonl")
+    assert [i.masks for i in study.images] == [{"lungs": str(tmp_path / "m/a.png")}, {}]
+
+
 def test_a_table_of_several_groups_of_rows_is_whole(
     tmp_path: Path, studies: list[Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
