@@ -120,22 +120,22 @@ def _public_rows(root: Path) -> Iterator[dict[str, Any]]:
         ("CLNDAT_EN", _WITH_NODULE, True),
         ("CNNDAT_EN", _WITHOUT, False),
     ):
-        path = first_existing(root / f"{table}.txt", root / f"{table}.TXT")
-        if path is None:
+        file = first_existing(root / f"{table}.txt", root / f"{table}.TXT")
+        if file is None:
             raise DataError(
                 f"neither metadata.csv nor {table}.txt is here",
                 where=root,
                 remedy="Give the folder with JSRT's clinical information and images",
                 kind="missing_table",
             )
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             cells = [cell.strip() for cell in line.split("\t")]
             if not any(cells):
                 continue
             if len(cells) < len(columns):
                 raise DataError(
                     f"the line has {len(cells)} columns, {len(columns)} were expected",
-                    where=f"{path}:{number}",
+                    where=f"{file}:{number}",
                     remedy="Restore the table",
                     kind="bad_row",
                 )

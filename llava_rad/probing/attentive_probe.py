@@ -168,10 +168,12 @@ def fit_attentive_probe(
             names,
             mean,
             scale,
-            *(parameter.detach() for parameter in layer),
+            query.detach(),
+            weight.detach(),
+            bias.detach(),
             {"learning_rate": rate, "weight_decay": decay},
         )
-        for layer, (rate, decay) in zip(layers, GRID, strict=True)
+        for (query, weight, bias), (rate, decay) in zip(layers, GRID, strict=True)
     ]
     qualities = [
         mean_auroc(probe.predict(validation[0], len(validation[1])), validation[1])
@@ -212,7 +214,7 @@ def _loss(outputs: Tensor, truth: Tensor) -> Tensor:
 
 def _moments(read: ReadTokens, images: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of all tokens of a split, [dim] each."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for places in torch.arange(images).split(BATCH):
         tokens = read(places.tolist()).double().flatten(0, 1)
         count += len(tokens)
