@@ -3,6 +3,9 @@
     python eval/classification.py --encoder rad-dino --manifest nih.jsonl --labels Pneumonia,Edema
     python eval/classification.py --encoder random:rad-dino --manifest nih.jsonl -o numbers.json
 
+--pooling attentive learns, for each label, a query that pools the patch tokens: what fills a few
+patches, such as a nodule, is lost in CLS and in their mean.
+
 "random:E" is the encoder's architecture with random weights and "pixels" the gray values, the
 baselines to beat. The manifest's labels are learned on its training patients, settings are chosen
 on validation, and AUROC and AUPRC are measured on the test patients, with 95 % intervals from
@@ -28,9 +31,9 @@ import typer
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
 from llava_rad.cli.options import (
+    AnyPooling,
     Judging,
     Numbers,
-    Pooling,
     Solver,
     Workers,
     names,
@@ -42,7 +45,8 @@ from llava_rad.evaluation.table import text_table
 if TYPE_CHECKING:
     from llava_rad.probing.classification import ProbeResult
 
-LINEAR, TUNED = "linear_probe.safetensors", "tuned_probe.safetensors"
+# What --save writes.
+LINEAR, TUNED, QUERIES = (f"{name}_probe.safetensors" for name in ("linear", "tuned", "attentive"))
 
 
 def main(
@@ -55,7 +59,7 @@ def main(
         Literal["unknown", "positive", "negative"],
         typer.Option(help="What an uncertain label counts as."),
     ] = "unknown",
-    pooling: Pooling = "cls",
+    pooling: AnyPooling = "cls",
     solver: Solver = "lbfgs",
     seeds: Annotated[
         int,
@@ -80,6 +84,7 @@ def main(
         contextlib.ExitStack() as stack,
     ):
         # Heavy imports wait until the options are read.
+        from llava_rad.features import FeatureCache
         from llava_rad.outputs import has_checksums, own_shared_results
         from llava_rad.probing import (
             encoder_facts,
@@ -87,10 +92,12 @@ def main(
             fine_tune,
             label_names,
             label_targets,
+            run_attentive_probe,
             run_knn,
             run_linear_probe,
             split_vectors,
         )
+        from llava_rad.probing.features import ATTENTIVE
         from llava_rad.processes import process_state
 
         state = process_state()
@@ -98,7 +105,7 @@ def main(
         # 1. The encoder and the images.
         loaded, examples, inputs = judging.open()
         numbers.claim(("encoder", "results"), inputs)
-        probes = dict.fromkeys((LINEAR, TUNED), has_checksums)
+        probes = dict.fromkeys((LINEAR, TUNED, QUERIES), has_checksums)
         overwrite, what = numbers.overwrite, "run of classification"
         stack.enter_context(
             own_shared_results(save, probes, inputs, what=what, overwrite=overwrite)
@@ -110,22 +117,33 @@ def main(
         if unused and not labels:
             say_once(f"not measured, of one value in training or test: {', '.join(sorted(unused))}")
 
-        # 2. One vector an image.
-        features = extract_features(
-            loaded,
-            [e.path for e in examples.all],
-            cache=judging.cache,
-            workers=workers,
-            progress=lambda done, of: say_once(f"encoded {done} of {of}"),
-        )
-        vectors = split_vectors(features, examples, pooling)
+        # 2. Attentive probes on patch tokens, or
+        if pooling == ATTENTIVE:
+            tokens = FeatureCache(judging.cache, loaded)
+            for share in sorted(shares):
+                say_once(f"fitting on {100 * share:g} % of the training patients")
+                attentive = run_attentive_probe(
+                    tokens, examples, targets, seeds=seeds, fraction=share, progress=say_once
+                )
+                results.append((ATTENTIVE, attentive))
 
-        # 3. Probes and neighbours, on each share of the training patients.
-        for share in sorted(shares):
-            say_once(f"fitting on {100 * share:g} % of the training patients")
-            linear = run_linear_probe(vectors, targets, solver=solver, seeds=seeds, fraction=share)
-            results.append((f"linear ({solver})", linear))
-            results.append(("k-NN", run_knn(vectors, targets, seeds=seeds, fraction=share)))
+        # 3. probes and neighbours of one vector an image, on each share of the training patients.
+        else:
+            features = extract_features(
+                loaded,
+                [e.path for e in examples.all],
+                cache=judging.cache,
+                workers=workers,
+                progress=lambda done, of: say_once(f"encoded {done} of {of}"),
+            )
+            vectors = split_vectors(features, examples, pooling)
+            for share in sorted(shares):
+                say_once(f"fitting on {100 * share:g} % of the training patients")
+                linear = run_linear_probe(
+                    vectors, targets, solver=solver, seeds=seeds, fraction=share
+                )
+                results.append((f"linear ({solver})", linear))
+                results.append(("k-NN", run_knn(vectors, targets, seeds=seeds, fraction=share)))
 
         # 4. Fine-tuning, where it is asked for.
         if tune:
@@ -198,11 +216,11 @@ def _table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def _save(
     folder: Path, results: list[tuple[str, "ProbeResult"]], facts: dict, pooling: str
 ) -> None:
-    """The first seed's layer of the linear probe on most patients, and of fine-tuning."""
+    """The first seed's probe on most patients, and the layer of fine-tuning."""
+    of_pooling = QUERIES if pooling == "attentive" else LINEAR
     for method, result in results:
         if result.probes:
-            name = TUNED if method == "fine-tuned" else LINEAR
-            layer = "cls" if method == "fine-tuned" else pooling
+            name, layer = (TUNED, "cls") if method == "fine-tuned" else (of_pooling, pooling)
             result.probes[0].with_facts(encoder=facts, pooling=layer).save(folder / name)
 
 

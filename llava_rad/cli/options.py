@@ -85,6 +85,13 @@ Section = Annotated[
     SectionName | None,
     typer.Option(help="The section of reports to compare with; by default model or file say it."),
 ]
+AnyPooling = Annotated[
+    Literal["cls", "mean", "cls+mean", "attentive"],
+    typer.Option(
+        help="The vector of an image; mean is that of its patches, attentive learns a query of "
+        "them for each label."
+    ),
+]
 Pooling = Annotated[
     Literal["cls", "mean", "cls+mean"],
     typer.Option(help="The vector of an image; mean is that of its patches."),

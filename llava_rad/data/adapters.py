@@ -21,6 +21,8 @@ from llava_rad.data import (
     csv_table,
     folder,
     iu_xray,
+    jsrt,
+    kermany,
     llava_rad_annotations,
     mimic_cxr,
     nih,
@@ -62,6 +64,8 @@ ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
     "brax": brax.read,
     "candid-ptx": candid_ptx.read,
     "covid": covid.read,
+    "jsrt": jsrt.read,
+    "kermany": kermany.read,
     "folder": folder.read,
     "csv": csv_table.read,
 }

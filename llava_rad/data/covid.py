@@ -124,5 +124,5 @@ def _image(root: Path, row: dict) -> StudyImage:
         str(path),
         view_of(row["view"]),
         row["view"] if row["view"] != "?" else None,
-        str(mask) if is_file(mask) else None,
+        {"lungs": str(mask)} if is_file(mask) else {},
     )

@@ -19,7 +19,7 @@ from llava_rad.data.report_text import TEXT_FIELDS, text_fields
 from llava_rad.data.sections import parse_report, with_given
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError, shown
 from llava_rad.readers import TABLE_ENDINGS, Row, read_columns
 from llava_rad.views import view_of
 from llava_rad.wording import counted, listed, nearest_name
@@ -46,6 +46,9 @@ def read(
     age: str = "age",
     labels: str = "",
     images: str = "",
+    only: str = "",
+    extra: str = "",
+    source: str = "",
     language: str = "en",
     keep_marks: bool = True,
 ) -> Iterator[Study]:
@@ -71,6 +74,9 @@ def read(
         age: the column with the age in years.
         labels: the label columns, with commas between.
         images: the folder that image paths start from; the table's own by default.
+        only: ``COLUMN=VALUE``, the rows to take; all of them by default.
+        extra: columns to keep as further facts, with commas between.
+        source: what the data set is called; the table's name by default.
         language: ISO 639-1 code of the texts.
         keep_marks: leave de-identification marks in the texts.
     """
@@ -97,17 +103,31 @@ def read(
         )
         for default, name in defaults.items()
     }
-    label_columns = {
-        name: _column(there, name, path, log, option="labels", needed=True)
-        for name in map(str.strip, labels.split(","))
-        if name
-    }
+    label_columns, extra_columns = (
+        {
+            name: _column(there, name, path, log, option=option, needed=True)
+            for name in map(str.strip, names.split(","))
+            if name
+        }
+        for option, names in (("labels", labels), ("extra", extra))
+    )
+    chosen, equals, value = only.partition("=")
+    if only and not equals:
+        raise ConfigError(
+            f"option only is {shown(only)}",
+            remedy="Give a column and its value, such as only=source=nih",
+            kind="bad_option",
+        )
+    chosen = _column(there, chosen, path, log, option="only", needed=bool(only))
     of_study = [*(name for key, name in column.items() if key != "view"), *label_columns.values()]
+    of_study += extra_columns.values()
     compare = [*of_study, column["view"]]
     folder = Path(images) if images else path.parent
     rows_of: dict[str, list[Row]] = {}
     for row in read_table(path, filled=(image,), once=image, compare=compare, log=log):
-        if not is_file(folder / row[image]):
+        if only and row[chosen] != value:
+            log.leave_out(f"not {only}", row[image])
+        elif not is_file(folder / row[image]):
             log.leave_out("image_missing", row[image])
         else:
             rows_of.setdefault(row.get(column["study_id"]) or row[image], []).append(row)
@@ -119,7 +139,7 @@ def read(
             log.note("no_patient_id", study_id)
         given = {name: first.get(column[name]) for name in TEXT_FIELDS}
         sections = with_given(parse_report(first.get(column["report"]) or ""), given)
-        fields, extra = text_fields(sections, study_id, log, keep_marks=keep_marks)
+        fields, facts = text_fields(sections, study_id, log, keep_marks=keep_marks)
         yield Study(
             study_id=study_id,
             patient_id=first.get(column["patient_id"]) or study_id,
@@ -132,9 +152,10 @@ def read(
             },
             sex=parse_sex(first.get(column["sex"])),
             age=parse_age(first.get(column["age"])),
-            source=path.stem,
+            source=source or path.stem,
             language=language,
-            extra=extra,
+            extra=facts
+            | {name: first[found] for name, found in extra_columns.items() if first[found]},
         )
 
 

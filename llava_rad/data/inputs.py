@@ -159,8 +159,7 @@ def files_of(studies: Iterable[Study], given: Iterable[str | Path] = ()) -> Iter
     for study in studies:
         for image in (*study.images, *(study.prior.images if study.prior else ())):
             yield image.path
-            if image.lung_mask:
-                yield image.lung_mask
+            yield from image.masks.values()
 
 
 def expand_images(paths: Iterable[str | Path], *, log: ConversionLog | None = None) -> list[str]:

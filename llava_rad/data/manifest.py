@@ -226,7 +226,10 @@ def _refuse_overlap(splits_of: dict[str, set[str]], what: str, where: object) ->
 
 _STUDY_KEYS = tuple(f.name for f in fields(Study))
 _IMAGE_KEYS = tuple(f.name for f in fields(StudyImage))
-_OF_STUDY, _OF_IMAGE = dict.fromkeys(_STUDY_KEYS).keys(), dict.fromkeys(_IMAGE_KEYS).keys()
+# Earlier manifests have one mask an image, under a key of its own.
+_OLD_MASK = "lung_mask"
+_OF_STUDY = dict.fromkeys(_STUDY_KEYS).keys()
+_OF_IMAGE = dict.fromkeys((*_IMAGE_KEYS, _OLD_MASK)).keys()
 _OF_PRIOR = dict.fromkeys(f.name for f in fields(PriorStudy)).keys()
 _OF_PAIR = dict.fromkeys(("name", "value")).keys()
 
@@ -302,15 +305,23 @@ def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
     for image in images:
         _check_keys(image, _OF_IMAGE, "an image")
         values = {name: value for name, value in image.items() if not is_missing(value)}
-        for name in ("path", "lung_mask"):
-            if name in values:
-                values[name] = unescape_name(_path(values[name], name))
-                if base is not None:
-                    # pathlib's way takes ten times as long.
-                    whole = os.path.join(base, values[name])  # noqa: PTH118
-                    values[name] = os.path.normpath(whole)
+        masks = _pairs(values.pop("masks", ()), "masks")
+        if old := values.pop(_OLD_MASK, ""):
+            masks = {"lungs": old, **masks}
+        if "path" in values:
+            values["path"] = _resolved(values["path"], "path", base)
+        if masks:
+            values["masks"] = {
+                name: _resolved(file, f"the mask of {name}", base) for name, file in masks.items()
+            }
         found.append(StudyImage(**{"path": "", **values}))
     return tuple(found)
+
+
+def _resolved(value: Any, name: str, base: Path | None) -> str:
+    path = unescape_name(_path(value, name))
+    # pathlib's way takes ten times as long.
+    return path if base is None else os.path.normpath(os.path.join(base, path))  # noqa: PTH118
 
 
 def _path(value: Any, name: str) -> str:
@@ -376,21 +387,23 @@ def _row(study: Study, base: Path | None) -> dict[str, Any]:
     return {name: row[name] for name in _STUDY_KEYS}
 
 
-def _image_rows(images: tuple[StudyImage, ...], base: Path | None) -> list[dict[str, str]]:
+def _image_rows(images: tuple[StudyImage, ...], base: Path | None) -> list[dict[str, Any]]:
     return [
         {
             "path": _relative(image.path, base),
             "view": image.view,
             "view_position": image.view_position or "",
-            "lung_mask": _relative(image.lung_mask, base),
+            "masks": [
+                {"name": name, "value": _relative(file, base)} for name, file in image.masks.items()
+            ],
         }
         for image in images
     ]
 
 
-def _relative(path: str | None, base: Path | None) -> str:
-    if path is None or base is None:
-        return escape_name(path or "")
+def _relative(path: str, base: Path | None) -> str:
+    if base is None:
+        return escape_name(path)
     try:
         return escape_name(Path(os.path.relpath(path, base)).as_posix())
     except ValueError:  # on another Windows drive
@@ -402,11 +415,12 @@ def _schema() -> Any:
     import pyarrow
 
     text, number = pyarrow.string(), pyarrow.float64()
-    images = pyarrow.list_(pyarrow.struct(dict.fromkeys(_IMAGE_KEYS, text)))
 
     def pairs(of: Any) -> Any:
         return pyarrow.list_(pyarrow.struct({"name": text, "value": of}))
 
+    of_image = dict.fromkeys(_IMAGE_KEYS, text) | {"masks": pairs(text)}
+    images = pyarrow.list_(pyarrow.struct(of_image))
     prior = pyarrow.struct({"study_id": text, "images": images, "findings": text})
     columns = dict.fromkeys(_TEXTS, text) | {"images": images, "prior": prior, "age": number}
     columns |= {"labels": pairs(number), "extra": pairs(text)}

@@ -30,8 +30,8 @@ class StudyImage:
             to the manifest's folder; :func:`llava_rad.data.load_manifest` resolves it.
         view: the view as a report generator needs it.
         view_position: the data set's own word for it, such as ``"PA"`` or ``"AP SUPINE"``.
-        lung_mask: a file of the image's size whose pixels are not 0 inside the lungs, or None;
-            resolved like ``path``.
+        masks: structure, such as ``"lungs"`` or ``"heart"``, to a file of the image's size whose
+            pixels are not 0 inside it; resolved like ``path``.
 
     Raises:
         DataError: a value is of another kind.
@@ -44,7 +44,7 @@ class StudyImage:
     path: str
     view: View = "unknown"
     view_position: str | None = None
-    lung_mask: str | None = None
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
@@ -63,7 +63,10 @@ class StudyImage:
                 kind="bad_view",
             )
         _set(self, "view_position", _text(self.view_position, "view_position"))
-        _set(self, "lung_mask", _text(self.lung_mask, "lung_mask"))
+        for structure, file in self.masks.items():
+            _required(structure, "a mask's structure", self.path)
+            _required(file, f"the mask of {structure}", self.path)
+        _set(self, "masks", dict(self.masks))
 
 
 @dataclass(frozen=True)

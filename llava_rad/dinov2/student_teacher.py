@@ -11,6 +11,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from llava_rad.dinov2.backbone import tokens
+from llava_rad.dinov2.compute_copies import copies_of
 from llava_rad.dinov2.config import HeadConfig, LossConfig
 from llava_rad.dinov2.dino_loss import dino_loss, prototype_entropy
 from llava_rad.dinov2.head import DINOHead
@@ -94,11 +95,14 @@ class Network(nn.Module):
         """Return the module as a function that computes in ``compute_dtype``."""
         if self.compute_dtype is None:
             return module
-        copies = {
-            name: parameter.to(self.compute_dtype)
-            for name, parameter in module.named_parameters()
-            if not name.startswith("last_layer.")  # prototypes are compared in float32
-        }
+        copies = copies_of(
+            {
+                name: parameter
+                for name, parameter in module.named_parameters()
+                if not name.startswith("last_layer.")  # prototypes are compared in float32
+            },
+            self.compute_dtype,
+        )
         return lambda *args, **kwargs: functional_call(module, copies, args, kwargs)
 
 

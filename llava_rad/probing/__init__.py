@@ -4,10 +4,16 @@ A task gives an :class:`Outcome`, the predictions on the test images, from which
 its interval and every difference between encoders follows.
 """
 
+from llava_rad.probing.attentive_probe import (
+    AttentiveProbe,
+    fit_attentive_probe,
+    load_attentive_probe,
+)
 from llava_rad.probing.baselines import PixelEncoder, load_judged, randomised
 from llava_rad.probing.classification import (
     ProbeResult,
     SplitVectors,
+    run_attentive_probe,
     run_knn,
     run_linear_probe,
     split_vectors,
@@ -31,6 +37,7 @@ from llava_rad.processes import process_state, share_jobs
 
 __all__ = [
     "MEASURES",
+    "AttentiveProbe",
     "Estimate",
     "Example",
     "Examples",
@@ -45,10 +52,12 @@ __all__ = [
     "encoder_facts",
     "extract_features",
     "fine_tune",
+    "fit_attentive_probe",
     "fit_linear_probe",
     "interval",
     "label_names",
     "label_targets",
+    "load_attentive_probe",
     "load_judged",
     "load_outcome",
     "load_probe",
@@ -58,6 +67,7 @@ __all__ = [
     "process_state",
     "randomised",
     "read_examples",
+    "run_attentive_probe",
     "run_knn",
     "run_linear_probe",
     "share_jobs",

@@ -1,6 +1,6 @@
 """Fitting probes to targets and testing them, over seeds and shares of the training patients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from llava_rad.data.patient_shares import draw_patients
 from llava_rad.errors import ConfigError
-from llava_rad.probing.examples import Examples
-from llava_rad.probing.features import Features
+from llava_rad.features import FeatureCache
+from llava_rad.probing.attentive_probe import AttentiveProbe, ReadTokens, fit_attentive_probe
+from llava_rad.probing.examples import Example, Examples
+from llava_rad.probing.features import Features, fill_cache
 from llava_rad.probing.knn import knn_scores
 from llava_rad.probing.linear_probe import LinearProbe, fit_linear_probe
 from llava_rad.probing.outcome import BinaryOutcome, CategoryOutcome, NumberOutcome, Outcome
@@ -60,7 +62,7 @@ class ProbeResult:
     """
 
     outcome: Outcome
-    probes: tuple[LinearProbe, ...]
+    probes: tuple[LinearProbe, ...] | tuple[AttentiveProbe, ...]
     patients: dict[str, PatientCount]
     facts: dict[str, float]
 
@@ -103,11 +105,7 @@ def run_linear_probe(
         ConfigError: a number is out of range.
         DataError: the targets cannot be learned.
     """
-    if not 0 < fraction <= 1 or seeds < 1:
-        raise ConfigError(
-            f"fraction is {fraction}, seeds is {seeds}",
-            remedy="Give a fraction above 0 and up to 1, and at least one seed",
-        )
+    _check(fraction, seeds)
     kind = targets[0].kind
     names = tuple(t.name for t in targets) if kind == "binary" else targets[0].classes or ("value",)
     train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
@@ -136,6 +134,76 @@ def run_linear_probe(
         ),
         facts={"fits": fits, "fraction": fraction},
     )
+
+
+def run_attentive_probe(
+    cache: FeatureCache,
+    examples: Examples,
+    targets: Sequence[Target],
+    *,
+    seeds: int = 5,
+    fraction: float = 1.0,
+    progress: Callable[[str], None] | None = None,
+) -> ProbeResult:
+    """As :func:`run_linear_probe`, with a query of patch tokens that is learnt with the layer.
+
+    Args:
+        cache: of the encoder's patch tokens; what it lacks is encoded.
+        examples: the images.
+        targets: binary ones, which share a grid setting.
+        seeds: number of fits.
+        fraction: see :func:`run_linear_probe`.
+        progress: called with a line now and then.
+
+    Raises:
+        ConfigError: a number is out of range, or a target is not binary.
+        DataError: the targets cannot be learned.
+        ImageError: an image cannot be read.
+    """
+    _check(fraction, seeds)
+    if targets[0].kind != "binary":
+        raise ConfigError(
+            f"{targets[0].name} is no label of 0 and 1",
+            where="pooling=attentive",
+            remedy="Use pooling cls, mean or cls+mean",
+        )
+    train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
+    patients = tuple(example.patient for example in examples.train)
+    fill_cache(cache, [e.path for e in examples.all], progress or (lambda line: None))
+
+    def fit(seed: int) -> tuple[Floats, AttentiveProbe]:
+        chosen = np.flatnonzero(_drawn(patients, train, fraction, seed))
+        probe = fit_attentive_probe(
+            tuple(target.name for target in targets),
+            (_tokens(cache, [examples.train[index] for index in chosen]), train[chosen]),
+            (_tokens(cache, examples.validation), validation),
+            seed=seed,
+        )
+        return probe.predict(_tokens(cache, examples.test), len(test)), probe
+
+    results = share_jobs(fit, range(seeds))
+    test_patients = tuple(example.patient for example in examples.test)
+    return ProbeResult(
+        outcome=_outcome(targets, train, np.stack([s for s, _ in results]), test, test_patients),
+        probes=tuple(probe for _, probe in results),
+        patients=count_patients(
+            targets, (patients, train), (test_patients, test), _drawn(patients, train, fraction, 0)
+        ),
+        facts={"fits": seeds, "fraction": fraction},
+    )
+
+
+def _tokens(cache: FeatureCache, examples: Sequence[Example]) -> ReadTokens:
+    """The patch tokens of examples by their places."""
+    return lambda places: cache.read([examples[place].path for place in places]).float()
+
+
+def _check(fraction: float, seeds: int) -> None:
+    if not 0 < fraction <= 1 or seeds < 1:
+        raise ConfigError(
+            f"fraction is {fraction}, seeds is {seeds}",
+            remedy="Give a fraction above 0 and up to 1, and at least one seed",
+        )
 
 
 def run_knn(

@@ -2,7 +2,8 @@
 
 The vectors of an encoder lie in a folder of its fingerprint, as safetensors files of some thousand
 images each, under the SHA-256 of each image's file: a renamed file is found again, a changed one
-is not. Patch tokens, which take a thousand times the space, are not kept here.
+is not. Patch tokens, which take a thousand times the space, are kept by
+:class:`llava_rad.features.FeatureCache`.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_rad.encoders import ImageEncoder, Preprocessing
 from llava_rad.errors import ConfigError, DataError, WeightsError
+from llava_rad.features import FeatureCache
 from llava_rad.files import ContentKeys, clear_leftovers, read_tensors_and_metadata, write_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
@@ -27,6 +29,7 @@ from llava_rad.readers import parse_json
 _LOG = logging.getLogger(__name__)
 
 POOLINGS = ("cls", "mean", "cls+mean")
+ATTENTIVE = "attentive"  # the pooling that is learnt, by another probe
 
 BATCH = 16
 _SHARD = 2048  # images
@@ -136,6 +139,25 @@ def extract_features(
         key_of.remember()
     rows = [known[keys[path]] for path in paths]
     return Features(torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]))
+
+
+def fill_cache(cache: FeatureCache, paths: Sequence[str], say: Callable[[str], None]) -> None:
+    """Encode the patch tokens that a cache lacks, each process its share.
+
+    Args:
+        cache: of the encoder.
+        paths: image files.
+        say: called with a line after each batch.
+    """
+    state = process_state()
+    cache.fill(
+        paths,
+        rank=state.process_index,
+        processes=state.num_processes,
+        progress=lambda done, of: say(f"encoded patches of {done} of {of}"),
+    )
+    state.wait_for_everyone()
+    cache.refresh()
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """True masks of structures, in the layouts that data sets publish them in.
 
-- a manifest's lung masks, or a folder of pictures named like the images: not 0 inside, or one
-  label value of a map of several structures;
+- a manifest's masks, or a folder of pictures named like the images: not 0 inside, or one label
+  value of a map of several structures;
 - a CSV of run lengths, a row a region: SIIM-ACR's ``train-rle.csv`` (``ImageId, EncodedPixels``)
   and CANDID-PTX's ``Pneumothorax_reports.csv`` (``SOPInstanceUID, EncodedPixels``),
   ``chest_tube.csv`` and ``Rib_fracture_mask_rle.csv`` (``anon_SOPUID, mask_rle``). Runs are column
@@ -58,13 +58,14 @@ class MaskSource(ABC):
 
 
 class ManifestMasks(MaskSource):
-    """The lung masks that a manifest names."""
+    """The masks of one structure that a manifest names."""
 
-    structures = (LUNGS,)
+    def __init__(self, structure: str) -> None:
+        self.structures = (structure,)
 
     def read(self, example: Example) -> list[Mask | None]:
         """See :class:`MaskSource`."""
-        path = example.image.lung_mask
+        path = example.image.masks.get(self.structures[0])
         return [None if path is None else _read_picture(Path(path), example)]
 
 
@@ -162,21 +163,21 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
 
     Args:
         specs: ``NAME=FOLDER``, ``NAME=FOLDER:VALUE`` with the structure's label in maps of
-            several, ``NAME=TABLE.csv`` or ``RIBS.json``; the manifest's lung masks if there is
-            none.
+            several, ``NAME=TABLE.csv``, ``RIBS.json``, or a structure that the manifest has masks
+            of; its lungs if there is none.
 
     Raises:
         ConfigError: a text is none of these.
         DataError: a file is not of a known layout.
     """
     if not specs:
-        return [ManifestMasks()]
+        return [ManifestMasks(LUNGS)]
     sources: list[MaskSource] = []
     for spec in specs:
         name, separator, text = spec.partition("=")
         path, (folder, value) = Path(text), _folder_and_value(text)
-        if spec == LUNGS:
-            sources.append(ManifestMasks())
+        if spec.isidentifier():
+            sources.append(ManifestMasks(spec))
         elif not separator and spec.endswith(".json"):
             sources.append(RibMasks(Path(spec)))
         elif separator and path.is_dir():
@@ -189,9 +190,9 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
             raise ConfigError(
                 f"{spec!r} names no masks",
                 where="masks",
-                remedy=f"Give {LUNGS} (of the manifest), NAME=FOLDER of pictures named like the "
-                "images, NAME=FOLDER:VALUE for one label of them, NAME=TABLE.csv of run lengths, "
-                "or a JSON of rib polygons",
+                remedy=f"Give {LUNGS} or another structure of the manifest, NAME=FOLDER of "
+                "pictures named like the images, NAME=FOLDER:VALUE for one label of them, "
+                "NAME=TABLE.csv of run lengths, or a JSON of rib polygons",
             )
     structures = [s for source in sources for s in source.structures]
     if len(set(structures)) < len(structures):

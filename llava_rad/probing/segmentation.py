@@ -20,13 +20,18 @@ from llava_rad.errors import ConfigError, DataError, ModelError
 from llava_rad.features import FeatureCache
 from llava_rad.images import Radiograph
 from llava_rad.probing.examples import Example, Examples
+from llava_rad.probing.features import fill_cache
 from llava_rad.probing.masks import Mask, MaskSource, require_both_sides
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.scores import Floats
 from llava_rad.probing.segmentation_heads import SCALE, SegmentationHead
-from llava_rad.processes import process_state, share_jobs
+from llava_rad.processes import share_jobs
 
+_NO_MASKS = (
+    "Check that the manifest names masks of these structures, or that those of a folder are named "
+    "like their images"
+)
 SIDE = 512  # pixels of the longer side, on which masks are compared
 BATCH = 16
 LEARNING_RATES = (1e-2, 1e-3, 1e-4)
@@ -141,7 +146,7 @@ def segment(
         if not part.examples:
             raise DataError(
                 f"the {name} split has no image with a mask",
-                remedy="Check that masks are named like their images",
+                remedy=_NO_MASKS,
                 kind="no_masks",
             )
         say(f"{len(part.examples)} {name} images with masks")
@@ -212,7 +217,7 @@ def evaluate_head(
     if not part.examples:
         raise DataError(
             "no test image has a mask",
-            remedy="Check that masks are named like their images",
+            remedy=_NO_MASKS,
             kind="no_masks",
         )
     _check_masks(structures, (part,))
@@ -258,19 +263,6 @@ def _require_own(encoder: ImageEncoder, head: SegmentationHead) -> None:
             remedy="Load the encoder that the head was trained on, at the same input size",
             kind="other_encoder",
         )
-
-
-def fill_cache(cache: FeatureCache, paths: Sequence[str], say: Callable[[str], None]) -> None:
-    """Encode what is missing, each process its share."""
-    state = process_state()
-    cache.fill(
-        paths,
-        rank=state.process_index,
-        processes=state.num_processes,
-        progress=lambda done, of: say(f"encoded patches of {done} of {of}"),
-    )
-    state.wait_for_everyone()
-    cache.refresh()
 
 
 def _read_masks(

@@ -9,9 +9,13 @@ from llava_rad.config import Count, Range, check_ranges
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
 from llava_rad.features import FeatureCache
-from llava_rad.probing.classification import run_linear_probe, split_vectors
+from llava_rad.probing.classification import (
+    run_attentive_probe,
+    run_linear_probe,
+    split_vectors,
+)
 from llava_rad.probing.examples import Examples, read_examples
-from llava_rad.probing.features import extract_features
+from llava_rad.probing.features import ATTENTIVE, extract_features
 from llava_rad.probing.masks import open_masks
 from llava_rad.probing.outcome import Outcome
 from llava_rad.probing.segmentation import seeing_whole_images, segment
@@ -29,7 +33,7 @@ class TaskConfig:
         column: a recorded fact to predict, by a linear probe.
         masks: structures to outline, as ``eval/segmentation.py --masks`` takes them.
         views: images of these views; all of them if empty.
-        pooling: of the probes, ``cls``, ``mean`` or ``cls+mean``.
+        pooling: of the probes, ``cls``, ``mean``, ``cls+mean`` or, for labels, ``attentive``.
         solver: of the probes, ``lbfgs`` or ``adamw``.
         fraction: share of the training patients that the probes learn from.
         head: of masks, ``linear``, ``pyramid`` or ``upernet``.
@@ -109,6 +113,15 @@ def run_task(
             width=task.width,
             steps=task.steps,
             seeds=task.seeds,
+            progress=progress,
+        ).outcome
+    if task.pooling == ATTENTIVE:
+        return run_attentive_probe(
+            FeatureCache(cache, encoder),
+            examples,
+            _targets(task, examples),
+            seeds=task.seeds,
+            fraction=task.fraction,
             progress=progress,
         ).outcome
     features = extract_features(

@@ -21,6 +21,8 @@ NAMES = {
     "brax",
     "candid-ptx",
     "covid",
+    "jsrt",
+    "kermany",
     "folder",
     "csv",
 }

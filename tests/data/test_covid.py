@@ -36,7 +36,7 @@ def test_studies(tree: Callable[..., Path]) -> None:
     assert study.findings == "Consolidation in the right lung."
     assert (study.extra["diagnosis"], study.extra["note"]) == ("COVID-19", NOTE)
     assert study.prior is not None and study.prior.study_id == "old"
-    assert studies["old"].images[0].lung_mask == str(root / "lung_masks/old.png")
+    assert studies["old"].images[0].masks == {"lungs": str(root / "lung_masks/old.png")}
     assert studies["old"].findings is None
     # Listed in training and test: the test keeps it.
     assert (studies["two"].split, studies["two"].patient_id) == ("test", "P3")
@@ -65,7 +65,7 @@ def test_the_real_folder(shared_data: Path) -> None:
     assert len({image.path for image in images}) == len(images)
     lateral = {row["image"] for row in rows if row["view"] == "L"}
     assert sum(image.view == "lateral" for image in images) == len(lateral)
-    assert sum(image.lung_mask is not None for image in images) == 113
+    assert sum("lungs" in image.masks for image in images) == 113
     split_of = {row["patient"]: row["split"] for row in rows}
     assert all(study.split == split_of[study.patient_id] for study in studies)
     assert len(log.noted["notes_empty"]) == sum(not row["notes"].strip() for row in rows) == 83

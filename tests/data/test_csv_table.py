@@ -7,7 +7,7 @@ import pytest
 
 from llava_rad.data import ConversionLog
 from llava_rad.data.csv_table import read
-from llava_rad.errors import DataError
+from llava_rad.errors import ConfigError, DataError
 
 TABLE = """file,exam,subject,set,position,text,gender,years,Edema,Mass
 a.png,e1,p1,train,L,"INDICATION: Cough. FINDINGS: Clear.",F,40,1,
@@ -171,3 +171,16 @@ def test_a_split_that_is_unknown_is_named_by_its_line(tree: Callable[..., Path])
     root = tree({"t.csv": "image,split\nx.png,train\ny.png,holdout\n", "x.png": "", "y.png": ""})
     with pytest.raises(DataError, match=r"t\.csv:3: there is no split 'holdout'"):
         list(read(root, ConversionLog()))
+
+
+def test_rows_facts_and_a_name_are_chosen(root: Path) -> None:
+    log = ConversionLog()
+    options = OPTIONS | {"only": "set=train", "extra": "set, years", "source": "ward"}
+    (study,) = read(root, log, **options)
+    assert (study.study_id, study.source) == ("e1", "ward")
+    assert study.extra["set"] == "train" and study.extra["years"] == "40"
+    assert log.left_out["not set=train"] == ["c.png", "gone.png"]
+    with pytest.raises(ConfigError, match="only=source=nih"):
+        next(read(root, log, **OPTIONS | {"only": "train"}))
+    with pytest.raises(DataError, match="no column 'sett'"):
+        next(read(root, log, **OPTIONS | {"only": "sett=train"}))

@@ -30,7 +30,9 @@ def studies(tmp_path: Path) -> list[Study]:
         patient_id="p1",
         split="train",
         images=(
-            StudyImage(str(tmp_path / "x/a.png"), "frontal", "PA", str(tmp_path / "m/a.png")),
+            StudyImage(
+                str(tmp_path / "x/a.png"), "frontal", "PA", {"lungs": str(tmp_path / "m/a.png")}
+            ),
             StudyImage(str(tmp_path / "x/b.png"), "lateral"),
         ),
         indication="Cough",
@@ -54,6 +56,13 @@ def test_round_trip_keeps_every_field(tmp_path: Path, studies: list[Study], endi
     path = tmp_path / "deep" / f"m.{ending}"
     save_manifest(studies, path)
     assert load_manifest(path) == studies
+
+
+def test_an_earlier_manifest_with_one_mask_an_image_is_read(tmp_path: Path) -> None:
+    images = '[{"path": "a.png", "lung_mask": "m/a.png"}, {"path": "b.png", "lung_mask": ""}]'
+    (tmp_path / "m.jsonl").write_text(f'{{"study_id": "s", "patient_id": "p", "images": {images}}}')
+    (study,) = load_manifest(tmp_path / "m.jsonl")
+    assert [i.masks for i in study.images] == [{"lungs": str(tmp_path / "m/a.png")}, {}]
 
 
 def test_a_table_of_several_groups_of_rows_is_whole(
@@ -317,7 +326,7 @@ def test_real_words_stay(tmp_path: Path) -> None:
     [
         ('"images": [{"path": 5}]', "path is 5"),
         ('"images": [{"path": ["a"]}]', "path is"),
-        ('"images": [{"path": "x", "lung_mask": 5}]', "lung_mask is 5"),
+        ('"images": [{"path": "x", "masks": {"lungs": 5}}]', "the mask of lungs is 5"),
         ('"images": [{"path": "a\\u0000b"}]', "path is"),
         ('"images": {"path": "x"}', "images is"),
         ('"images": [null]', "an image is None"),

@@ -111,7 +111,11 @@ def _studies() -> list[dict[str, Any]]:
             "split": ("train", "validation", "test")[n // 2],
             "images": [
                 {"path": f"images/{n}.png", "view": "frontal", "view_position": "PA"},
-                {"path": f"images/{n}-b.png", "view": "lateral", "lung_mask": f"masks/{n}.png"},
+                {
+                    "path": f"images/{n}-b.png",
+                    "view": "lateral",
+                    "masks": [{"name": "lungs", "value": f"masks/{n}.png"}],
+                },
             ],
             "indication": "cough",
             "technique": "",

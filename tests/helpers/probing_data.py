@@ -42,7 +42,9 @@ def write_probing_data(folder: Path) -> Path:
                     patient_id=f"p{patient:02}",
                     split=split,
                     images=(
-                        StudyImage(str(folder / f"{name}.png"), "frontal", "PA", str(mask_file)),
+                        StudyImage(
+                            str(folder / f"{name}.png"), "frontal", "PA", {"lungs": str(mask_file)}
+                        ),
                     ),
                     labels={
                         "Bright": None if unknown else float(bright),

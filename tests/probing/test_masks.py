@@ -217,13 +217,17 @@ def test_masks_that_say_nothing_are_refused():
     require_both_sides(("heart", "lungs"), known & [True, False], divided)  # none is none
 
 
-def test_lungs_of_the_manifest(example, tmp_path):
+def test_structures_of_the_manifest(example, tmp_path):
     (source,) = open_masks([])
+    assert source.structures == ("lungs",)
     assert source.read(example) == [None]
-    Image.new("L", (60, 40), 255).save(tmp_path / "m.png")
-    image = StudyImage(example.path, lung_mask=str(tmp_path / "m.png"))
-    (mask,) = source.read(Example(Study("s", "p", images=(image,)), image))
-    assert mask.all()
+    masks = {"lungs": str(tmp_path / "lungs.png"), "heart": str(tmp_path / "heart.png")}
+    Image.new("L", (60, 40), 255).save(masks["lungs"])
+    Image.new("L", (60, 40), 0).save(masks["heart"])
+    image = StudyImage(example.path, masks=masks)
+    of_image = Example(Study("s", "p", images=(image,)), image)
+    read = [s.read(of_image)[0] for s in open_masks(["lungs", "heart", "left_clavicle"])]
+    assert read[0].all() and not read[1].any() and read[2] is None
 
 
 def test_masks_that_are_none(tmp_path):

@@ -1,0 +1,101 @@
+"""JSRT in its public layout, as a subset, and the real folder."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llava_rad.data import ConversionLog, check_studies
+from llava_rad.data.jsrt import STRUCTURES, read
+from llava_rad.errors import DataError
+
+NODULES = (
+    "JPCLN001.IMG\t5\t15\t53\tMale\t1634\t692\tmalignant\tl.upper lobe\tlung cancer\n"
+    "JPCLN002.IMG\t5\t30\t?\tFemale\t1614\t1090\tbenign\tl.upper lobe(S5)\tpulmonary hematoma\n\n"
+)
+NORMAL = "JPCNN001.IMG\t30\tFemale\tnon-nodule\nJPCNN002.IMG\t62\tMale\tnon-nodule\n"
+
+
+@pytest.fixture
+def root(tree: Callable[..., Path]) -> Path:
+    return tree(
+        {
+            "Clinical/CLNDAT_EN.txt": "",
+            "CLNDAT_EN.txt": NODULES,
+            "CNNDAT_EN.TXT": NORMAL,
+            "Nodule154images/JPCLN001.png": "",
+            "Nodule154images/JPCLN002.IMG": "",
+            "NonNodule93images/JPCNN001.dcm": "",
+            "NonNodule93images/JPCNN002.png": "",
+            "scratch/fold2/masks/left lung/JPCLN001.gif": "",
+            "scratch/fold2/masks/heart/JPCLN001.gif": "",
+            "scratch/fold1/masks/right clavicle/JPCNN002.gif": "",
+        }
+    )
+
+
+def test_the_public_layout(root: Path) -> None:
+    log = ConversionLog()
+    first, second, third = read(root, log)
+    assert (first.study_id, first.patient_id, first.split) == ("JPCLN001", "JPCLN001", None)
+    assert (first.sex, first.age, first.labels) == ("M", 53, {"Nodule": 1.0})
+    (image,) = first.images
+    assert (image.path, image.view) == (str(root / "Nodule154images/JPCLN001.png"), "frontal")
+    assert image.masks == {
+        "left_lung": str(root / "scratch/fold2/masks/left lung/JPCLN001.gif"),
+        "heart": str(root / "scratch/fold2/masks/heart/JPCLN001.gif"),
+    }
+    assert first.extra == {
+        "nodule_mm": "15",
+        "subtlety_1_5": "5",
+        "nodule_x": "1634",
+        "nodule_y": "692",
+        "nature": "malignant",
+        "location": "l.upper lobe",
+        "diagnosis": "lung cancer",
+    }
+    assert (second.study_id, second.sex, second.labels) == ("JPCNN001", "F", {"Nodule": 0.0})
+    assert second.extra == {"nature": "non-nodule"}
+    assert list(third.images[0].masks) == ["right_clavicle"]
+    assert log.left_out == {"image_missing": ["JPCLN002"]}
+
+
+def test_damaged_and_missing_tables_are_named(root: Path) -> None:
+    (root / "CNNDAT_EN.TXT").write_text("JPCNN001.IMG\t30\n")
+    with pytest.raises(DataError, match="the line has 2 columns, 4 were expected") as error:
+        list(read(root, ConversionLog()))
+    assert str(error.value.where).endswith("CNNDAT_EN.TXT:1")
+    (root / "CLNDAT_EN.txt").unlink()
+    with pytest.raises(DataError, match="CLNDAT_EN"):
+        list(read(root, ConversionLog()))
+
+
+def test_the_subset(tree: Callable[..., Path]) -> None:
+    root = tree(
+        {
+            "metadata.csv": "image,split,patient,labels,sex,age,view,nodule_mm,subtlety_1_5,"
+            "nodule_x,nodule_y,nature,location,diagnosis\n"
+            "images/JPCLN003.jpg,val,P3,Nodule,F,63,PA,35,5,244.3,83.8,malignant,r.lobe,cancer\n"
+            "images/JPCLN004.jpg,val,P4,Shadow,F,63,PA,,,,,,,\n",
+            "images/JPCLN003.jpg": "",
+            "images/JPCLN004.jpg": "",
+            "masks/JPCLN003_heart.png": "",
+        }
+    )
+    log = ConversionLog()
+    (study,) = read(root, log)
+    assert (study.patient_id, study.split) == ("P3", "validation")
+    assert study.images[0].masks == {"heart": str(root / "masks/JPCLN003_heart.png")}
+    assert (study.extra["nodule_x"], study.extra["location"]) == ("244.3", "r.lobe")
+    assert log.left_out == {"unknown_label": ["JPCLN004"]}
+
+
+def test_the_real_folder(shared_data: Path) -> None:
+    log = ConversionLog()
+    studies = list(read(shared_data / "jsrt", log))
+    check_studies(studies)
+    assert Counter(study.split for study in studies) == {"train": 120, "validation": 24, "test": 36}
+    assert sum(study.labels["Nodule"] or 0 for study in studies) == 110
+    assert all(set(study.images[0].masks) == set(STRUCTURES) for study in studies)
+    assert not log.left_out
