@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import core_install
-from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
+from helpers.tiny_models import build, byte_level_tokenizer, save_tiny_model, tiny_llm
 from PIL import Image
 
 import llava_rad
@@ -95,13 +95,7 @@ def test_scoring_in_python_names_its_extra(monkeypatch):
 def work(tmp_path_factory):
     """A model with a LoRA, and a folder of pictures."""
     folder = tmp_path_factory.mktemp("work")
-    tokenizer = byte_level_tokenizer()
-    llm = tiny_llm("llama", len(tokenizer))
-    llm.save_pretrained(folder / "llm")
-    made = build(
-        tokenizer, llm=llm, llm_id=str(folder / "llm"), lora=LoraSettings(r=2), name="tiny-model"
-    )
-    made.save_pretrained(folder / "model")
+    save_tiny_model(folder, lora=LoraSettings(r=2))
     (folder / "images").mkdir()
     studies = []
     for i in range(2):

@@ -20,7 +20,7 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Report models: mini, folders, training runs, or hub ids; by default mini.",
             show_default=False,
         ),

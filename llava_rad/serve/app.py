@@ -280,10 +280,11 @@ def _add_images(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/embed", tags=["images"], openapi_extra=BODIES["embed"])
     async def embed(request: Request) -> JSONResponse:
-        """One vector an image, as `llava_rad.load_encoder(...).embed` gives it."""
+        """One vector an image by the model's encoder, as `model.encoder.embed` gives it."""
         place = service.place(request)
         form = await read_form(request, ("frame", "model"), most_bytes=_limit(service))
-        encoder = service.model(form.text("model")).encoder
+        model = service.model(form.text("model"))
+        encoder = model.encoder
         frame, rendering = form.number("frame", int), encoder.preprocessing.rendering
 
         def read() -> list[Radiograph]:
@@ -296,7 +297,8 @@ def _add_images(app: FastAPI, service: Service) -> None:
         rows = await place.run(lambda: encoder.embed(images))
         return JSONResponse(
             {
-                "model": encoder.name,
+                "model": model.config.name,
+                "encoder": model.config.encoder.fingerprint,
                 "dim": encoder.dim,
                 "images": [image.source for image in images],
                 "embeddings": rows.tolist(),

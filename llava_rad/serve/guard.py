@@ -109,6 +109,7 @@ class _Guarded:
         self._status = _HUNG_UP
         self._bytes = 0
         self._begun = time.monotonic()
+        self._answered = False
         self._body_read = asyncio.Event()
         self._gone = asyncio.Event()
 
@@ -150,7 +151,7 @@ class _Guarded:
         watch = asyncio.create_task(self._hang_up())
         try:
             await asyncio.wait({inner, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not inner.done():
+            if self._gone.is_set():
                 inner.cancel()
             with suppress(asyncio.CancelledError):
                 await inner
@@ -159,11 +160,12 @@ class _Guarded:
             watch.cancel()
 
     async def _hang_up(self) -> None:
-        """Return when the client has gone; its body has been read before."""
+        """Return when the client has gone, or has its whole answer; its body was read before."""
         await self._body_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone.set()
+        if not self._answered:
+            self._gone.set()
 
     async def _pieces(self) -> Message:
         """The body, within its limits."""
@@ -199,6 +201,8 @@ class _Guarded:
             headers.setdefault("Cache-Control", "no-store")
             if headers.get("content-type", "").startswith("text/html"):
                 headers["Content-Security-Policy"] = _POLICY
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
         await self._send(message)
 
 

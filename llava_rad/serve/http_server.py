@@ -78,7 +78,12 @@ class HttpServer:
             http="h11",
             ws="none",
         )
-        _Server(config, app.state.service).run(sockets=[self._socket])
+        self._server = _Server(config, app.state.service)
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End as a signal does, from another thread than the one that serves."""
+        self._server.should_exit = True
 
 
 class _Server(uvicorn.Server):

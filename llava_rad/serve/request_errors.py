@@ -73,14 +73,12 @@ def error_response(error: LlavaRadError) -> JSONResponse:
 
 def of_http(error: HTTPException) -> RequestError:
     """What the framework refuses: unknown paths and methods."""
-    kinds = {404: "no_such_path", 405: "wrong_method"}
-    detail = str(error.detail) or "the request is refused"
-    return RequestError(
-        detail[:1].lower() + detail[1:],
-        status=error.status_code,
-        kind=kinds.get(error.status_code, "bad_request"),
-        remedy="See /openapi.json",
-    )
+    known = {
+        404: ("there is no such path", "no_such_path"),
+        405: ("the path does not take this method", "wrong_method"),
+    }
+    what, kind = known.get(error.status_code, ("the request is refused", "bad_request"))
+    return RequestError(what, status=error.status_code, kind=kind, remedy="See /openapi.json")
 
 
 def unexpected() -> RequestError:

@@ -45,7 +45,8 @@ _REPORT = {
     "seal": "89abcdef01234567",
 }
 _EMBEDDING = {
-    "model": "mini",
+    "model": "llava-rad-mini",
+    "encoder": "0123456789abcdef",
     "dim": 3,
     "images": ["file 1"],
     "embeddings": [[0.12, -0.5, 1.75]],

@@ -8,6 +8,7 @@ batch is decoded waits for the next one.
 
 import asyncio
 import contextlib
+import functools
 import math
 import threading
 import time
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from llava_rad.data import Study
 from llava_rad.model import ReportModel
@@ -35,7 +36,7 @@ _GATHER = 0.1
 
 
 @dataclass(eq=False)
-class _Task:
+class Task:
     """A function that runs alone."""
 
     function: Callable[[], Any]
@@ -43,7 +44,7 @@ class _Task:
 
 
 @dataclass(eq=False)
-class _ReportTask:
+class ReportTask:
     """A report that is to be written, with others of the same model and settings."""
 
     model: ReportModel
@@ -59,10 +60,10 @@ class _ReportTask:
             self.follow(ids)
         return not self.future.cancelled()
 
-    def joins(self, other: "_Task | _ReportTask") -> bool:
+    def joins(self, other: "Task | ReportTask") -> bool:
         """Whether both may be decoded together."""
         return (
-            isinstance(other, _ReportTask)
+            isinstance(other, ReportTask)
             and self.model is other.model
             and self.settings == other.settings
         )
@@ -87,7 +88,7 @@ class Work:
         self.batch_size, self.places, self._batch_done = batch_size, places, batch_done
         self.in_hand = 0
         self._preparing = 0
-        self._waiting: deque[_Task | _ReportTask] = deque()
+        self._waiting: deque[Task | ReportTask] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._seconds = 1.0  # of the last batch
@@ -134,7 +135,7 @@ class Work:
             self._closing = True
             self._changed.notify_all()
 
-    def submit(self, task: _Task | _ReportTask, place: "Place") -> None:
+    def submit(self, task: Task | ReportTask, place: "Place") -> None:
         """Put a task into the queue."""
         with self._changed:
             self._preparing -= not place.submitted
@@ -153,14 +154,16 @@ class Work:
                     self._thread = None
                     return
             begun = time.monotonic()
-            if isinstance(batch, _Task):
+            if isinstance(batch, Task):
                 _settle(batch.future, batch.function)
             elif batch:
-                self._write(batch)
+                results = self._written(batch)
                 self._seconds = time.monotonic() - begun
                 self._batch_done(len(batch), self._seconds)
+                for task, result in zip(batch, results, strict=True):
+                    _settle(task.future, result)
 
-    def _next_batch(self) -> _Task | list[_ReportTask] | None:
+    def _next_batch(self) -> Task | list[ReportTask] | None:
         """What is next, or None where the server is stopping and all is done."""
         while not self._waiting:
             if self._closing and not self.in_hand:
@@ -169,9 +172,9 @@ class Work:
         deadline = time.monotonic() + _GATHER
         while True:
             first = self._waiting[0]
-            if isinstance(first, _Task):
+            if isinstance(first, Task):
                 return self._waiting.popleft()  # type: ignore[return-value]
-            batch = [t for t in self._waiting if isinstance(t, _ReportTask) and first.joins(t)]
+            batch = [t for t in self._waiting if isinstance(t, ReportTask) and first.joins(t)]
             remaining = deadline - time.monotonic()
             if len(batch) >= self.batch_size or not self._preparing or remaining <= 0:
                 break
@@ -181,25 +184,22 @@ class Work:
             self._waiting.remove(task)
         return [task for task in chosen if not task.future.cancelled()]
 
-    def _write(self, batch: Sequence[_ReportTask]) -> None:
+    def _written(self, batch: Sequence[ReportTask]) -> "list[Callable[[], Report | Failure]]":
+        """For each task what gives its result, or raises what went wrong."""
         requests = iter([replace(task.request, follow=task.goes_on) for task in batch])
-        results = report_studies(
-            batch[0].model,
-            [task.study for task in batch],
-            batch[0].settings,
-            batch_size=len(batch),
-            read=lambda model, study: next(requests),
-        )
         try:
-            for task, result in zip(batch, list(results), strict=True):
-                if task.future.set_running_or_notify_cancel():
-                    task.future.set_result(result)
+            results = report_studies(
+                batch[0].model,
+                [task.study for task in batch],
+                batch[0].settings,
+                batch_size=len(batch),
+                read=lambda model, study: next(requests),
+            )
+            return [functools.partial(_value, result) for result in results]
         except Exception as error:  # such as too little memory of a device
             if len(batch) == 1:
-                _fail(batch[0].future, error)
-                return
-            for task in batch:
-                self._write([task])
+                return [functools.partial(_raise, error)]
+            return [one for task in batch for one in self._written([task])]
 
 
 class Place:
@@ -211,7 +211,7 @@ class Place:
 
     async def run(self, function: Callable[[], _Value]) -> _Value:
         """Run a function on the thread that owns the models, between two batches."""
-        task = _Task(function)
+        task = Task(function)
         self._work.submit(task, self)
         return await asyncio.wrap_future(task.future)
 
@@ -232,7 +232,7 @@ class Place:
             settings: of the decoding.
             follow: is told all tokens so far after each, on the models' thread.
         """
-        task = _ReportTask(model, settings, study, request, follow)
+        task = ReportTask(model, settings, study, request, follow)
         self._work.submit(task, self)
         return await asyncio.wrap_future(task.future)
 
@@ -257,6 +257,9 @@ def _settle(future: "Future[Any]", function: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
-def _fail(future: "Future[Any]", error: Exception) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+def _value(value: _Value) -> _Value:
+    return value
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -1,7 +1,9 @@
 """A tiny model, and results of a folder without waiting."""
 
 import pytest
-from helpers.tiny_models import build, byte_level_tokenizer
+from helpers.live_server import live_server
+from helpers.report_documents import write_image
+from helpers.tiny_models import build, byte_level_tokenizer, save_tiny_model
 
 from llava_rad.reports import GenerationSettings
 from llava_rad.reports.formats import FORMATS
@@ -13,6 +15,24 @@ def model():
     made = build(byte_level_tokenizer(), name="tiny-model")
     made.folder_hash = "0123456789abcdef" * 4
     return made
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def live(model):
+    """A server with the default settings, for tests that change nothing of it."""
+    with live_server([model]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def chest(tmp_path_factory):
+    """A frontal radiograph as a DICOM file's bytes."""
+    return write_image(tmp_path_factory.mktemp("chest")).read_bytes()
 
 
 @pytest.fixture

@@ -12,31 +12,20 @@ from pathlib import Path
 
 import pytest
 from helpers.report_documents import IDENTIFYING, SECRETS, write_image
-from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
 from pydicom import dcmread
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 180  # seconds, for a machine that is busy
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_level_tokenizer()
-    llm = tiny_llm("llama", len(tokenizer))
-    llm.save_pretrained(folder / "llm")
-    made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
-    return str(made.save_pretrained(folder / "model"))
-
-
 @pytest.fixture
-def start(tmp_path, model):
+def start(tmp_path, saved_model):
     """Starts a command; the log tells when it is ready, and nothing is left running."""
     running = []
 
     def run(*arguments, ready):
         log = tmp_path / f"log{len(running)}"
-        command = [sys.executable, "-m", "llava_rad", *map(str, arguments), "--model", model]
+        command = [sys.executable, "-m", "llava_rad", *map(str, arguments), "--model", saved_model]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [*command, "--max-new-tokens", "4", "--quiet", "0.5"],
