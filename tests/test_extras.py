@@ -146,11 +146,12 @@ def test_every_other_command_names_what_it_needs(work):
         "score predictions.jsonl -o out",
         "probe classification --encoder mini --manifest studies.parquet",
         "report images --model model --quantize 4bit",
+        "serve model --port 0",
     )
-    assert found["codes"] == [1] * 6, done.stderr
+    assert found["codes"] == [1] * 7, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    wanted = ("train", "train", "eval", "eval", "eval", "quantize")
-    assert len(said) == 6, done.stderr
+    wanted = ("train", "train", "eval", "eval", "eval", "quantize", "serve")
+    assert len(said) == 7, done.stderr
     assert all(command(extra) in line for extra, line in zip(wanted, said, strict=True)), said
 
 

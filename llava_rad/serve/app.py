@@ -221,16 +221,17 @@ async def _events(written: Coroutine[Any, Any, bytes], text: GrowingText) -> Asy
 
 async def _pieces(task: "asyncio.Task[Any]", text: GrowingText) -> AsyncIterator[str]:
     """The pieces of a text until its task is done, and an empty one after each long silence."""
+    task.add_done_callback(lambda _: text.close())
     try:
-        while not task.done():
-            piece = asyncio.ensure_future(text.piece())
-            await asyncio.wait({piece, task}, timeout=_SILENCE, return_when=asyncio.FIRST_COMPLETED)
-            if piece.done():
-                yield piece.result()
-            elif piece.cancel() and not task.done():
-                yield ""
-        for rest in text.rest():
-            yield rest
+        while True:
+            try:
+                async with asyncio.timeout(_SILENCE):
+                    piece = await text.piece()
+            except TimeoutError:
+                piece = ""
+            if piece is None:
+                return
+            yield piece
     finally:
         task.cancel()
 

@@ -21,7 +21,7 @@ class GrowingText:
         self._processor, self._ends = model.processor, model.end_ids
         self._stops = model.processor.template.stop_texts
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[str] = asyncio.Queue()
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._told = ""
 
     def follow(self, ids: Sequence[int]) -> None:
@@ -33,13 +33,13 @@ class GrowingText:
         """Take the whole text."""
         self._tell(findings)
 
-    async def piece(self) -> str:
-        """The next piece of text."""
-        return await self._pieces.get()
+    def close(self) -> None:
+        """There are no further pieces; called on the thread that takes them."""
+        self._pieces.put_nowait(None)
 
-    def rest(self) -> list[str]:
-        """The pieces that are there."""
-        return [self._pieces.get_nowait() for _ in range(self._pieces.qsize())]
+    async def piece(self) -> str | None:
+        """The next piece of text, or None after the last one."""
+        return await self._pieces.get()
 
     def _unsure(self, text: str) -> int:
         """How many characters at the end may be the beginning of a stop."""

