@@ -80,12 +80,8 @@ class Measured:
 
 def body_of(files: list[bytes]) -> bytes:
     """A form with the files of one study."""
-    parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'.encode()
-        + content
-        + b"\r\n"
-        for content in files
-    ]
+    head = f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\n"
+    parts = [head.encode() + content + b"\r\n" for content in files]
     return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
 
 

@@ -2,17 +2,15 @@
 
 import contextlib
 import threading
-import time
 
 import httpx2 as httpx
+from helpers.waiting import PATIENCE, wait_for
 
 from llava_rad.reports import ReportWriter
 from llava_rad.serve.app import create_app
 from llava_rad.serve.http_server import HttpServer
 from llava_rad.serve.service import ServiceSettings
 from llava_rad.serve.work import Task
-
-PATIENCE = 120  # seconds, for a machine that is busy
 
 
 class LiveServer:
@@ -74,10 +72,3 @@ def answers(live):
     with contextlib.suppress(httpx.TransportError):
         return live.http.get("/health").status_code == 200
     return False
-
-
-def wait_for(happened):
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openai
 import pytest
-from helpers.live_server import live_server, wait_for
+from helpers.live_server import live_server
 from helpers.report_documents import IDENTIFYING, SECRETS, write_image
+from helpers.waiting import wait_for
 from PIL import Image
 from pydicom import dcmread
 

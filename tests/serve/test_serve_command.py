@@ -10,7 +10,7 @@ import threading
 
 import httpx2 as httpx
 import pytest
-from helpers.live_server import PATIENCE, wait_for
+from helpers.waiting import PATIENCE, wait_for
 from typer.testing import CliRunner
 
 from llava_rad.cli import app

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import pytest
-from helpers.live_server import PATIENCE, live_server, wait_for
+from helpers.live_server import live_server
+from helpers.waiting import PATIENCE, wait_for
 
 from llava_rad.errors import ConfigError
 from llava_rad.serve import guard
