@@ -186,6 +186,9 @@ def test_wheel_and_source_distribution_hold_what_is_needed(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("py.typed", "mini/config.json", "recipes/training/train_report.py"):
         assert f"llava_rad/{name}" in names
+    page = [file for file in (ROOT / "llava_rad" / "serve" / "page").rglob("*.*") if file.is_file()]
+    assert len(page) > 10
+    assert {file.relative_to(ROOT).as_posix() for file in page if file.suffix != ".pyc"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/"))]
     with tarfile.open(source) as archive:
         archive.extractall(tmp_path / "source", filter="data")

@@ -7,5 +7,5 @@ for ``llava-rad listen``.
 
 For ``llava-rad serve``, :mod:`http_server` runs :mod:`app`, the endpoints. Each request passes the
 :mod:`guard`; :mod:`uploads` reads its files, :mod:`service` makes them a study, and :mod:`work` is
-the queue before the models.
+the queue before the models. :mod:`page` is the web page.
 """

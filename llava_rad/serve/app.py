@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import importlib.util
 import io
 import json
 import secrets
@@ -24,12 +23,12 @@ from llava_rad.errors import LlavaRadError
 from llava_rad.extras import is_installed
 from llava_rad.images import Radiograph, load_radiograph
 from llava_rad.images.limits import MIN_SIDE
-from llava_rad.model.report_model import CARD_FILE
 from llava_rad.names import plain_text
 from llava_rad.reports import Report, ReportWriter
 from llava_rad.reports.formats import FORMATS, ReportFormat, report_format
 from llava_rad.serve.chat import Asked, ChatRequest, Completion
 from llava_rad.serve.guard import Guard, origins
+from llava_rad.serve.page import add_page
 from llava_rad.serve.report_text import GrowingText
 from llava_rad.serve.request_errors import (
     RequestError,
@@ -99,8 +98,7 @@ def create_app(models: Sequence[ReportWriter], settings: ServiceSettings | None 
     _add_reports(app, service)
     _add_images(app, service)
     _add_chat(app, service)
-    if importlib.util.find_spec("llava_rad.serve.page") is not None:
-        importlib.import_module("llava_rad.serve.page").add_to(app)
+    add_page(app)
     return app
 
 
@@ -142,16 +140,10 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "id": name,
                 "hash": model.folder_hash,
                 "roles": list(model.processor.template.image_lines),
-                "card": _card(model),
             }
             for name, model in service.models.items()
         ]
         return JSONResponse({"object": "list", "data": rows})
-
-
-def _card(model: ReportWriter) -> str:
-    file = model.folder / CARD_FILE if model.folder is not None else None
-    return file.read_text("utf-8", "replace") if file is not None and file.is_file() else ""
 
 
 def _add_reports(app: FastAPI, service: Service) -> None:

@@ -51,6 +51,16 @@ _EMBEDDING = {
     "images": ["file 1"],
     "embeddings": [[0.12, -0.5, 1.75]],
 }
+_ATTENTION = {
+    "sentences": [
+        {
+            "start": 0,
+            "end": 20,
+            "share": 0.07,
+            "images": [{"grid": [[0.8, 1.2], [1.5, 0.5]], "box": [55.0, 0.0, 1900.0, 1841.0]}],
+        }
+    ]
+}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _USAGE = {"prompt_tokens": 90, "completion_tokens": 12, "total_tokens": 102}
 _COMPLETION = {
@@ -128,6 +138,12 @@ BODIES: dict[str, dict[str, Any]] = {
         {FORMATS[name].media_type: _BINARY for name in ("pdf", "dicom-sr")},
         report={"type": "string", "description": "JSON of /v1/report, as it came."},
         format=_FORMAT,
+        frame=_FRAME,
+        indication=_INDICATION,
+    ),
+    "attention": _form(
+        _json(_ATTENTION),
+        report={"type": "string", "description": "JSON of /v1/report, as it came."},
         frame=_FRAME,
         indication=_INDICATION,
     ),
