@@ -18,6 +18,7 @@ EXTRAS = {
     "quantize": ("accelerate", "bitsandbytes", "peft"),
     "formats": ("fpdf", "highdicom", "matplotlib"),
     "listen": ("pynetdicom",),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
     "deepspeed": ("deepspeed",),
     "dicom-gpl": ("libjpeg",),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.dicom_files import UID, write_exam
-from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
+from helpers.tiny_models import byte_level_tokenizer, save_tiny_model, tiny_llm
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,12 +21,7 @@ RUN = CliRunner()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_level_tokenizer()
-    llm = tiny_llm("llama", len(tokenizer))
-    llm.save_pretrained(folder / "llm")
-    made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
-    return str(made.save_pretrained(folder / "model"))
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -110,13 +105,10 @@ def biased_model(tmp_path_factory):
     """Saves a model whose LLM adds a number to the logit of its end token."""
 
     def save(number):
-        folder = tmp_path_factory.mktemp("biased")
         tokenizer = byte_level_tokenizer()
         llm = tiny_llm("phi2", len(tokenizer))
         llm.lm_head.bias.data[tokenizer.eos_token_id] = number
-        llm.save_pretrained(folder / "llm")
-        made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
-        return str(made.save_pretrained(folder / "model"))
+        return save_tiny_model(tmp_path_factory.mktemp("biased"), llm)
 
     return save
 

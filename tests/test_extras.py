@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import core_install
-from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
+from helpers.tiny_models import build, byte_level_tokenizer, save_tiny_model, tiny_llm
 from PIL import Image
 
 import llava_rad
@@ -95,13 +95,7 @@ def test_scoring_in_python_names_its_extra(monkeypatch):
 def work(tmp_path_factory):
     """A model with a LoRA, and a folder of pictures."""
     folder = tmp_path_factory.mktemp("work")
-    tokenizer = byte_level_tokenizer()
-    llm = tiny_llm("llama", len(tokenizer))
-    llm.save_pretrained(folder / "llm")
-    made = build(
-        tokenizer, llm=llm, llm_id=str(folder / "llm"), lora=LoraSettings(r=2), name="tiny-model"
-    )
-    made.save_pretrained(folder / "model")
+    save_tiny_model(folder, lora=LoraSettings(r=2))
     (folder / "images").mkdir()
     studies = []
     for i in range(2):
@@ -152,11 +146,12 @@ def test_every_other_command_names_what_it_needs(work):
         "score predictions.jsonl -o out",
         "probe classification --encoder mini --manifest studies.parquet",
         "report images --model model --quantize 4bit",
+        "serve model --port 0",
     )
-    assert found["codes"] == [1] * 6, done.stderr
+    assert found["codes"] == [1] * 7, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    wanted = ("train", "train", "eval", "eval", "eval", "quantize")
-    assert len(said) == 6, done.stderr
+    wanted = ("train", "train", "eval", "eval", "eval", "quantize", "serve")
+    assert len(said) == 7, done.stderr
     assert all(command(extra) in line for extra, line in zip(wanted, said, strict=True)), said
 
 
@@ -191,6 +186,9 @@ def test_wheel_and_source_distribution_hold_what_is_needed(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("py.typed", "mini/config.json", "recipes/training/train_report.py"):
         assert f"llava_rad/{name}" in names
+    page = [file for file in (ROOT / "llava_rad" / "serve" / "page").rglob("*.*") if file.is_file()]
+    assert len(page) > 10
+    assert {file.relative_to(ROOT).as_posix() for file in page if file.suffix != ".pyc"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/"))]
     with tarfile.open(source) as archive:
         archive.extractall(tmp_path / "source", filter="data")

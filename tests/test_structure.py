@@ -30,6 +30,7 @@ GROUND = {
     "programs",
     "quiet",
     "readers",
+    "sentences",
     "statistics",
     "tensor_stream",
     "views",

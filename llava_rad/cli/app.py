@@ -18,6 +18,7 @@ from llava_rad.cli.models import models
 from llava_rad.cli.plan import plan
 from llava_rad.cli.programs import Programs, probe, train
 from llava_rad.cli.report import report
+from llava_rad.cli.serve import serve
 from llava_rad.cli.watch import watch
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def _options(
         raise typer.Exit
 
 
-for command in (report, merge, watch, listen, encode, data, plan, train, convert, doctor):
+for command in (report, merge, serve, watch, listen, encode, data, plan, train, convert, doctor):
     app.command(cls=Command)(grouped(command))
 for name, group in (("probe", probe), ("configs", configs), ("models", models), ("cache", cache)):
     app.add_typer(group, name=name)

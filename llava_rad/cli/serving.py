@@ -1,4 +1,4 @@
-"""What ``report``, ``watch`` and ``listen`` share: formats of documents, and their model."""
+"""What ``report``, ``serve``, ``watch`` and ``listen`` share: formats, and a loaded model."""
 
 import enum
 from collections.abc import Iterable

@@ -17,6 +17,7 @@ from llava_rad.data.fields import frontal_first, parse_age, parse_sex
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import Study, StudyImage, View
+from llava_rad.errors import DataError
 from llava_rad.names import escape_name
 
 if TYPE_CHECKING:
@@ -121,6 +122,29 @@ def join(members: "Iterable[tuple[str, StudyHeader | None]]") -> ImageGroup:
     """A study of these files."""
     files, headers = zip(*members, strict=True)
     return ImageGroup(files, headers)
+
+
+def as_one_study(groups: Sequence[ImageGroup], *, remedy: str) -> ImageGroup:
+    """All files as the views of one study; what says nothing of its study goes with the others.
+
+    Args:
+        groups: of the files.
+        remedy: what to do where they are of several.
+
+    Raises:
+        DataError: they state different studies or patients (``different_studies``).
+    """
+    uids = {group.study_uid for group in groups} - {None}
+    patients = {group.patient_id for group in groups} - {None}
+    if max(len(uids), len(patients)) > 1:
+        what = f"{len(uids)} studies" if len(uids) > 1 else f"{len(patients)} patients"
+        raise DataError(
+            f"the files are of {what}, by their headers",
+            where=groups[0].files[0],
+            remedy=remedy,
+            kind="different_studies",
+        )
+    return join(member for g in groups for member in zip(g.files, g.headers, strict=True))
 
 
 def studies_of(

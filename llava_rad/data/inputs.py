@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.dicom_studies import ImageGroup, group_files, studies_of
+from llava_rad.data.dicom_studies import as_one_study, group_files, studies_of
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.image_files import FoundImages, find_images, match_files, summarise
 from llava_rad.data.manifest import FORMATS, load_manifest
@@ -135,19 +135,8 @@ def expand_study(paths: Sequence[str | Path], *, log: ConversionLog | None = Non
             kind="several_studies",
         )
     groups = group_files(expand_images(paths))
-    uids = {group.study_uid for group in groups} - {None}
-    patients = {group.patient_id for group in groups} - {None}
-    if max(len(uids), len(patients)) > 1:
-        what = f"{len(uids)} studies" if len(uids) > 1 else f"{len(patients)} patients"
-        raise DataError(
-            f"the files are of {what}, by their headers",
-            where=paths[0],
-            remedy="Use model.reports for a report each; a Study may hold any images",
-            kind="different_studies",
-        )
-    whole = ImageGroup(
-        tuple(file for group in groups for file in group.files),
-        tuple(header for group in groups for header in group.headers),
+    whole = as_one_study(
+        groups, remedy="Use model.reports for a report each; a Study may hold any images"
     )
     return studies_of([whole], Identifiers(), ConversionLog(), named_by_file=True)[0]
 

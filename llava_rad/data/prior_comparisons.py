@@ -8,6 +8,8 @@ and earlier events that show in it ("prior sternotomy", "prior granulomatous dis
 
 import re
 
+from llava_rad.sentences import SENTENCE_END
+
 _IMAGE = (
     r"(?:study|studies|exam(?:s|inations?)?|films?|radiographs?|radiography|images?|imaging|cxr|cts?"
     r"|x-?\s?rays?|views?|reports?|scans?|mri|chest)"
@@ -40,13 +42,9 @@ _COMPARES = re.compile(
     ),
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?<!\bDr\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bMrs\.)(?<!\bvs\.)(?<!\ba\.m\.)(?<!\bp\.m\.)"
-    r"\s+(?=[A-Z(])"
-)
 
 
 def without_prior_comparisons(text: str) -> str:
     """The sentences of a text that compare with no earlier image; empty where none is left."""
-    sentences = _SENTENCE_END.split(" ".join(text.split()))
+    sentences = SENTENCE_END.split(" ".join(text.split()))
     return " ".join(sentence for sentence in sentences if not _COMPARES.search(sentence))

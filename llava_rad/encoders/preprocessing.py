@@ -247,6 +247,22 @@ class Preprocessing:
     def _crop_start(self, overhang: int) -> int:
         return overhang // 2 if self.crop_rounding == "floor" else round(overhang / 2)
 
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Where the encoder's square lies on an image of this size.
+
+        Returns:
+            Top, left, bottom and right in pixels of the image, beyond it where it was padded.
+        """
+        if self.geometry == "pad_square":
+            side = max(height, width)
+            above, before = (side - height) // 2, (side - width) // 2
+            return -above, -before, side - above, side - before
+        resized = self._resized(height, width)
+        down, right = (had / made for had, made in zip((height, width), resized, strict=True))
+        top, left = (self._crop_start(length - self.image_size) for length in resized)
+        bottom, end = top + self.image_size, left + self.image_size
+        return top * down, left * right, bottom * down, end * right
+
     def _normalised_levels(self) -> np.ndarray:
         """Each of the 256 gray levels after scaling and normalising: float32 [3, 256]."""
         levels = (np.arange(256) * (1 / 255)).astype(np.float32)

@@ -1,7 +1,9 @@
 """What a DICOM file says of the study, the patient and the view, read without its pixels."""
 
+import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydicom import Dataset
 
@@ -57,17 +59,23 @@ class StudyHeader:
     study_time: str | None = None
 
 
-def read_study_header(path: str | os.PathLike[str]) -> StudyHeader | None:
+def read_study_header(source: str | os.PathLike[str] | bytes) -> StudyHeader | None:
     """Read the header of a file.
 
     Elements that cannot be read count as absent. Pixels are not looked at, so a file whose picture
     is damaged still has its study.
 
+    Args:
+        source: a path, or the bytes of a file.
+
     Returns:
         What it says, or None if the file is not DICOM or nothing of it can be read.
     """
     try:
-        with open(path, "rb") as file, quiet_libraries():  # noqa: PTH123 (path may be a str)
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+            quiet_libraries(),
+        ):
             head = file.read(HEAD_BYTES)
             if not looks_like_dicom(head):
                 return None

@@ -32,6 +32,22 @@ class AdapterConfig:
         """Embeddings made from one image whose patches lie on ``grid`` (rows, columns)."""
         return -(-grid[0] // self.pool) * -(-grid[1] // self.pool)
 
+    def on_patches(self, values: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Values of an image's embeddings where their patches are: inverse of the pooling.
+
+        Args:
+            values: [..., tokens].
+            grid: (rows, columns) of the patches.
+
+        Returns:
+            [..., rows, columns]; the patches that were averaged have the value of their embedding.
+        """
+        rows, columns = (-(-side // self.pool) for side in grid)
+        square = values.unflatten(-1, (rows, columns))
+        for dim in (-2, -1):
+            square = square.repeat_interleave(self.pool, dim=dim)
+        return square[..., : grid[0], : grid[1]]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)

@@ -177,11 +177,8 @@ class ReportProcessor:
                 remedy="Leave studies without findings out",
                 kind="no_target",
             )
-        # The tokenizer sees prompt and report joined, as at training time of the LLM; its own
-        # offsets say where the report begins.
-        joined = parts[-1] + self.template.separator + text + self.template.report_end
-        tokens, spans = tokenise(self.tokenizer, joined)
-        start = next((i for i, (_, end) in enumerate(spans) if end > len(parts[-1])), len(tokens))
+        tokens, spans = self._joined(parts[-1], text)
+        start = next((i for i, (_, end) in enumerate(spans) if end > 0), len(tokens))
         if tokens[:start] != last:
             raise ModelError(
                 "the prompt's last token and the report's first one are merged by the tokenizer",
@@ -201,6 +198,33 @@ class ReportProcessor:
             )
         labels = [IGNORE] * len(ids) + target[:kept]
         return Sample(ids + target[:kept], labels, truncated=len(target) - kept)
+
+    def places(self, request: ReportRequest, report: str) -> list[tuple[int, int]]:
+        """Which characters of a report each of its tokens stands for.
+
+        Args:
+            request: that it answers.
+            report: as for :meth:`encode`.
+
+        Returns:
+            First character and end in ``without_control(report)``, one pair for each label of
+            :meth:`encode` that is a token of the text; what ends the report is left out.
+        """
+        text = self.without_control(report)
+        _, spans = self._joined(self.template.parts(self.harmless(request))[-1], text)
+        skipped = len(self.template.separator)
+        found = ((start - skipped, end - skipped) for start, end in spans if end > 0)
+        return [(max(start, 0), max(end, 0)) for start, end in found if start < len(text)]
+
+    def _joined(self, prompt: str, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of prompt and report, and their characters counted from the prompt's end.
+
+        The tokenizer sees both joined, as at training time of the LLM; its own offsets say where
+        the report begins.
+        """
+        joined = prompt + self.template.separator + text + self.template.report_end
+        tokens, spans = tokenise(self.tokenizer, joined)
+        return tokens, [(start - len(prompt), end - len(prompt)) for start, end in spans]
 
     def harmless(self, request: ReportRequest) -> ReportRequest:
         """The request with nothing in its context that would open or close a turn."""

@@ -2,9 +2,11 @@
 
 :mod:`writer` is the model that people use. :mod:`given` makes studies of what they give,
 :mod:`request` chooses the images and texts of a study, :mod:`generate` decodes, :mod:`study` goes
-through many studies, :mod:`file` keeps what they gave so that an interrupted run resumes.
+through many studies, :mod:`file` keeps what they gave so that an interrupted run resumes,
+:mod:`attention` says where the model looked.
 """
 
+from llava_rad.reports.attention import ImageAttention, SentenceAttention, report_attention
 from llava_rad.reports.file import ReportFile, run_id
 from llava_rad.reports.generate import GenerationSettings, generate_reports
 from llava_rad.reports.report import Report
@@ -21,14 +23,17 @@ from llava_rad.reports.writer import ReportWriter, load
 __all__ = [
     "Failure",
     "GenerationSettings",
+    "ImageAttention",
     "Report",
     "ReportFile",
     "ReportWriter",
+    "SentenceAttention",
     "StudyReader",
     "StudyRequest",
     "generate_reports",
     "load",
     "read_study",
+    "report_attention",
     "report_studies",
     "run_id",
     "study_request",

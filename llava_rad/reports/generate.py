@@ -1,13 +1,19 @@
 """Write reports: batched decoding of requests into text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
 from llava_rad.data.deidentification import has_marks
@@ -63,6 +69,7 @@ def generate_reports(
     *,
     patches: Tensor | None = None,
     keys: Sequence[str] | None = None,
+    follow: Sequence[Callable[[Sequence[int]], bool] | None] | None = None,
 ) -> list[Report]:
     """Write one report per request, all in one batch.
 
@@ -76,6 +83,9 @@ def generate_reports(
         patches: patch tokens of all images in order, if they were encoded before.
         keys: of the requests, such as study ids: with a temperature the draws of each come from
             the seed and its key alone. None gives all of them the same.
+        follow: for each request None, or what is told all its tokens after each one and says
+            whether to go on; a text that is not wanted any more ends there. With beams, of which
+            the best one is known at the end, nobody is told.
 
     Raises:
         ModelError: a request cannot be put to this model, or its logits are not finite.
@@ -130,8 +140,29 @@ def generate_reports(
             **prompt,
             generation_config=GenerationConfig(**options, **texts),
             logits_processor=LogitsProcessorList(steps),
+            stopping_criteria=_followed(follow or [], settings),
         )
     return [_report(model, row.tolist(), ends, settings) for row in rows]
+
+
+def _followed(
+    follow: Sequence[Callable[[Sequence[int]], bool] | None], settings: GenerationSettings
+) -> StoppingCriteriaList:
+    wanted = any(one is not None for one in follow) and settings.num_beams == 1
+    return StoppingCriteriaList([_Followed(follow)] if wanted else [])
+
+
+class _Followed(StoppingCriteria):
+    """Tells what is written, and ends the rows that nobody wants any more."""
+
+    def __init__(self, follow: Sequence[Callable[[Sequence[int]], bool] | None]) -> None:
+        self._follow = follow
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which rows end: bool [rows], of ``input_ids`` [rows, tokens without the prompt]."""
+        rows = zip(self._follow, input_ids.tolist(), strict=True)
+        ended = [one is not None and not one(ids) for one, ids in rows]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class _RequireFinite(LogitsProcessor):

@@ -1,6 +1,6 @@
 """A study becomes a request: which of its images and texts a given model is shown, and as what."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llava_rad.data import Study, StudyImage
@@ -18,12 +18,14 @@ class StudyRequest:
         images: the images that were chosen.
         warnings: what was left out or taken for something, each ``kind: text``.
         thumbnails: the images as small JPEG files, where the report is to show them.
+        follow: is told all tokens of the report after each one, and says whether to go on.
     """
 
     request: ReportRequest
     images: tuple[StudyImage, ...]
     warnings: tuple[str, ...]
     thumbnails: tuple[bytes, ...] = ()
+    follow: Callable[[Sequence[int]], bool] | None = None
 
 
 def study_request(

@@ -157,7 +157,8 @@ def _generate(
 ) -> list[Report | ModelError]:
     """A report each; what goes wrong with one of several is not the others' fault."""
     try:
-        return [*generate_reports(model, [r.request for r in ready], settings, keys=keys)]
+        requests, follow = [r.request for r in ready], [r.follow for r in ready]
+        return [*generate_reports(model, requests, settings, keys=keys, follow=follow)]
     except ModelError as error:
         if len(ready) == 1:
             return [error]

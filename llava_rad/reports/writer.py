@@ -13,6 +13,7 @@ from llava_rad.errors import ConfigError, shown
 from llava_rad.model import ReportModel
 from llava_rad.model import load as load_model
 from llava_rad.model.llm import Quantization
+from llava_rad.reports.attention import SentenceAttention, report_attention
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.given import Given, given_studies, one_study
 from llava_rad.reports.report import Report
@@ -171,6 +172,40 @@ a lateral view). Give a frontal (PA or AP) radiograph.
             read=functools.partial(_read_to_show, frame=frame),
         )
         return results if errors == "yield" else _raising(results)
+
+    def attention(
+        self,
+        images: Given,
+        findings: str,
+        *,
+        indication: str | None = None,
+        frame: int | None = None,
+    ) -> list[SentenceAttention]:
+        """Which places of the images each sentence of a report attended to.
+
+        See :func:`llava_rad.reports.report_attention` for what this is and is not.
+
+        Args:
+            images: of the study that the report describes, as for :meth:`report`.
+            findings: its text.
+            indication: that it was written with.
+            frame: as for :meth:`report`.
+
+        Raises:
+            DataError, ImageError, ModelError: as for :meth:`report`; the LLM gives no attention.
+
+        Example:
+            >>> [found] = model.attention("chest.dcm", "The lungs are clear.")
+            >>> found.images[0].grid.shape
+            (12, 12)
+            >>> found.images[0].on_radiograph(1955, 1841).shape
+            (1955, 1841)
+        """
+        study = with_indication([one_study(images)], indication)[0]
+        result = read_study(self, study, frame=frame)
+        if isinstance(result, Failure):
+            raise result.error
+        return report_attention(self, result.request, findings)
 
 
 def load(

@@ -142,6 +142,15 @@ def build(tokenizer, family="llama", *, llm=None, llm_id="tiny", encoder=None, *
     )
 
 
+def save_tiny_model(folder, llm=None, **options) -> str:
+    """A model in a folder that the command line loads, its base LLM beside it; gives its place."""
+    tokenizer = byte_level_tokenizer()
+    llm = llm if llm is not None else tiny_llm("llama", len(tokenizer))
+    llm.save_pretrained(folder / "llm")
+    made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model", **options)
+    return str(made.save_pretrained(folder / "model"))
+
+
 def picture(seed: int = 0, height: int = 70, width: int = 60) -> Radiograph:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (height, width), dtype=np.uint8)

@@ -201,7 +201,7 @@ def test_one_study_with_such_logits_does_not_stop_the_others(tokenizer, monkeypa
         asked = bad if study.study_id == "2" else request(int(study.study_id))
         return studies.StudyRequest(asked, study.images, ())
 
-    def generate(model, requests, settings, *, keys):
+    def generate(model, requests, settings, *, keys, **options):
         if bad in requests:
             raise ModelError("not finite", kind="not_finite")
         return generate_reports(model, requests, settings, keys=keys)

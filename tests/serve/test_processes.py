@@ -1,73 +1,19 @@
 """watch and listen as processes: signals, restarts, and dcmtk's programs over loopback."""
 
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from helpers.report_documents import IDENTIFYING, SECRETS, write_image
-from helpers.tiny_models import build, byte_level_tokenizer, tiny_llm
+from helpers.waiting import PATIENCE, free_port, wait_for
 from pydicom import dcmread
-
-ROOT = Path(__file__).parents[2]
-_PATIENCE = 180  # seconds, for a machine that is busy
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_level_tokenizer()
-    llm = tiny_llm("llama", len(tokenizer))
-    llm.save_pretrained(folder / "llm")
-    made = build(tokenizer, llm=llm, llm_id=str(folder / "llm"), name="tiny-model")
-    return str(made.save_pretrained(folder / "model"))
-
-
-@pytest.fixture
-def start(tmp_path, model):
-    """Starts a command; the log tells when it is ready, and nothing is left running."""
-    running = []
-
-    def run(*arguments, ready):
-        log = tmp_path / f"log{len(running)}"
-        command = [sys.executable, "-m", "llava_rad", *map(str, arguments), "--model", model]
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, "--max-new-tokens", "4", "--quiet", "0.5"],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env=os.environ | {"COLUMNS": "500"},
-            )
-        process.log = log
-        running.append(process)
-        wait_for(lambda: ready in log.read_text() or process.poll() is not None)
-        assert ready in log.read_text(), log.read_text()
-        return process
-
-    yield run
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def wait_for(happened):
-    end = time.monotonic() + _PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)
 
 
 def stop(process, number=signal.SIGTERM):
     process.send_signal(number)
-    return process.wait(_PATIENCE), process.log.read_text().splitlines()[-1]
+    return process.wait(PATIENCE), process.log.read_text().splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -91,12 +37,6 @@ def needs(*programs):
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"needs {program} of the Debian package dcmtk")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def dcmtk(program, *arguments):
