@@ -251,17 +251,19 @@ class ReportProcessor:
             inputs.append(self.preprocessing(image.radiograph))
         return torch.stack(inputs)
 
-    def pad(self, samples: Sequence[Sample], side: str) -> dict[str, Tensor]:
+    def pad(self, samples: Sequence[Sample], side: str, multiple: int = 1) -> dict[str, Tensor]:
         """Stack samples of different length.
 
         Args:
             samples: from :meth:`encode`.
             side: ``"right"`` to train, ``"left"`` to generate.
+            multiple: the length is made one of it.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``labels``, each [batch, length].
         """
-        length = max(len(s.input_ids) for s in samples)
+        longest = max(len(s.input_ids) for s in samples)
+        length = -(-longest // multiple) * multiple
         shape = (len(samples), length)
         ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)

@@ -36,6 +36,7 @@ from llava_rad.model.llm import (
     untie_if_different,
 )
 from llava_rad.model.lora import (
+    LoraLayers,
     LoraSettings,
     attach_lora,
     has_lora,
@@ -131,6 +132,7 @@ class ReportModel(nn.Module):
         adapter: AdapterConfig | None = None,
         template: PromptTemplate | None = None,
         lora: LoraSettings | None = None,
+        lora_layers: LoraLayers | None = None,
         encoder_revision: str | None = None,
         seed: int = 0,
     ) -> "ReportModel":
@@ -145,6 +147,7 @@ class ReportModel(nn.Module):
             adapter: its shape; default: 2 layers, no pooling.
             template: wording of the prompt; default: the LLM's own chat format.
             lora: attach a LoRA to the LLM.
+            lora_layers: layers to use for it in place of peft's.
             encoder_revision: commit on the hub, if the encoder comes from there.
             seed: of the adapter's initial weights.
         """
@@ -156,7 +159,7 @@ class ReportModel(nn.Module):
         if lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                llm = attach_lora(llm, lora)
+                llm = attach_lora(llm, lora, lora_layers)
         else:
             llm.requires_grad_(False)
         config = ReportModelConfig(

@@ -64,7 +64,10 @@ class MicroBatch:
 
 
 def collate(
-    samples: Sequence[ReportSample], data: ReportSamples, preprocessing: Preprocessing | None
+    samples: Sequence[ReportSample],
+    data: ReportSamples,
+    preprocessing: Preprocessing | None,
+    multiple: int = 1,
 ) -> MicroBatch:
     """Stack samples.
 
@@ -72,12 +75,13 @@ def collate(
         samples: of one forward pass.
         data: that they come from.
         preprocessing: reads and prepares the images; None leaves them to the feature cache.
+        multiple: that the length is padded to.
 
     Raises:
         DataError: no sample has a token to learn, or an image cannot be read; the message names
             the studies.
     """
-    padded = data.processor.pad([s.tokens for s in samples], side="right")
+    padded = data.processor.pad([s.tokens for s in samples], side="right", multiple=multiple)
     batch = MicroBatch(
         **padded,
         target_columns=columns_with_targets(padded["labels"]),
@@ -142,6 +146,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         rank: of this process.
         processes: that train together.
         preprocessing: reads images; None where their patch tokens are cached.
+        multiple: that the lengths are padded to.
     """
 
     def __init__(
@@ -153,6 +158,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         rank: int,
         processes: int,
         preprocessing: Preprocessing | None,
+        multiple: int = 1,
     ) -> None:
         self.data = data
         self.order = order
@@ -161,6 +167,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         self.rank = rank
         self.processes = processes
         self.preprocessing = preprocessing
+        self.multiple = multiple
 
     def __getitem__(self, forward_pass: int) -> MicroBatch:
         step, place = divmod(forward_pass, self.accumulate)
@@ -168,7 +175,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         first = (place * self.processes + self.rank) * self.micro_batch
         drawn = self.order.batch(step)[first : first + self.micro_batch]
         samples = [self.data.sample(index, draw) for index, draw in drawn]
-        return collate(samples, self.data, self.preprocessing)
+        return collate(samples, self.data, self.preprocessing, self.multiple)
 
 
 def load_batches(
