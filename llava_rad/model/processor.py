@@ -38,6 +38,11 @@ def columns_with_targets(labels: Tensor) -> Tensor:
     return (labels[:, 1:] != IGNORE).any(0).nonzero().squeeze(-1)
 
 
+def image_places(input_ids: Tensor) -> Tensor:
+    """Where ``input_ids.flatten()`` is ``IMAGE_TOKEN``: int64 [image tokens]."""
+    return (input_ids == IMAGE_TOKEN).flatten().nonzero().squeeze(1)
+
+
 def pads_on_the_right(attention_mask: Tensor) -> Tensor:
     """Whether no row of a mask [batch, length] has padding before a token: bool, []."""
     return (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()

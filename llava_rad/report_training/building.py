@@ -114,6 +114,7 @@ def _kernels(
     if kernels != "cpu":
         return kernels, config.attention
     own = choice.attention(kernels)
+    assert own is not None
     if config.attention is None and fitting_attention(config.llm, own, config.llm_revision):
         return kernels, own
     if config.kernels == "auto":
