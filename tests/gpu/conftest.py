@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 
 @pytest.fixture(autouse=True)
@@ -10,6 +11,7 @@ def gpu():
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     torch.manual_seed(0)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the precision of an earlier test
     yield torch.device("cuda")
     torch.cuda.set_sync_debug_mode("default")
     torch._dynamo.reset()

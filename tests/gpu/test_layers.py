@@ -71,10 +71,11 @@ def test_the_backbone_computes_what_transformers_does(gpu, kernels, compiled):
     weights = torch.randn_like(given)
     (torch.cat(found) * weights).sum().backward()
     (given * weights).sum().backward()
-    gradients = dict(theirs.named_parameters())
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in own.named_parameters():
-        if gradients[name].grad is not None and gradients[name].grad.norm() > 0:
-            assert_near(parameter.grad, gradients[name].grad, 0.1)
+        # A key's bias moves all scores of a query alike: its gradient is rounding.
+        if gradients[name] is not None and not name.endswith("k_proj.bias"):
+            assert_near(parameter.grad, gradients[name], 0.1)
 
 
 def test_stochastic_depth_leaves_out_its_share_of_images(gpu):
@@ -98,7 +99,7 @@ def test_a_lora_product_computes_what_peft_does(gpu, dropout):
         wrapped = attach_lora(llm, LoraSettings(r=4, alpha=8, dropout=dropout), layers).train()
         torch.manual_seed(1)
         for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
+            if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         torch.manual_seed(2)
         with torch.autocast("cuda", torch.bfloat16):
