@@ -33,6 +33,7 @@ from PIL import Image
 
 PEER_PROGRAM = Path(__file__).with_name("pretraining_peer.py")
 PROTOTYPES, LOCAL_CROPS, DROP_PATH = 4096, 8, 0.1
+PEER_VIT = "vit_small_patch14_dinov2"  # timm's name of the same
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -81,6 +82,7 @@ def main() -> None:
                         "prototypes": PROTOTYPES,
                         "local_crops": LOCAL_CROPS,
                         "drop_path": DROP_PATH,
+                        "vit": PEER_VIT,
                     }
                     path = Path(folder) / "job.json"
                     path.write_text(json.dumps(job))

@@ -19,20 +19,22 @@ from lightly.models.utils import random_block_mask, update_drop_path_rate, updat
 from lightly.transforms.dino_transform import DINOTransform
 from PIL import Image
 from pretraining import time_steps
-from timm.models.vision_transformer import vit_small_patch14_dinov2
+from timm.models import vision_transformer
 from torch.utils.data import default_collate
 
 
-def measure(job):
-    """Time the example's step."""
+def make_step(job):
+    """The example's step, a function of the views of a batch, each [images, 3, side, side]."""
     torch.manual_seed(0)
     device = torch.device(job["device"])
-    vit = vit_small_patch14_dinov2(img_size=job["global_size"], dynamic_img_size=True)
+    make_vit = getattr(vision_transformer, job["vit"])
+    vit = make_vit(img_size=job["global_size"], dynamic_img_size=True)
     teacher = MaskedVisionTransformerTIMM(vit=vit, antialias=False, pos_embed_initialization="skip")
     student = copy.deepcopy(teacher)
     update_drop_path_rate(student.vit, drop_path_rate=job["drop_path"], mode="uniform")
     teacher_head, student_head = (
-        DINOv2ProjectionHead(input_dim=384, output_dim=job["prototypes"]) for _ in range(2)
+        DINOv2ProjectionHead(input_dim=vit.embed_dim, output_dim=job["prototypes"])
+        for _ in range(2)
     )
     for module in (teacher, teacher_head):
         module.requires_grad_(False).eval()
@@ -41,12 +43,16 @@ def measure(job):
     koleo_loss = KoLeoLoss()
     parts = (teacher, student, teacher_head, student_head, dino_loss, ibot_loss, koleo_loss)
     torch.nn.ModuleList(parts).to(device)
+    if job.get("compile"):
+        for network in (teacher, student):
+            for block in network.vit.blocks:
+                block.compile(dynamic=False)
     trained = [*student.parameters(), *student_head.parameters()]
     optimiser = torch.optim.AdamW(trained, lr=1e-4)
     half = job["precision"] == "bf16"
 
     def step(views):
-        views = [view.to(device) for view in views]
+        views = [view.to(device, non_blocking=True) for view in views]
         global_views, local_views = torch.cat(views[:2]), torch.cat(views[2:])
         count = len(global_views)
         rows, columns = teacher.vit.patch_embed.grid_size
@@ -80,6 +86,12 @@ def measure(job):
         update_momentum(student, teacher, m=0.99)
         update_momentum(student_head, teacher_head, m=0.99)
 
+    return step
+
+
+def measure(job):
+    """Time the example's step."""
+    step = make_step(job)
     transform = DINOTransform(
         global_crop_size=job["global_size"],
         global_crop_scale=(0.32, 1),

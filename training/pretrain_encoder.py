@@ -55,7 +55,8 @@ from llava_rad.dinov2.student_teacher import StudentTeacher
 from llava_rad.dinov2.watch import EpochWatch, check_collapse, signs
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, TrainingError
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.choice import choose
+from llava_rad.kernels.vit_layer import PatchMasks
 from llava_rad.names import one_line
 from llava_rad.processes import process_state
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
@@ -309,7 +310,8 @@ def build_model(
     """Return student and teacher, in every process or split over them, and the backbone's sizes."""
     device, processes, say = accelerator.device, accelerator.num_processes, accelerator.print
     torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone)
+    kernels = choose(config.kernels, device)
+    backbone = build_backbone(config.backbone, kernels, config.compile)
     config.check_crop_sizes(backbone.config.patch_size)
     if device.type != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
@@ -327,6 +329,7 @@ def build_model(
 
     split = ", parameters split over them" if sharded else ""
     say(f"processes         {processes} on {device.type}, {config.precision}{split}")
+    say(f"kernels           {kernels}{', compiled' if config.compile else ''}")
     say(f"parameters        {sum(p.numel() for p in model.student.parameters()):,} in the student")
     say(f"heads             {describe_heads(config, loaded)}")
     if sharded:

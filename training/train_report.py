@@ -26,6 +26,7 @@ if __name__ == "__main__":  # --help ends here, before anything heavy is importe
     ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
 from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ from llava_rad.runs.log import RunLog
 from llava_rad.runs.order import BatchOrder
 from llava_rad.runs.stopping import Interrupted, StepBorder
 from llava_rad.runs.together import in_all, on_main, owned_folder
+
+# Compiled layers see few lengths: those of a batch are padded to a multiple.
+COMPILED_LENGTHS = 64
 
 
 def main(config: ReportTrainingConfig) -> None:
@@ -229,6 +233,7 @@ def train_stage(
             accelerator.process_index,
             processes,
             preprocessing,
+            multiple=COMPILED_LENGTHS if config.compile else 1,
         ),
         step * accumulate,
         steps * accumulate,
@@ -369,7 +374,8 @@ def train_stage(
     def write_model() -> None:
         whole = plain_model
         if sharding != "none":
-            whole = build_stage_model(config, stage, encoder, start=start)
+            plain = replace(config, kernels="plain", compile=False)  # on a CPU, to be saved
+            whole = build_stage_model(plain, stage, encoder, start=start)
             restore_weights(whole, weights)
         whole.save_pretrained(config.output / stage, training=facts)
         check_saved(config.output / stage, weights)

@@ -22,8 +22,9 @@ from llava_rad.dinov2.config import BackboneConfig
 from llava_rad.dinov2.initialisation import glorot_sincos
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
+from llava_rad.kernels import choice
 from llava_rad.kernels.gray_patches import GrayPatches
-from llava_rad.kernels.lean_layer import LeanLayer, PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 
 # Width, layers, heads.
 ARCHITECTURES: dict[str, tuple[int, int, int]] = {
@@ -41,28 +42,43 @@ class Tokens(NamedTuple):
     patches: Tensor
 
 
-def build_backbone(config: BackboneConfig) -> PreTrainedModel:
+def build_backbone(
+    config: BackboneConfig, kernels: choice.Chosen = "cpu", compiled: bool = False
+) -> PreTrainedModel:
     """Return the student's backbone: new, or that of an encoder, ready to be trained.
+
+    Args:
+        config: what it is.
+        kernels: of its layers.
+        compiled: as for :func:`prepare`.
 
     Raises:
         ConfigError: the encoder is not a DINOv2 vision transformer.
         WeightsError: it cannot be loaded.
     """
     backbone = _new(config) if config.encoder is None else _pretrained(config.encoder)
-    return prepare(backbone, config.drop_path)
+    return prepare(backbone, config.drop_path, kernels, compiled)
 
 
-def prepare(backbone: Any, drop_path: float = 0.0) -> PreTrainedModel:
+def prepare(
+    backbone: Any,
+    drop_path: float = 0.0,
+    kernels: choice.Chosen = "cpu",
+    compiled: bool = False,
+) -> PreTrainedModel:
     """Give a backbone the layers that training uses, in place.
 
     Args:
         backbone: ``Dinov2Model`` or ``Dinov2WithRegistersModel``; its parameters stay its own.
         drop_path: stochastic depth of every layer, whatever the backbone was saved with.
+        kernels: of the layers.
+        compiled: compile the branches of the layers, those for a CPU excepted.
     """
     backbone.embeddings.patch_embeddings = GrayPatches(backbone.embeddings.patch_embeddings)
     layers = backbone.encoder.layer
     for number, layer in enumerate(layers):
-        layers[number] = LeanLayer(layer, drop_path, is_last=number == len(layers) - 1)
+        last = number == len(layers) - 1
+        layers[number] = choice.backbone_layer(layer, kernels, drop_path, last, compiled)
     backbone.config.drop_path_rate = drop_path
     prepared: PreTrainedModel = backbone
     return prepared

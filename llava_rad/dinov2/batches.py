@@ -17,7 +17,7 @@ from llava_rad.dinov2.config import LossConfig
 from llava_rad.dinov2.image_sources import ImageSource
 from llava_rad.dinov2.masking import block_mask, mask_sizes
 from llava_rad.errors import DataError, ImageError, TrainingError
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 
 _LOG = logging.getLogger(__name__)
 

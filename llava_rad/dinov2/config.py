@@ -22,11 +22,14 @@ from llava_rad.config import (
     to_dict,
 )
 from llava_rad.errors import ConfigError
+from llava_rad.kernels.choice import Kernels
 
 # Settings that a resumed run may change: they alter what is reported and kept, not the weights.
 _FREE_TO_CHANGE = (
     "output",
     "sharding",
+    "kernels",
+    "compile",
     "probe",
     "stop_when_collapsed",
     "log_steps",
@@ -337,6 +340,11 @@ class PretrainingConfig:
             optimiser sees them and losses are float32 either way.
         sharding: ``fsdp2`` splits parameters, gradients and optimiser over the processes; without
             it each process holds a copy.
+        kernels: layers that the backbone is computed with: ``plain`` are in torch's operations,
+            ``liger`` has Liger Kernel's norms, for GPUs, ``cpu`` this project's for CPUs; ``auto``
+            takes what suits the device (see :mod:`llava_rad.kernels.choice`).
+        compile: compile the layers with ``torch.compile``, those for CPUs excepted; the first step
+            takes longer.
         probe: measures the teacher while it trains; ``null`` does not.
         stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
             the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
@@ -358,6 +366,8 @@ class PretrainingConfig:
     high_resolution: HighResolutionConfig | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     sharding: Literal["none", "fsdp2"] = "none"
+    kernels: Kernels = "auto"
+    compile: bool = False
     probe: ProbeConfig | None = None
     stop_when_collapsed: bool = True
     seed: Seed = 0

@@ -6,7 +6,7 @@ arXiv:2111.07832. Only masked patches ever reach the head or the loss.
 from torch import Tensor
 
 from llava_rad.dinov2.cross_entropy import soft_cross_entropy
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 
 
 def ibot_loss(

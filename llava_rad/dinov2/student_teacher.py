@@ -18,7 +18,7 @@ from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 from llava_rad.runs.distributed import gather_rows
 
 GLOBAL_CROPS = 2

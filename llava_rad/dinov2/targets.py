@@ -29,9 +29,9 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     """
     scaled = logits.float() / temperature
     prototypes = scaled.shape[1]
-    tokens = sum_over_processes(torch.tensor(float(len(scaled)), device=scaled.device))
+    tokens = sum_over_processes(scaled.new_full((), float(len(scaled))))
     # One common factor changes nothing and keeps exp() from overflowing.
-    largest = scaled.max() if len(scaled) else scaled.new_tensor(-torch.inf)
+    largest = scaled.max() if len(scaled) else scaled.new_full((), -torch.inf)
     kernel = (scaled - max_over_processes(largest)).exp_()
     # The matrix itself is never rewritten: only its row and column factors are.
     token_factor = torch.ones_like(kernel[:, 0])
@@ -78,7 +78,8 @@ class SoftmaxCentring(nn.Module):
         if self._sum is None:
             return
         total = sum_over_processes(self._sum)
-        count = sum_over_processes(total.new_tensor(float(self._count)))
-        if count > 0:
-            self.centre.lerp_(total / count, 1 - self.momentum)
+        count = sum_over_processes(total.new_full((), float(self._count)))
+        # Without a token the centre stays; the device is not asked whether there was one.
+        weight = (count > 0).to(total.dtype) * (1 - self.momentum)
+        self.centre.lerp_(total / count.clamp_min(1), weight)
         self._sum, self._count = None, 0

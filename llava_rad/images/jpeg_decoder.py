@@ -4,7 +4,6 @@ libjpeg-turbo comes with imagecodecs. Of the decoders that pydicom knows by itse
 Pillow's refuse 12 bits and pylibjpeg's is under the GPL.
 """
 
-import imagecodecs
 from pydicom.pixels.decoders import base
 from pydicom.uid import UID, JPEGTransferSyntaxes
 
@@ -31,6 +30,8 @@ def decode_frame(frame: bytes, runner: base.DecodeRunner) -> bytes:
     Raises:
         ValueError: its values do not fit the bits that the header gives them.
     """
+    import imagecodecs  # dozens of codecs, which an image in another format does not wait for
+
     # Without the name of a color space on both sides, YCbCr would be made RGB.
     space = "RGB" if runner.samples_per_pixel == 3 else None
     values = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)

@@ -1,4 +1,4 @@
-"""A transformer layer that keeps little for its backward pass.
+"""The layer of the pretraining backbone for a CPU, which keeps little for its backward pass.
 
 transformers' layer lets autograd keep about 19 widths of every token, and more with the squares of
 attention scores. This one keeps 10 (the inputs of its two branches, queries, keys and values, the
@@ -16,66 +16,34 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
-from llava_rad.errors import ConfigError
+from llava_rad.kernels.vit_layer import PatchMasks, VitLayer
 
-# Tokens whose attention goes backward at once on a CPU, so that the squares stay in its cache.
+# Tokens whose attention goes backward at once, so that the squares stay in its cache.
 _TOKENS = 1024
-# Size of an MLP's hidden units that are made at once on a CPU. The C library hands blocks over
+# Size of an MLP's hidden units that are made at once. The C library hands blocks over
 # 32 MiB back to the system, which clears them anew every time.
 _BYTES = 2**24
 
 
-class PatchMasks(NamedTuple):
-    """Some patches of each image.
-
-    Attributes:
-        chosen: bool ``[images, patches]``.
-        places: int64 ``[chosen]``, where ``chosen.flatten()`` is true. To find them on a device
-            would keep the host waiting, so they come with the mask.
-    """
-
-    chosen: Tensor
-    places: Tensor
-
-    @classmethod
-    def of(cls, chosen: Tensor) -> "PatchMasks":
-        """With the places of a mask that lies on the CPU."""
-        return cls(chosen, chosen.flatten().nonzero().squeeze(1))
-
-    def take(self, tokens: Tensor) -> Tensor:
-        """The chosen patches, ``[chosen, ...]``, of ``[images, tokens, ...]`` that end in them."""
-        patches = tokens[:, tokens.shape[1] - self.chosen.shape[1] :]
-        return patches.flatten(0, 1).index_select(0, self.places)
-
-    def to(self, device: torch.device) -> "PatchMasks":
-        """A copy on a device."""
-        return PatchMasks(*(tensor.to(device, non_blocking=True) for tensor in self))
+def can_be_lean(layer: nn.Module) -> bool:
+    """Whether a layer of transformers has the parts that :class:`LeanLayer` takes over."""
+    attention: Any = layer.get_submodule("attention")
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "scaling", "num_attention_heads", "config")
+    return all(hasattr(attention, name) for name in parts)
 
 
-class LeanLayer(nn.Module):
-    """Stands in for transformers' layer, with its children and so with its names of parameters.
+class LeanLayer(VitLayer):
+    """The same for training on a CPU.
 
     Args:
-        layer: of DINOv2, without or with registers.
-        drop_path: share of the images that each branch leaves out in training, [0, 1).
-        is_last: the layer obeys ``wanted``.
-
-    Raises:
-        ConfigError: the layer drops attention weights, which this one does not.
+        layer: one that :func:`can_be_lean`.
+        drop_path: as of :class:`VitLayer`.
+        is_last: as of :class:`VitLayer`.
     """
 
     def __init__(self, layer: nn.Module, drop_path: float = 0.0, is_last: bool = False) -> None:
-        super().__init__()
-        for name in ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2"):
-            self.add_module(name, layer.get_submodule(name))
-        self.drop_path, self.is_last = drop_path, is_last
+        super().__init__(layer, drop_path, is_last)
         config: Any = self.get_submodule("attention").config
-        if config.attention_probs_dropout_prob:
-            raise ConfigError(
-                "dropout of attention weights is not part of DINOv2's method",
-                where=f"attention_probs_dropout_prob={config.attention_probs_dropout_prob}",
-                remedy="Set it to 0 in the encoder's config.json; drop_path is the method's own",
-            )
         self._has_gelu = hasattr(self.mlp, "fc1") and config.hidden_act == "gelu"
 
     def forward(
@@ -85,20 +53,11 @@ class LeanLayer(nn.Module):
         wanted: PatchMasks | None = None,
         **options: Any,
     ) -> Tensor:
-        """Map tokens to tokens.
-
-        Args:
-            hidden: ``[images, tokens, width]``.
-            attention_mask: transformers makes none for images.
-            wanted: patches of each image, which are the last of its tokens. The last layer
-                computes its MLP for these and the first token of each image alone, and returns
-                ``[1, images + wanted, width]``, first tokens first. None wants all.
-            options: others that transformers hands on.
-        """
+        """As :meth:`VitLayer.forward`."""
         parts: dict[str, Any] = dict(self.named_children())
         attention, mlp, norm1, norm2 = (parts[n] for n in ("attention", "mlp", "norm1", "norm2"))
         query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-        draw = self._draw(len(hidden))
+        draw = self._draw_images(len(hidden))
         if draw is not None:
             hidden = _Reorder.apply(hidden, draw.order, draw.back)
         scale = attention.scaling
@@ -136,13 +95,13 @@ class LeanLayer(nn.Module):
         share = torch.ones(len(hidden), dtype=hidden.dtype)
         if draw is not None:
             share.zero_()[draw.order[draw.transformed]] = draw.mlp_factor
-        share = share.to(hidden.device)[:, None].expand(hidden.shape[:2])
+        share = share[:, None].expand(hidden.shape[:2])
         if wanted is not None:
             hidden, share = (torch.cat([x[:, 0], wanted.take(x)])[None] for x in (hidden, share))
         added: Tensor = hidden + share[..., None] * parts["layer_scale2"](mlp(norm2(hidden)))
         return added
 
-    def _draw(self, images: int) -> "_Draw | None":
+    def _draw_images(self, images: int) -> "_Draw | None":
         """Draw the images that each branch is computed for; None: both for all.
 
         Their number is fixed, as in DINOv2's own code, and with it the shapes. Of one image no
@@ -150,7 +109,6 @@ class LeanLayer(nn.Module):
         """
         if not (self.training and self.drop_path):
             return None
-        # On the CPU, so that no device has to be waited for.
         if images == 1:
             of_attention, of_mlp = (torch.rand(2) >= self.drop_path) / (1 - self.drop_path)
             only, one = torch.zeros(1, dtype=torch.long), slice(0, 1)
@@ -208,12 +166,12 @@ class _Reorder(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         ctx.back = back
-        return x.index_select(0, order.to(x.device))
+        return x.index_select(0, order)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].index_select(0, ctx.back.to(gradients[0].device)), None, None
+        return gradients[0].index_select(0, ctx.back), None, None
 
 
 class _Branch(torch.autograd.Function):
@@ -283,11 +241,9 @@ class _Sums(list[Tensor]):
 
 
 def _groups(x: Tensor, images: slice) -> list[slice]:
-    """Images that go through a branch together: on a CPU so few that memory is used again."""
+    """Images that go through a branch together: so few that memory is used again."""
     start, stop, _ = images.indices(len(x))
-    size = stop - start
-    if x.device.type == "cpu":
-        size = max(1, _BYTES // (4 * x[0].nbytes))
+    size = max(1, _BYTES // (4 * x[0].nbytes))
     return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
@@ -311,7 +267,7 @@ def _linear_backward(
     """Gradients of a product's input, weight and bias."""
     rows, inputs = gradient.flatten(0, 1), inputs.flatten(0, 1)
     of_inputs = (rows @ weight).unflatten(0, gradient.shape[:2])
-    # A CPU transposes the narrower factor in less time than its product takes to read columns.
+    # To transpose the narrower factor takes less time than its product takes to read columns.
     if rows.shape[1] <= inputs.shape[1]:
         of_weight = _rows_first(rows) @ inputs
     else:
@@ -320,8 +276,8 @@ def _linear_backward(
 
 
 def _rows_first(x: Tensor) -> Tensor:
-    """Transpose; in memory too, for bfloat16 on a CPU."""
-    return x.T.contiguous() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x.T
+    """Transpose; in memory too, for bfloat16."""
+    return x.T.contiguous() if x.dtype == torch.bfloat16 else x.T
 
 
 def _by_head(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -338,11 +294,6 @@ def _attend(projected: Tensor, heads: int) -> Tensor:
 
 def _attention_backward(projected: Tensor, of_attended: Tensor, heads: int) -> Tensor:
     """Gradient of scaled queries, keys and values, as ``projected``."""
-    if projected.device.type != "cpu":
-        with torch.enable_grad():  # fused, and computed anew: no squares
-            again = projected.detach().requires_grad_()
-            attended = _attend(again, heads)
-        return torch.autograd.grad(attended, again, of_attended)[0]
     # torch's fused backward pass is slow on a CPU; the squares of a few images are cheaper.
     of_projected = torch.empty_like(projected)
     images = max(1, round(_TOKENS / projected.shape[1]))

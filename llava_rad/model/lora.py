@@ -26,6 +26,9 @@ from llava_rad.wording import counted
 if TYPE_CHECKING:
     from peft import PeftModel
 
+#: Layers with LoRA in place of peft's, by the layer that gets the LoRA.
+LoraLayers = Mapping[type[nn.Module], type[nn.Module]]
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -120,8 +123,13 @@ def without_lora(llm: Any) -> Any:
     return llm.get_base_model() if has_lora(llm) else llm
 
 
-def attach_lora(llm: Any, settings: LoraSettings) -> "PeftModel":
+def attach_lora(llm: Any, settings: LoraSettings, layers: LoraLayers | None = None) -> "PeftModel":
     """Wrap the LLM; only the LoRA parameters are trainable afterwards.
+
+    Args:
+        llm: the base.
+        settings: of the LoRA.
+        layers: with LoRA, to use in place of peft's, by the layer that gets it.
 
     Raises:
         ModelError: it has a LoRA already, or peft has no layer for its parts.
@@ -137,7 +145,7 @@ def attach_lora(llm: Any, settings: LoraSettings) -> "PeftModel":
         "target_modules": lora_targets(llm, settings.targets),
         "bias": "none",
     }
-    return wrap_with_lora(llm, values)
+    return wrap_with_lora(llm, values, layers=layers)
 
 
 def lora_targets(llm: Any, chosen: tuple[str, ...] | None = None) -> list[str]:
@@ -180,13 +188,20 @@ def _last(name: str, parts: int = 1) -> str:
     return ".".join(name.split(".")[-parts:])
 
 
-def wrap_with_lora(llm: Any, values: Mapping[str, Any], *, trainable: bool = True) -> "PeftModel":
+def wrap_with_lora(
+    llm: Any,
+    values: Mapping[str, Any],
+    *,
+    trainable: bool = True,
+    layers: LoraLayers | None = None,
+) -> "PeftModel":
     """Wrap an LLM with an untrained LoRA.
 
     Args:
         llm: the base.
         values: of its configuration, as :func:`read_lora_config` gives them.
         trainable: whether its parameters are.
+        layers: as for :func:`attach_lora`.
 
     Raises:
         ModelError: peft has no layer for its parts.
@@ -199,17 +214,15 @@ def wrap_with_lora(llm: Any, values: Mapping[str, Any], *, trainable: bool = Tru
         config = LoraConfig(**values, task_type="CAUSAL_LM", inference_mode=not trainable)
     except (ValueError, TypeError) as error:
         raise _damaged(error, CONFIG_FILE) from error
-    return _wrap(llm, config)
+    return _wrap(llm, config, layers)
 
 
-def _wrap(llm: Any, config: Any) -> "PeftModel":
+def _wrap(llm: Any, config: Any, layers: LoraLayers | None = None) -> "PeftModel":
     from peft import get_peft_model
 
-    from llava_rad.kernels.lora_linear import LoraLinear
-
     # bitsandbytes' layers are linear layers too, and peft has its own for them.
-    if getattr(llm, "quantization_method", None) is None:
-        config._register_custom_module({nn.Linear: LoraLinear})
+    if layers and getattr(llm, "quantization_method", None) is None:
+        config._register_custom_module(dict(layers))
     try:
         with warnings.catch_warnings():
             # peft reads a property that transformers has renamed

@@ -38,6 +38,11 @@ def columns_with_targets(labels: Tensor) -> Tensor:
     return (labels[:, 1:] != IGNORE).any(0).nonzero().squeeze(-1)
 
 
+def image_places(input_ids: Tensor) -> Tensor:
+    """Where ``input_ids.flatten()`` is ``IMAGE_TOKEN``: int64 [image tokens]."""
+    return (input_ids == IMAGE_TOKEN).flatten().nonzero().squeeze(1)
+
+
 def pads_on_the_right(attention_mask: Tensor) -> Tensor:
     """Whether no row of a mask [batch, length] has padding before a token: bool, []."""
     return (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
@@ -275,17 +280,19 @@ class ReportProcessor:
             inputs.append(self.preprocessing(image.radiograph))
         return torch.stack(inputs)
 
-    def pad(self, samples: Sequence[Sample], side: str) -> dict[str, Tensor]:
+    def pad(self, samples: Sequence[Sample], side: str, multiple: int = 1) -> dict[str, Tensor]:
         """Stack samples of different length.
 
         Args:
             samples: from :meth:`encode`.
             side: ``"right"`` to train, ``"left"`` to generate.
+            multiple: the length is made one of it.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``labels``, each [batch, length].
         """
-        length = max(len(s.input_ids) for s in samples)
+        longest = max(len(s.input_ids) for s in samples)
+        length = -(-longest // multiple) * multiple
         shape = (len(samples), length)
         ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)

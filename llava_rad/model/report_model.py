@@ -36,6 +36,7 @@ from llava_rad.model.llm import (
     untie_if_different,
 )
 from llava_rad.model.lora import (
+    LoraLayers,
     LoraSettings,
     attach_lora,
     has_lora,
@@ -54,6 +55,9 @@ from llava_rad.model.processor import (
     ReportProcessor,
     columns_with_targets,
     pads_on_the_right,
+)
+from llava_rad.model.processor import (
+    image_places as find_image_places,
 )
 from llava_rad.model.prompt import PromptTemplate
 from llava_rad.model.upload import upload
@@ -131,6 +135,7 @@ class ReportModel(nn.Module):
         adapter: AdapterConfig | None = None,
         template: PromptTemplate | None = None,
         lora: LoraSettings | None = None,
+        lora_layers: LoraLayers | None = None,
         encoder_revision: str | None = None,
         seed: int = 0,
     ) -> "ReportModel":
@@ -145,6 +150,7 @@ class ReportModel(nn.Module):
             adapter: its shape; default: 2 layers, no pooling.
             template: wording of the prompt; default: the LLM's own chat format.
             lora: attach a LoRA to the LLM.
+            lora_layers: layers to use for it in place of peft's.
             encoder_revision: commit on the hub, if the encoder comes from there.
             seed: of the adapter's initial weights.
         """
@@ -156,7 +162,7 @@ class ReportModel(nn.Module):
         if lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                llm = attach_lora(llm, lora)
+                llm = attach_lora(llm, lora, lora_layers)
         else:
             llm.requires_grad_(False)
         config = ReportModelConfig(
@@ -214,13 +220,14 @@ class ReportModel(nn.Module):
             parameter = next(self.encoder.parameters())
             return self.encoder.encode(pixel_values.to(parameter.device, parameter.dtype)).patches
 
-    def embed(self, input_ids: Tensor, patches: Tensor, *, counted: bool = False) -> Tensor:
+    def embed(self, input_ids: Tensor, patches: Tensor, *, places: Tensor | None = None) -> Tensor:
         """Input embeddings with each image's tokens in place of its run of ``IMAGE_TOKEN``.
 
         Args:
             input_ids: [batch, length].
             patches: [images, rows * columns, encoder_dim], in the order of the runs.
-            counted: the runs are known to match, so the device is not asked and waited for.
+            places: [image tokens], where ``input_ids.flatten()`` is ``IMAGE_TOKEN``; None finds
+                them on the device, and the host waits for it.
 
         Returns:
             [batch, length, llm_dim]
@@ -232,11 +239,12 @@ class ReportModel(nn.Module):
         table = self.llm.get_input_embeddings()
         embeds = table(input_ids.masked_fill(slots, 0))
         images = self.image_tokens(patches)
-        if not counted and int(slots.sum()) != images.shape[0] * images.shape[1]:
+        if places is None:
+            places = find_image_places(input_ids)
+        if len(places) != images.shape[0] * images.shape[1]:
             raise _mismatch(slots, images.shape[0], images.shape[1])
-        return embeds.masked_scatter(
-            slots.unsqueeze(-1), images.to(embeds.dtype).reshape(-1, images.shape[-1])
-        )
+        rows = images.to(embeds.dtype).flatten(0, 1)
+        return embeds.flatten(0, 1).index_copy(0, places, rows).view_as(embeds)
 
     def forward(
         self,
@@ -246,12 +254,14 @@ class ReportModel(nn.Module):
         pixel_values: Tensor | None = None,
         patches: Tensor | None = None,
         target_columns: Tensor | None = None,
+        image_places: Tensor | None = None,
         pads_right: bool | None = None,
     ) -> ReportModelOutput:
         """One pass over prompt and report.
 
-        ``target_columns`` and ``pads_right`` are facts of the batch that are cheap to know where it
-        is made. Left out, they are found on the device, and the host waits for it.
+        ``target_columns``, ``image_places`` and ``pads_right`` are facts of the batch that are
+        cheap to know where it is made. Left out, they are found on the device, and the host waits
+        for it.
 
         Args:
             input_ids: [batch, length] from the processor.
@@ -259,8 +269,8 @@ class ReportModel(nn.Module):
             labels: [batch, length], ``IGNORE`` where nothing is to be learnt.
             pixel_values: [images, 3, height, width]; or
             patches: [images, rows * columns, encoder_dim], encoded before.
-            target_columns: [columns], the positions at which some row has to predict a token; the
-                caller has then also seen to it that images and image tokens match.
+            target_columns: [columns], the positions at which some row has to predict a token.
+            image_places: [image tokens], as ``places`` of :meth:`embed`.
             pads_right: no row has padding before a token.
 
         Raises:
@@ -275,7 +285,7 @@ class ReportModel(nn.Module):
         if pads_right is None:
             pads_right = bool(pads_on_the_right(attention_mask))
         inputs = {
-            "inputs_embeds": self.embed(input_ids, patches, counted=target_columns is not None),
+            "inputs_embeds": self.embed(input_ids, patches, places=image_places),
             "attention_mask": None if pads_right else attention_mask,
             "use_cache": False,
         }

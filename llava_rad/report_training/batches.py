@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.images import load_radiograph
-from llava_rad.model import IGNORE, IMAGE_TOKEN
-from llava_rad.model.processor import columns_with_targets
+from llava_rad.model import IGNORE
+from llava_rad.model.processor import columns_with_targets, image_places
 from llava_rad.report_training.augmentation import augment
 from llava_rad.report_training.samples import ReportSample, ReportSamples
 from llava_rad.runs.order import BatchOrder
@@ -30,6 +30,7 @@ class MicroBatch:
         attention_mask: [studies, length].
         labels: [studies, length].
         target_columns: [columns], where some study has to predict its next token.
+        image_places: [image tokens], where the flat ``input_ids`` are image tokens.
         target_tokens: tokens that are learnt.
         tokens: without padding.
         study_ids: which studies, in the order of the rows.
@@ -42,6 +43,7 @@ class MicroBatch:
     attention_mask: Tensor
     labels: Tensor
     target_columns: Tensor
+    image_places: Tensor
     target_tokens: int
     tokens: int
     study_ids: list[str] = field(default_factory=list)
@@ -64,7 +66,10 @@ class MicroBatch:
 
 
 def collate(
-    samples: Sequence[ReportSample], data: ReportSamples, preprocessing: Preprocessing | None
+    samples: Sequence[ReportSample],
+    data: ReportSamples,
+    preprocessing: Preprocessing | None,
+    multiple: int = 1,
 ) -> MicroBatch:
     """Stack samples.
 
@@ -72,15 +77,17 @@ def collate(
         samples: of one forward pass.
         data: that they come from.
         preprocessing: reads and prepares the images; None leaves them to the feature cache.
+        multiple: that the length is padded to.
 
     Raises:
         DataError: no sample has a token to learn, or an image cannot be read; the message names
             the studies.
     """
-    padded = data.processor.pad([s.tokens for s in samples], side="right")
+    padded = data.processor.pad([s.tokens for s in samples], side="right", multiple=multiple)
     batch = MicroBatch(
         **padded,
         target_columns=columns_with_targets(padded["labels"]),
+        image_places=image_places(padded["input_ids"]),
         target_tokens=int((padded["labels"] != IGNORE).sum()),
         tokens=int(padded["attention_mask"].sum()),
         study_ids=[sample.study_id for sample in samples],
@@ -93,7 +100,7 @@ def collate(
             remedy="Leave studies without findings out, or raise data.max_length",
             kind="no_target",
         )
-    slots, images = int((batch.input_ids == IMAGE_TOKEN).sum()), len(batch.paths)
+    slots, images = len(batch.image_places), len(batch.paths)
     if slots != images * data.processor.tokens_per_image:
         raise DataError(
             f"the batch has {slots} image tokens for {images} images",
@@ -142,6 +149,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         rank: of this process.
         processes: that train together.
         preprocessing: reads images; None where their patch tokens are cached.
+        multiple: that the lengths are padded to.
     """
 
     def __init__(
@@ -153,6 +161,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         rank: int,
         processes: int,
         preprocessing: Preprocessing | None,
+        multiple: int = 1,
     ) -> None:
         self.data = data
         self.order = order
@@ -161,6 +170,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         self.rank = rank
         self.processes = processes
         self.preprocessing = preprocessing
+        self.multiple = multiple
 
     def __getitem__(self, forward_pass: int) -> MicroBatch:
         step, place = divmod(forward_pass, self.accumulate)
@@ -168,7 +178,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         first = (place * self.processes + self.rank) * self.micro_batch
         drawn = self.order.batch(step)[first : first + self.micro_batch]
         samples = [self.data.sample(index, draw) for index, draw in drawn]
-        return collate(samples, self.data, self.preprocessing)
+        return collate(samples, self.data, self.preprocessing, self.multiple)
 
 
 def load_batches(

@@ -11,8 +11,7 @@ from torch import nn
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
 from llava_rad.files import read_tensors, require_fingerprint
-from llava_rad.kernels.attention import CPU_ATTENTION
-from llava_rad.kernels.lean_llm import make_lean
+from llava_rad.kernels import choice
 from llava_rad.model import (
     PromptTemplate,
     ReportModel,
@@ -26,6 +25,7 @@ from llava_rad.model.lora import has_lora, put_lora, read_lora_config
 from llava_rad.model.report_model import ADAPTER_FILE, load_adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.samples import restricted_template
+from llava_rad.report_training.sharding import decoder_layers
 
 
 def build_stage_model(
@@ -55,13 +55,7 @@ def build_stage_model(
     template, tokenizer = stage_prompt(config, stage)
     whole_llm = stage == "finetune" and config.lora is None
     bf16 = config.precision == "bf16" and not whole_llm
-    # On a CPU memory is what a step waits for: attention and layers that pass over it less often.
-    # GPUs have fused kernels for these. A chosen attention leaves the LLM as transformers has it.
-    own_layers = (
-        config.attention is None
-        and (device is None or device.type == "cpu")
-        and fitting_attention(config.llm, CPU_ATTENTION, config.llm_revision)
-    )
+    kernels, attention = _kernels(config, device or torch.device("cpu"))
     lora = config.lora if stage == "finetune" else None
     llm, reference = load_llm(
         config.llm,
@@ -69,12 +63,11 @@ def build_stage_model(
         dtype=torch.bfloat16 if bf16 else torch.float32,
         device=device,
         quantize=config.quantize,
-        attention=CPU_ATTENTION if own_layers else config.attention,
+        attention=attention,
         train=True,
         lora=lora,
     )
-    if own_layers:
-        make_lean(llm)
+    choice.apply_to_llm(llm, kernels)
     if config.gradient_checkpointing and not llm.supports_gradient_checkpointing:
         raise ConfigError(
             f"{type(llm).__name__} cannot compute its activations twice",
@@ -90,6 +83,7 @@ def build_stage_model(
         adapter=config.adapter,
         template=template,
         lora=lora,
+        lora_layers=choice.lora_layers(kernels),
         encoder_revision=config.encoder_revision,
         seed=config.seed,
     )
@@ -100,10 +94,39 @@ def build_stage_model(
         model.llm.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
+    if config.compile:
+        choice.compile_layers(decoder_layers(model, "compile", "Set compile=false"))
     if start is not None:
         start_from(model, start)
     model.adapter.to(device)
     return model
+
+
+def _kernels(
+    config: ReportTrainingConfig, device: torch.device
+) -> tuple[choice.Chosen, str | None]:
+    """The kernels of a run and its attention.
+
+    Left to ``auto``, a CPU's own layers stand back where an attention is chosen, or where theirs is
+    not what the LLM computes.
+    """
+    kernels = choice.choose(config.kernels, device)
+    if kernels != "cpu":
+        return kernels, config.attention
+    own = choice.attention(kernels)
+    assert own is not None
+    if config.attention is None and fitting_attention(config.llm, own, config.llm_revision):
+        return kernels, own
+    if config.kernels == "auto":
+        return "plain", config.attention
+    raise ConfigError(
+        "the layers for a CPU do not compute this LLM's attention"
+        if config.attention is None
+        else f"the layers for a CPU have an attention of their own, not {config.attention}",
+        where="kernels",
+        remedy="Set kernels=auto or kernels=plain",
+        kind="kernels",
+    )
 
 
 def stage_prompt(config: ReportTrainingConfig, stage: str) -> tuple[PromptTemplate, Any]:

@@ -22,6 +22,7 @@ from llava_rad.config import (
 )
 from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
+from llava_rad.kernels.choice import Kernels
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 from llava_rad.model.loading import STAGES
 
@@ -35,6 +36,8 @@ _FREE_TO_CHANGE = (
     "output",
     "processes",
     "sharding",
+    "kernels",
+    "compile",
     "resume",
     "trackers",
     "log_steps",
@@ -229,8 +232,12 @@ class ReportTrainingConfig:
         llm: ``package:NAME``, folder or hub id.
         llm_revision: commit on the hub.
         quantize: keep the frozen LLM in ``4bit`` (NF4) or ``8bit``.
-        attention: attention implementation of transformers; ``null`` is a written-out one on a CPU
-            (:mod:`llava_rad.kernels.attention`) and transformers' own choice elsewhere.
+        attention: attention implementation of transformers; ``null`` is that of the kernels on a
+            CPU and transformers' own choice elsewhere.
+        kernels: layers that the LLM is computed with: ``plain`` are transformers' and peft's,
+            ``liger`` Liger Kernel's for GPUs, ``cpu`` this project's for CPUs; ``auto`` takes what
+            suits the device (see :mod:`llava_rad.kernels.choice`).
+        compile: compile the LLM's layers with ``torch.compile``; the first step takes longer.
         adapter: shape of the adapter.
         lora: of the fine-tuning stage; ``null`` trains every weight of the LLM.
         prompt: ``chat`` is the LLM's own chat format; ``vicuna_v1`` that of LLaVA, ``llava_rad``
@@ -268,6 +275,8 @@ class ReportTrainingConfig:
     llm_revision: str | None = None
     quantize: Literal["4bit", "8bit"] | None = None
     attention: str | None = None
+    kernels: Kernels = "auto"
+    compile: bool = False
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     lora: LoraSettings | None = field(default_factory=LoraSettings)
     prompt: Literal["chat", "vicuna_v1", "llava_rad"] = "chat"

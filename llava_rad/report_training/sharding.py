@@ -78,21 +78,30 @@ def shard(model: ReportModel, processes: int, *, bf16: bool) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for layer in decoder_layers(model):
+    for layer in decoder_layers(model, "sharding", "Use sharding=zero3, or sharding=none"):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(model.encoder.parameters()))
 
 
-def decoder_layers(model: ReportModel) -> list[nn.Module]:
-    """The layers of the LLM that transformers names as not to be divided."""
+def decoder_layers(model: ReportModel, where: str, remedy: str) -> list[nn.Module]:
+    """The layers of the LLM that transformers names as not to be divided.
+
+    Args:
+        model: whole.
+        where: the setting that needs them, for an error.
+        remedy: what to set instead.
+
+    Raises:
+        TrainingError: the LLM does not say what its layers are.
+    """
     llm = without_lora(model.llm)
     names = set(getattr(llm, "_no_split_modules", None) or ())
     layers = [module for module in llm.modules() if type(module).__name__ in names]
     if not layers:
         raise TrainingError(
             f"the layers of {type(llm).__name__} are not known",
-            where="sharding",
-            remedy="Use sharding=zero3, or sharding=none",
+            where=where,
+            remedy=remedy,
             kind="unknown_layers",
         )
     return layers

@@ -12,7 +12,7 @@ from llava_rad.dinov2.student_teacher import Network
 from llava_rad.encoders import RAD_DINO, load_encoder
 from llava_rad.encoders.dinov2_repo import load_repo_encoder, transformers_to_repo
 from llava_rad.errors import ConfigError
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 from llava_rad.runs.state import whole_tensors
 
 TINY_HEAD = HeadConfig(prototypes=8, hidden_dim=8, bottleneck_dim=4)

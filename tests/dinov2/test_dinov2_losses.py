@@ -13,7 +13,7 @@ from llava_rad.dinov2.head import DINOHead
 from llava_rad.dinov2.ibot_loss import ibot_loss
 from llava_rad.dinov2.koleo_loss import koleo_loss
 from llava_rad.dinov2.targets import SoftmaxCentring, sinkhorn_knopp
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 
 TEACHER_TEMPERATURE = 0.05
 

@@ -9,7 +9,7 @@ from transformers import Dinov2Config, Dinov2Model
 from llava_rad.dinov2.backbone import prepare
 from llava_rad.dinov2.config import HeadConfig, LossConfig
 from llava_rad.dinov2.student_teacher import StudentTeacher
-from llava_rad.kernels.lean_layer import PatchMasks
+from llava_rad.kernels.vit_layer import PatchMasks
 
 HEAD = HeadConfig(prototypes=12, hidden_dim=16, bottleneck_dim=8)
 

@@ -13,7 +13,8 @@ from transformers import (
 from llava_rad.dinov2.backbone import prepare
 from llava_rad.errors import ConfigError
 from llava_rad.kernels import lean_layer
-from llava_rad.kernels.lean_layer import LeanLayer, PatchMasks
+from llava_rad.kernels.lean_layer import LeanLayer
+from llava_rad.kernels.vit_layer import PatchMasks
 
 SIZES = {
     "hidden_size": 48,
@@ -119,8 +120,8 @@ class TestStochasticDepth:
 
     def test_gradients_are_those_of_the_written_out_branches(self, layer):
         draws = []
-        draw = layer._draw
-        layer._draw = lambda images: draws.append(draw(images)) or draws[-1]
+        draw = layer._draw_images
+        layer._draw_images = lambda images: draws.append(draw(images)) or draws[-1]
         tokens = torch.randn(10, 5, 48, requires_grad=True)
         weights = torch.randn(10, 5, 48)
         (layer(tokens) * weights).sum().backward()
@@ -158,7 +159,7 @@ class TestStochasticDepth:
         assert all((p.grad == 0).all() for p in layer.parameters())
 
     def test_branches_draw_their_images_independently(self, layer):
-        draws = [layer._draw(10) for _ in range(4000)]
+        draws = [layer._draw_images(10) for _ in range(4000)]
         kept = torch.zeros(2, 4000, 10)
         for number, draw in enumerate(draws):
             kept[0, number, draw.order[draw.attended]] = 1

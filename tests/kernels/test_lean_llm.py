@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from llava_rad.kernels.attention import CPU_ATTENTION
+from llava_rad.kernels.choice import lora_layers
 from llava_rad.kernels.lean_llm import make_lean
 from llava_rad.kernels.rms_norm import RMSNorm
 from llava_rad.model.lora import LoraSettings, attach_lora, merge_lora
@@ -58,7 +59,7 @@ def pair(family, *, lora=True, dtype=torch.float32, dropout=0.0):
         if lean:
             make_lean(llm)
         if lora:
-            llm = attach_lora(llm, LoraSettings(r=4, alpha=8, dropout=dropout))
+            llm = attach_lora(llm, LoraSettings(r=4, alpha=8, dropout=dropout), lora_layers("cpu"))
             torch.manual_seed(1)
             for name, parameter in llm.named_parameters():
                 if "lora_B" in name:

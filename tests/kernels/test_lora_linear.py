@@ -9,6 +9,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 from torch.nn.functional import silu
 
+from llava_rad.kernels.choice import lora_layers
 from llava_rad.kernels.lora_linear import LoraLinear
 from llava_rad.model.lora import LoraSettings, attach_lora
 
@@ -120,6 +121,7 @@ def test_the_input_is_kept_once_for_all_layers_that_read_it():
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_attach_lora_uses_it_for_every_layer(family):
-    llm = attach_lora(tiny_llm(family, 100), LoraSettings(r=2, alpha=4, dropout=0.0))
+    settings = LoraSettings(r=2, alpha=4, dropout=0.0)
+    llm = attach_lora(tiny_llm(family, 100), settings, lora_layers("cpu"))
     layers = [m for m in llm.modules() if isinstance(m, Linear)]
     assert layers and all(type(m) is LoraLinear for m in layers)

@@ -7,7 +7,7 @@ from helpers.tiny_models import build, byte_level_tokenizer
 
 from llava_rad.errors import TrainingError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
-from llava_rad.model.processor import IGNORE, columns_with_targets
+from llava_rad.model.processor import IGNORE, columns_with_targets, image_places
 from llava_rad.report_training.batches import MicroBatch
 from llava_rad.report_training.state import trained_parameters
 from llava_rad.report_training.step import take_step
@@ -29,6 +29,7 @@ def micro_batch(model, text="Large effusion.", scale=1.0):
     return MicroBatch(
         **padded,
         target_columns=columns_with_targets(padded["labels"]),
+        image_places=image_places(padded["input_ids"]),
         target_tokens=int((padded["labels"] != IGNORE).sum()),
         tokens=int(padded["attention_mask"].sum()),
         study_ids=[f"{text} 1", f"{text} 2"],
