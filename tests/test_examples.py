@@ -17,6 +17,7 @@ from helpers.dicom_files import UID, dicom_bytes, write_exam
 import llava_rad
 from llava_rad.encoders import ImageEncoder
 from llava_rad.reports import formats
+from llava_rad.serve.app import create_app
 
 CHEST = pydicom.data.get_testdata_file("RG1_UNCR.dcm", download=False)
 
@@ -31,6 +32,7 @@ METHODS = {
     "ImageEncoder.embed": ImageEncoder.embed,
     "ImageEncoder.patches": ImageEncoder.patches,
     "ReportWriter.push_to_hub": llava_rad.ReportWriter.push_to_hub,
+    "create_app": create_app,
 }
 MODULES = {"llava_rad.reports.formats": formats}
 PUBLIC = {

@@ -117,10 +117,10 @@ def _add_facts(app: FastAPI, service: Service) -> None:
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", tags=["server"], response_class=Response)
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Counts and times for Prometheus."""
-        measures = service.measures
-        return Response(measures.text(), media_type=measures.media_type)
+        content, media_type = service.measures.text(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
 
     @app.get("/v1/models", tags=["models"])
     async def models() -> JSONResponse:

@@ -1,7 +1,7 @@
 """What is counted while the server runs, as Prometheus reads it."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -9,13 +9,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Measures:
-    """The measures of one server.
-
-    Attributes:
-        media_type: of :meth:`text`.
-    """
-
-    media_type = CONTENT_TYPE_PLAIN_0_0_4
+    """The measures of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -69,6 +63,11 @@ class Measures:
         """A report is written."""
         self._tokens.labels(model).inc(tokens)
 
-    def text(self) -> bytes:
-        """All measures in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """All measures, and their media type.
+
+        Args:
+            accept: the header in which a client says what it reads.
+        """
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -92,6 +93,8 @@ async def read_form(request: Request, fields: Sequence[str], *, most_bytes: int)
         form = await parser.parse()
     except MultiPartException as error:
         raise _bad(f"the form cannot be read ({error.message.rstrip('.')})", "") from None
+    except FormParserError:
+        raise _bad("the form cannot be read", "Send multipart/form-data") from None
     files, texts = [], {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):

@@ -258,7 +258,8 @@ def test_an_upload_over_the_limit_is_refused_with_and_without_its_length(model):
     with live_server([model], most_bytes=10_000) as small:
         big = [bytes(20_000)]
         assert error(small.post("/v1/report", big), 413) == "upload_too_large"
-        pieces = (bytes(1000) for _ in range(20))
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        pieces = (piece for piece in (head, *[bytes(1000)] * 20))
         kind = {"content-type": "multipart/form-data; boundary=x"}
         answer = small.http.post("/v1/report", content=pieces, headers=kind)
         assert error(answer, 413) == "upload_too_large"

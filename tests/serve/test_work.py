@@ -86,6 +86,28 @@ def test_other_settings_are_decoded_apart_and_nobody_is_passed_over(model):
     assert [r.tokens for r in results] == [6, 3, 6, 3]
 
 
+@pytest.mark.parametrize(("comes", "expected"), [(True, [2]), (False, [1])])
+def test_a_batch_waits_for_what_is_being_read_and_not_for_what_is_given_up(
+    model, monkeypatch, comes, expected
+):
+    monkeypatch.setattr(work_module, "_GATHER", 600)
+    sizes = []
+    made = Work(batch_size=8, places=8, batch_done=lambda size, seconds: sizes.append(size))
+
+    async def run():
+        with made.place() as first:
+            with made.place() as second:
+                one = asyncio.create_task(first.report(model, study(0), request(0), SHORT))
+                await asyncio.sleep(0)
+                if comes:
+                    await second.report(model, study(1), request(1), SHORT)
+            await one
+
+    asyncio.run(run())
+    made.close()
+    assert sizes == expected
+
+
 def test_a_request_that_is_cancelled_while_it_waits_is_not_decoded(model):
     results, sizes = together(
         model, [(0, None), (1, None)], before=lambda tasks: tasks[0].cancel(), batch_size=8
