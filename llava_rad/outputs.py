@@ -162,6 +162,7 @@ def own_folder(folder: str | Path, what: str) -> Iterator[None]:
         ) from error
     try:
         with FolderLock(folder, what):
+            clear_leftovers(folder)  # of a run that was killed
             yield
     finally:
         if new:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from llava_rad.errors import DataError
 from llava_rad.outputs import (
@@ -17,6 +18,7 @@ from llava_rad.outputs import (
     refuse_inputs,
     write_result,
 )
+from llava_rad.runs.together import owned_folder
 
 
 def test_an_input_is_refused_by_any_name(tmp_path, monkeypatch):
@@ -79,12 +81,18 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
         assert caught.value.kind == "not_writable"
 
 
-def test_what_a_killed_run_was_writing_is_cleared_by_the_next(tmp_path):
+@pytest.mark.parametrize("kind", ["file", "folder", "training"])
+def test_what_a_killed_run_was_writing_is_cleared_by_the_next(tmp_path, kind):
     code = (
         "import os, sys; from llava_rad.files import write_atomically\n"
         "with write_atomically(sys.argv[1]): os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.json")], check=False)
     assert len(list(tmp_path.glob(".*.partial"))) == 1
-    with own_file(tmp_path / "other.jsonl", "run of data"):
+    owned = {
+        "file": lambda: own_file(tmp_path / "other.jsonl", "run of data"),
+        "folder": lambda: own_folder(tmp_path, "evaluation"),
+        "training": lambda: owned_folder(tmp_path, Accelerator(cpu=True)),
+    }
+    with owned[kind]():
         assert not list(tmp_path.glob(".*.partial"))

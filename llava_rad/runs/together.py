@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
 from llava_rad.errors import LlavaRadError, TrainingError
+from llava_rad.files import clear_leftovers
 from llava_rad.locks import FolderLock
 
 Result = TypeVar("Result")
@@ -120,7 +121,7 @@ def owned_folder(folder: Path, accelerator: Accelerator) -> Iterator[FolderLock]
         DataError: another run writes there, or nothing can be written.
     """
     own = FolderLock(folder, place=accelerator.process_index)
-    on_main(accelerator, lambda: _acquire(own))
+    on_main(accelerator, lambda: _acquire(own, folder))
     if not accelerator.is_main_process:
         own.acquire()
     try:
@@ -129,5 +130,6 @@ def owned_folder(folder: Path, accelerator: Accelerator) -> Iterator[FolderLock]
         own.release()
 
 
-def _acquire(lock: FolderLock) -> None:
+def _acquire(lock: FolderLock, folder: Path) -> None:
     lock.acquire()
+    clear_leftovers(folder)  # of a run that was killed
