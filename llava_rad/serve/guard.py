@@ -24,7 +24,7 @@ from llava_rad.errors import ConfigError, shown
 from llava_rad.serve.request_errors import RequestError, error_response, unexpected
 from llava_rad.serve.service import HELD, Service
 
-#: Seconds for the next piece of a body, and for all of it.
+#: Seconds for the next piece of a body or an answer, and for all of a body.
 PIECE_SECONDS, BODY_SECONDS = 30.0, 300.0
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -138,7 +138,8 @@ class _Guarded:
             path = getattr(route, "path", None) or "other"
             self._service.measures.answered(path, self._status, seconds)
             if path not in ("/health", "/metrics") or failed:
-                method = self._scope["method"] if route is not None else "-"
+                method = self._scope["method"]
+                method = method if method in getattr(route, "methods", ()) else "-"
                 self._service.settings.say(
                     f"{self._id} {method} {path} {self._status} {seconds:.3f} s{failed}"
                 )
@@ -203,14 +204,22 @@ class _Guarded:
                 headers["Content-Security-Policy"] = _POLICY
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._answered = True
-        await self._send(message)
+        try:
+            async with asyncio.timeout(PIECE_SECONDS):
+                await self._send(message)
+        except TimeoutError:  # it would hold its place for as long as it likes
+            self._gone.set()
+            raise ClientDisconnect from None
 
 
 def origins(given: Iterable[str]) -> list[str]:
     """Origins of pages, in the form in which browsers send them. Raises ConfigError."""
     found = []
     for text in given:
-        parts = urlsplit(text.lower())
+        try:
+            parts = urlsplit(text.lower())
+        except ValueError:  # half of an IPv6 address
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != (
             text.lower().rstrip("/")
         ):
