@@ -1,5 +1,6 @@
 """Hosts, origins, tokens, places, clients that hang up, and the end of a server."""
 
+import contextlib
 import re
 import socket
 import threading
@@ -11,7 +12,7 @@ from helpers.live_server import live_server
 from helpers.waiting import PATIENCE, wait_for
 
 from llava_rad.errors import ConfigError
-from llava_rad.serve import guard
+from llava_rad.serve import guard, http_server
 from llava_rad.serve.guard import origins
 from llava_rad.serve.work import Place
 
@@ -231,17 +232,19 @@ def test_what_is_no_request_is_ignored(live):
     assert live.http.get("/health").status_code == 200
 
 
-def test_an_answer_that_nobody_reads_frees_its_place(live, chest, monkeypatch):
-    monkeypatch.setattr(guard, "PIECE_SECONDS", 0.2)
+def test_an_answer_that_nobody_reads_does_not_keep_it_from_stopping(model, chest, monkeypatch):
+    monkeypatch.setattr(http_server, "_LAST_SECONDS", 1)
     monkeypatch.setattr("llava_rad.serve.app._png", lambda *arguments: bytes(50_000_000))
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     body = head + chest + b"\r\n--x--\r\n"
-    address = live.url.removeprefix("http://")
-    with socket.create_connection(address.split(":")) as client:
-        client.sendall(
-            f"POST /v1/preview HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n"
-            "Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
-            + body
-        )
-        wait_for(lambda: any(" /v1/preview 499 " in line for line in live.said))
-        assert live.service.work.in_hand == 0
+    with contextlib.ExitStack() as clients:
+        with live_server([model]) as live:
+            address = live.url.removeprefix("http://")
+            client = clients.enter_context(socket.create_connection(address.split(":")))
+            client.sendall(
+                f"POST /v1/preview HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+                + body
+            )
+            wait_for(lambda: any(" /v1/preview 200 " in line for line in live.said))
+        assert not live.thread.is_alive()
