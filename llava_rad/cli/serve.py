@@ -51,7 +51,7 @@ def serve(
     ] = 32,
     batch_size: BatchSize = BATCH_SIZE,
     max_upload: Annotated[
-        float, typer.Option(min=0.001, help="MB of a request's files together.")
+        float, typer.Option(min=0.001, max=1e6, help="MB of a request's files together.")
     ] = 128.0,
     max_new_tokens: MaxNewTokens = 256,
     keep_identifiers: KeepIdentifiers = False,

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+# Scores divided by less are infinite in float32, and the draw is the first token, whatever it is.
+_SMALLEST = 1e-30
+
 
 def draw_seed(seed: int, key: str) -> int:
     """Seed of the draws of one study."""
@@ -29,7 +32,7 @@ class StudyDraws(LogitsProcessor):
     """
 
     def __init__(self, keys: Sequence[str], seed: int, temperature: float, top_p: float) -> None:
-        self._temperature = temperature
+        self._temperature = max(temperature, _SMALLEST)
         self._top_p = top_p
         # On the CPU, so that every device draws the same.
         self._generators = [torch.Generator().manual_seed(draw_seed(seed, key)) for key in keys]

@@ -16,7 +16,12 @@ from llava_rad.serve.request_errors import RequestError
 from llava_rad.serve.uploads import MOST_FILES, content_of_url
 
 # What would change the answer; other settings of OpenAI's that are not below make no difference.
-_CANNOT = {"audio", "functions", "logit_bias", "logprobs", "response_format", "stop", "tools"}
+_CANNOT = {
+    "audio", "frequency_penalty", "functions", "logit_bias", "logprobs", "presence_penalty",
+    "response_format", "stop", "tools",
+}  # fmt: skip
+# Commas and opening brackets of a body: few megabytes of empty values take minutes to check.
+_MOST_VALUES = 20_000
 _FIELD = re.compile(r"\s*(indication|technique|comparison)\s*:\s*(.*)", re.IGNORECASE)
 
 
@@ -78,17 +83,25 @@ class ChatRequest(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
+    n: Literal[1] | None = None
 
     @classmethod
     def parse(cls, body: bytes) -> "ChatRequest":
         """Read a body. Raises RequestError."""
+        if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise RequestError(
+                f"the body has more than {_MOST_VALUES} values",
+                kind="bad_request",
+                remedy="Send one message with the images and a short text",
+            )
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            errors = error.errors(include_url=False, include_input=False)
+            # A content is a text or a list of parts: the error that came further tells more.
+            first = max(errors, key=lambda found: len(found["loc"]))
             place = ".".join(map(str, first["loc"])) or "the body"
             raise RequestError(
                 f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", kind="bad_request"
@@ -96,7 +109,8 @@ class ChatRequest(BaseModel):
 
     @model_validator(mode="after")
     def _refuse(self) -> "ChatRequest":
-        given = {name for name, value in (self.model_extra or {}).items() if value}
+        extra = self.model_extra or {}
+        given = {name for name, value in extra.items() if value and value != {"type": "text"}}
         if refused := sorted(given & _CANNOT):
             raise ValueError(f"{refused[0]} is not supported, the models write plain reports")
         return self

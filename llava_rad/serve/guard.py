@@ -138,7 +138,8 @@ class _Guarded:
             path = getattr(route, "path", None) or "other"
             self._service.measures.answered(path, self._status, seconds)
             if path not in ("/health", "/metrics") or failed:
-                method = self._scope["method"] if route is not None else "-"
+                method = self._scope["method"]
+                method = method if method in getattr(route, "methods", ()) else "-"
                 self._service.settings.say(
                     f"{self._id} {method} {path} {self._status} {seconds:.3f} s{failed}"
                 )
@@ -210,7 +211,10 @@ def origins(given: Iterable[str]) -> list[str]:
     """Origins of pages, in the form in which browsers send them. Raises ConfigError."""
     found = []
     for text in given:
-        parts = urlsplit(text.lower())
+        try:
+            parts = urlsplit(text.lower())
+        except ValueError:  # half of an IPv6 address
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != (
             text.lower().rstrip("/")
         ):

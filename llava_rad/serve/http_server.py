@@ -11,6 +11,9 @@ from fastapi import FastAPI
 from llava_rad.errors import DataError
 from llava_rad.serve.service import Service
 
+# For what is left in the connections when all is answered; one may never be read.
+_LAST_SECONDS = 10
+
 
 class HttpServer:
     """A server on an address that is taken when it is entered, before a model is loaded.
@@ -37,9 +40,9 @@ class HttpServer:
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(address)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name with a label too long
             raise DataError(
-                f"cannot listen ({error.strerror or error})",
+                f"cannot listen ({getattr(error, 'strerror', None) or error})",
                 where=f"{self.host}:{self.port}",
                 remedy="Choose another --port or --host",
                 kind="no_port",
@@ -77,6 +80,7 @@ class HttpServer:
             proxy_headers=False,
             http="h11",
             ws="none",
+            timeout_graceful_shutdown=_LAST_SECONDS,
         )
         self._server = _Server(config, app.state.service)
         self._server.run(sockets=[self._socket])

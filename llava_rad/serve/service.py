@@ -27,6 +27,9 @@ _Value = TypeVar("_Value")
 #: Where a request keeps what is given back at its end.
 HELD = "llava_rad.held"
 
+# For what the models' thread is at when the server ends.
+_LAST_STEP_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class ServiceSettings:
@@ -209,9 +212,10 @@ class Service:
         return report
 
     def close(self) -> None:
-        """Take nothing new and end the threads when they have nothing to do."""
+        """Take nothing new and end the threads when what they are at is done."""
         self.work.close()
         self._readers.shutdown(wait=False)
+        self.work.join(_LAST_STEP_SECONDS)
 
     def _gather(self, report: Report, study: StudyInMemory, frame: int | None) -> ReportDocument:
         contents = {

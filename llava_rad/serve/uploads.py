@@ -81,7 +81,7 @@ async def read_form(request: Request, fields: Sequence[str], *, most_bytes: int)
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise _bad("the body is no form", "Send multipart/form-data with the images as files")
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers,
         request.stream(),
         max_files=MOST_FILES,
@@ -113,6 +113,21 @@ async def read_form(request: Request, fields: Sequence[str], *, most_bytes: int)
             "there is no file", "Send the images of one study in the field files", "no_files"
         )
     return Form(tuple(files), {name: text for name, text in texts.items() if text.strip()})
+
+
+class _Parser(MultiPartParser):
+    """Reads texts as UTF-8, whatever codec of Python the request names as its charset.
+
+    Some of these raise errors of their own, or give what is no text.
+    """
+
+    @property
+    def _charset(self) -> str:
+        return "utf-8"
+
+    @_charset.setter
+    def _charset(self, name: str) -> None:
+        pass
 
 
 def content_of_url(url: Any) -> bytes:

@@ -135,6 +135,15 @@ class Work:
             self._closing = True
             self._changed.notify_all()
 
+    def join(self, seconds: float) -> None:
+        """Wait for the models' thread after :meth:`close`.
+
+        It may still be at a step whose client has gone; the process would be aborted if it ended
+        in the midst of one.
+        """
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+
     def submit(self, task: Task | ReportTask, place: "Place") -> None:
         """Put a task into the queue."""
         with self._changed:

@@ -21,6 +21,7 @@ class LiveServer:
         said: lines of its log.
         url: of it.
         http: a client.
+        thread: that serves.
     """
 
     def __init__(self, app, server, said):
@@ -59,6 +60,7 @@ def live_server(models, **settings):
         thread = threading.Thread(target=server.run, args=(app,))
         thread.start()
         live = LiveServer(app, server, said)
+        live.thread = thread
         try:
             wait_for(lambda: answers(live))
             yield live

@@ -1,5 +1,6 @@
 """Draws of a study depend on the seed and its id, and follow the probabilities."""
 
+import pytest
 import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture
 from transformers import TopPLogitsWarper
@@ -67,6 +68,14 @@ def test_draws_follow_the_probabilities():
     chosen = sharp(torch.zeros(count, 1), scores).argmax(-1)
     shares = torch.bincount(chosen, minlength=3) / count
     assert torch.allclose(shares, torch.tensor([0.01, 0.09, 0.36]) / 0.46, atol=0.022)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-300])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_the_smallest_temperature_chooses_the_most_probable(temperature, top_p):
+    scores = torch.tensor([[20.0, 22.5, 22.0]])
+    noisy = StudyDraws(["a"], 0, temperature, top_p)(torch.zeros(1, 1), scores)
+    assert noisy.argmax() == 1 and not noisy.isnan().any()
 
 
 def test_the_nucleus_is_the_librarys():

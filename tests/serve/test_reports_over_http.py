@@ -18,6 +18,7 @@ from pydicom import dcmread
 import llava_rad
 from llava_rad.reports import GenerationSettings, ReportWriter
 from llava_rad.reports.formats import FORMATS
+from llava_rad.serve.chat import ChatRequest
 
 SHORT = GenerationSettings(max_new_tokens=8)
 
@@ -246,6 +247,17 @@ def test_bodies_that_are_no_forms_are_told_in_one_line(live, content, media):
     error(answer, 400)
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "unicode_escape", "utf-16", "none"])
+def test_a_form_names_no_codec(live, chest, charset):
+    content = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n%b\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="indication"\r\n\r\n\\ud800 a..b\r\n--x--'
+    ) % chest
+    media = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = live.http.post("/v1/report", content=content, headers={"content-type": media})
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "a\x01b\r\n.png", "röntgen.png", "x" * 500, "/dev/zero", '"; a="']
 )
@@ -375,3 +387,36 @@ def test_two_models_are_served_by_their_names(model, chest):
         values = both.post("/v1/report", [chest], model="other-model").json()
     assert values["model"] == "other-model"
     assert values["findings"] == ReportWriter.of(other).report(chest, settings=SHORT).findings
+
+
+def test_what_changes_nothing_in_a_chat_is_taken(live, chest):
+    url = "data:application/dicom;base64," + base64.b64encode(chest).decode()
+    part = {"type": "image_url", "image_url": {"url": url}}
+    body = {
+        "messages": [{"role": "user", "content": [part]}],
+        "max_tokens": 1,
+        **dict.fromkeys(("n", "stream", "stop", "tools", "logprobs", "frequency_penalty")),
+        "response_format": {"type": "text"},
+    }
+    assert live.http.post("/v1/chat/completions", json=body).status_code == 200
+    for name in ("frequency_penalty", "presence_penalty"):
+        answer = live.http.post("/v1/chat/completions", json={**body, name: 1.5})
+        assert error(answer, 400) == "bad_request" and name in answer.text
+
+
+def test_a_wrong_part_of_a_chat_is_named(live):
+    part = {"type": "image_url", "image_url": "data:image/png;base64,"}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    answer = live.http.post("/v1/chat/completions", json=body)
+    assert error(answer, 400) == "bad_request" and "image_url: " in answer.text
+
+
+@pytest.mark.parametrize(
+    "start", [b'{"messages":[', b'{"messages":[{"role":"user","content":"x"}],"x":[']
+)
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"[[[]]]"])
+def test_a_body_of_very_many_values_is_not_even_read(live, monkeypatch, start, value):
+    monkeypatch.setattr(ChatRequest, "model_validate_json", None)
+    body = start + b",".join([value] * 20_000) + b"]}"
+    answer = live.http.post("/v1/chat/completions", content=body)
+    assert error(answer, 400) == "bad_request" and "20000 values" in answer.text

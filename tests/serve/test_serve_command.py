@@ -28,8 +28,9 @@ def test_an_address_that_is_taken_is_told_before_a_model_is_loaded():
         port = taken.getsockname()[1]
         code, line = refused("no-such-model", "--port", port)
     assert code == 1 and f"127.0.0.1:{port}: cannot listen" in line and "--port" in line
-    code, line = refused("--host", "no-such-host.invalid")
-    assert code == 1 and "cannot listen" in line
+    for host in ("no-such-host.invalid", "two..dots", "x" * 70):
+        code, line = refused("--host", host)
+        assert code == 1 and "cannot listen" in line
 
 
 @pytest.mark.parametrize("token", ["", "short", "with spaces in between", "ünïcode-of-some-length"])
@@ -47,6 +48,7 @@ def test_other_wrong_settings_end_with_2(tmp_path):
     for option in ("--queue", "--batch-size", "--max-upload", "--port"):
         result = CliRunner().invoke(app, ["serve", option, "-1"])
         assert result.exit_code == 2
+    assert CliRunner().invoke(app, ["serve", "--max-upload", "inf"]).exit_code == 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Hosts, origins, tokens, places, clients that hang up, and the end of a server."""
 
+import contextlib
 import re
 import socket
 import threading
@@ -11,7 +12,7 @@ from helpers.live_server import live_server
 from helpers.waiting import PATIENCE, wait_for
 
 from llava_rad.errors import ConfigError
-from llava_rad.serve import guard
+from llava_rad.serve import guard, http_server
 from llava_rad.serve.guard import origins
 from llava_rad.serve.work import Place
 
@@ -83,7 +84,9 @@ def test_an_allowed_origin_may_call_from_a_browser(guarded):
     assert "access-control-allow-origin" not in refused.headers
 
 
-@pytest.mark.parametrize("given", ["viewer.example", "https://a/b", "*", "file:///x", "https://"])
+@pytest.mark.parametrize(
+    "given", ["viewer.example", "https://a/b", "*", "file:///x", "https://", "https://[::1"]
+)
 def test_an_origin_that_is_none_is_refused_at_the_start(given):
     with pytest.raises(ConfigError, match="is no origin"):
         origins([given])
@@ -104,6 +107,8 @@ def test_answers_carry_an_id_that_the_log_has_and_nothing_else_of_the_client(liv
     answer = live.http.get("/patient/DOE?name=JANE", headers={"x-request-id": "DOE"})
     assert answer.headers["x-request-id"] in live.said[-1]
     assert re.fullmatch(r"[0-9a-f]{16} - other 404 \d+\.\d{3} s", live.said[-1])
+    live.http.request("DOE", "/v1/report")
+    assert re.fullmatch(r"[0-9a-f]{16} - /v1/report 405 \d+\.\d{3} s", live.said[-1])
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
 
@@ -225,3 +230,21 @@ def test_what_is_no_request_is_ignored(live):
         answer = client.recv(100)
     assert answer.startswith(b"HTTP/1.1 400")
     assert live.http.get("/health").status_code == 200
+
+
+def test_an_answer_that_nobody_reads_does_not_keep_it_from_stopping(model, chest, monkeypatch):
+    monkeypatch.setattr(http_server, "_LAST_SECONDS", 1)
+    monkeypatch.setattr("llava_rad.serve.app._png", lambda *arguments: bytes(50_000_000))
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    body = head + chest + b"\r\n--x--\r\n"
+    with contextlib.ExitStack() as clients:
+        with live_server([model]) as live:
+            address = live.url.removeprefix("http://")
+            client = clients.enter_context(socket.create_connection(address.split(":")))
+            client.sendall(
+                f"POST /v1/preview HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+                + body
+            )
+            wait_for(lambda: any(" /v1/preview 200 " in line for line in live.said))
+        assert not live.thread.is_alive()

@@ -189,3 +189,21 @@ def test_draws_of_a_study_do_not_depend_on_who_is_decoded_with_it(model):
     )
     assert sizes == [3]
     assert [r.findings for r in results] == [alone(model, n, drawn) for n in range(3)]
+
+
+def test_the_end_waits_for_the_step_that_the_models_thread_is_at():
+    before = set(threading.enumerate())
+    made, begun, free = Work(batch_size=1, places=1), threading.Event(), threading.Event()
+
+    def step():
+        begun.set()
+        free.wait()
+
+    with made.place() as place:
+        made.submit(Task(step), place)
+        assert begun.wait(60)
+    made.close()  # its client has gone: nothing is in hand
+    assert set(threading.enumerate()) > before
+    threading.Timer(0.2, free.set).start()
+    made.join(60)
+    assert not any(t.name == "models" for t in set(threading.enumerate()) - before)
