@@ -25,9 +25,10 @@ reads takes time and counts nothing. The peak is that of the GPU's data sheet in
 Beside a row of report training stands what `llava-rad plan` says for it.
 
 Rows of one part share a process; one that fails or has no time left is named and the rest goes on.
-Each is written to OUTPUT/rows.jsonl when it is done, all to OUTPUT/gpu.json, the table to
-OUTPUT/gpu.md. What is not installed on a machine without a network can travel as wheels: see
-benchmarks/gpu_wheels.sh.
+Rows that torch.compile takes part in come after all others, in processes of their own, which are
+ended when their time is up. Each row is written to OUTPUT/rows.jsonl when it is done, all to
+OUTPUT/gpu.json, the table to OUTPUT/gpu.md. What is not installed on a machine without a network
+can travel as wheels: see benchmarks/gpu_wheels.sh.
 """
 
 import argparse
@@ -42,14 +43,27 @@ from typing import Any
 
 Process = subprocess.Popen[str]
 
-# Part: the module that measures it, and its share of the time.
-PARTS = {
-    "report": ("gpu_report", 0.37),
-    "report peer": ("gpu_report", 0.12),
-    "generation": ("gpu_generation", 0.23),
-    "pretraining": ("gpu_pretraining", 0.18),
-    "pretraining peer": ("gpu_pretraining", 0.10),
+MODULES = {
+    "report": "gpu_report",
+    "report peer": "gpu_report",
+    "generation": "gpu_generation",
+    "pretraining": "gpu_pretraining",
+    "pretraining peer": "gpu_pretraining",
 }
+# Part, whether its compiled rows are measured or the others, and their share of the time. What
+# takes long or may hang comes last.
+TURNS = [
+    ("report", False, 0.18),
+    ("report peer", False, 0.10),
+    ("generation", False, 0.18),
+    ("pretraining", False, 0.12),
+    ("pretraining peer", False, 0.06),
+    ("report", True, 0.18),
+    ("generation", True, 0.06),
+    ("pretraining", True, 0.06),
+    ("pretraining peer", True, 0.06),
+]
+GRACE = 30  # seconds that a row which is not compiled may take beyond its part's time
 
 
 def main() -> None:
@@ -62,7 +76,8 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="only rows with this in their part or name")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the program")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=MODULES, help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.part:
@@ -75,16 +90,15 @@ def main() -> None:
     (arguments.output / "rows.jsonl").write_text("")
     deadline = time.monotonic() + 60 * arguments.minutes
     left = 1.0
-    parts = list(PARTS)
-    waiting = start_part(parts[0], arguments)
-    for number, part in enumerate(parts):
-        process, share = waiting, PARTS[part][1]
-        if number + 1 < len(parts):  # it imports what it needs while this one measures
-            waiting = start_part(parts[number + 1], arguments)
+    waiting = start_part(*TURNS[0][:2], arguments)
+    for number, (part, compiled, share) in enumerate(TURNS):
+        process = waiting
+        if number + 1 < len(TURNS):  # it imports what it needs while this one measures
+            waiting = start_part(*TURNS[number + 1][:2], arguments)
         # What an earlier part has not used goes to those that follow.
         seconds = (deadline - time.monotonic()) * share / left
         left -= share
-        finish_part(process, part, seconds, arguments.output)
+        finish_part(process, part, seconds, 0 if compiled else GRACE, arguments.output)
     rows = read_rows(arguments.output)
     text = f"{machine(arguments.device)}.\n\n{table(rows)}"
     (arguments.output / "gpu.md").write_text(text + "\n")
@@ -93,39 +107,49 @@ def main() -> None:
     print(text)
 
 
-def start_part(part: str, arguments: argparse.Namespace) -> Process:
+def start_part(part: str, compiled: bool, arguments: argparse.Namespace) -> Process:
     """Start the process of a part, which waits for its time before it touches the GPU."""
     command = [
         *(sys.executable, __file__, "--part", part, "--output", str(arguments.output)),
         *("--rows", arguments.rows, "--device", arguments.device),
         *(["--tiny"] if arguments.tiny else []),
+        *(["--compiled"] if compiled else []),
     ]
     return subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
 
-def finish_part(process: Process, part: str, seconds: float, output: Path) -> None:
-    """Give a part its seconds; what ends its process early is a row."""
+def finish_part(process: Process, part: str, seconds: float, grace: float, output: Path) -> None:
+    """Give a part its seconds; rows that the end of its process takes away are named."""
     try:
-        process.communicate(f"{seconds}\n", timeout=seconds + 60)
+        process.communicate(f"{seconds}\n", timeout=max(1.0, seconds + grace))
         problem = f"its process ended with code {process.returncode}" if process.returncode else ""
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         problem = "it ran out of time"
     if problem:
-        write_row(output, {"part": part, "row": "", "left_out": problem})
+        waiting = [row for row in read_rows(output) if row["part"] == part and "waits" in row]
+        for row in waiting or [{"part": part, "row": ""}]:
+            write_row(output, {"part": part, "row": row["row"], "left_out": problem})
 
 
 def measure_part(arguments: argparse.Namespace) -> None:
     """Measure the rows of a part in this process, one after the other, while there is time."""
-    module = importlib.import_module(PARTS[arguments.part][0])
+    module = importlib.import_module(MODULES[arguments.part])
     seconds = float(sys.stdin.readline())
     started = time.monotonic()
-    rows = module.rows(arguments.part, tiny=arguments.tiny, device=arguments.device)
+    rows = {
+        name: measure
+        for name, measure in module.rows(
+            arguments.part, tiny=arguments.tiny, device=arguments.device
+        ).items()
+        if arguments.rows in f"{arguments.part}, {name}"
+        and ("compiled" in name) == arguments.compiled
+    }
+    for name in rows:
+        write_row(arguments.output, {"part": arguments.part, "row": name, "waits": True})
     longest = 0.0
     for name, measure in rows.items():
-        if arguments.rows not in f"{arguments.part}, {name}":
-            continue
         begun = time.monotonic()
         found: dict[str, Any]
         if begun + 0.8 * longest > started + seconds:
@@ -160,12 +184,16 @@ def write_row(output: Path, row: dict[str, Any]) -> None:
     """Add a row to the file at once, and say it."""
     with (output / "rows.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
+    if "waits" in row:
+        return
     print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
 
 
 def read_rows(output: Path) -> list[dict[str, Any]]:
-    """The rows that were measured, in their order."""
-    return [json.loads(line) for line in (output / "rows.jsonl").read_text().splitlines()]
+    """The rows in their order, each as it was written last."""
+    lines = (output / "rows.jsonl").read_text().splitlines()
+    found = {(row["part"], row["row"]): row for row in map(json.loads, lines)}
+    return list(found.values())
 
 
 def table(rows: list[dict[str, Any]]) -> str:

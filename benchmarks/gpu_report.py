@@ -37,11 +37,11 @@ def rows(part: str, *, tiny: bool, device: str) -> dict[str, Callable[[], dict[s
         ways = {
             "plain": {},
             fast: {"kernels": fast},
-            "plain, compiled": {"compile": on_gpu},
             "plain, LoRA product": {"lora_layers": choice.lora_layers("cpu")},
-            f"{fast}, compiled": {"kernels": fast, "compile": on_gpu},
             f"{fast}, pooled 2 x 2": {"kernels": fast, "pool": 2, "batch": 4 * small},
             f"{fast}, checkpointing": {"kernels": fast, "again": True, "batch": large},
+            "plain, compiled": {"compile": on_gpu},
+            f"{fast}, compiled": {"kernels": fast, "compile": on_gpu},
             "plain, compiled, checkpointing": {"compile": on_gpu, "again": True, "batch": large},
         }
         measure: Callable[..., dict[str, Any]] = measure_project
@@ -132,7 +132,7 @@ def measure_peer(sizes: Shapes, device: str, *, batch: int, again: bool = False)
             LlavaConfig(
                 vision_config=sizes.encoder,
                 text_config=sizes.llm,
-                image_token_id=image_token,
+                image_token_index=image_token,
                 vision_feature_layer=-1,
                 vision_feature_select_strategy="default",
             ),
@@ -153,8 +153,7 @@ def measure_peer(sizes: Shapes, device: str, *, batch: int, again: bool = False)
     optimiser: Any
     model, optimiser = accelerator.prepare(wrapped, torch.optim.AdamW(trained, lr=1e-4))
     model.train()
-    tokens = (sizes.encoder.image_size // sizes.encoder.patch_size) ** 2
-    cycle = make_batches(sizes, tokens, batch, device)
+    cycle = make_batches(sizes, sizes.image_tokens, batch, device)
     for micro_batch in cycle:
         ids = micro_batch.input_ids
         ids.masked_fill_(ids == IMAGE_TOKEN, image_token)
@@ -176,7 +175,7 @@ def measure_peer(sizes: Shapes, device: str, *, batch: int, again: bool = False)
         warmup=len(cycle),
         steps=len(cycle) * (1 if again else 2),
         batch=batch,
-        flops=useful_flops(llava.model.language_model, sizes, cycle, tokens),
+        flops=useful_flops(llava.model.language_model, sizes, cycle),
         unit="studies/s",
     )
 
@@ -200,7 +199,6 @@ def settings(sizes: Shapes, batch: int, pool: int, again: bool) -> ReportTrainin
 def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> list[MicroBatch]:
     """A batch of each length, whose studies are of nearly one length, as in training."""
     generator = torch.Generator().manual_seed(0)
-    side = sizes.encoder.image_size
     batches = []
     for text in sizes.texts:
         length = image_tokens + text
@@ -212,13 +210,13 @@ def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> l
         first = image_tokens + sizes.prompt
         labels = ids.masked_fill(mask == 0, IGNORE)
         labels[:, :first] = IGNORE
-        tensors = {
+        tensors: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
             "target_columns": columns_with_targets(labels),
             "image_places": image_places(ids),
-            "pixel_values": torch.randn(batch, 3, side, side, generator=generator),
+            "pixel_values": torch.randn(batch, 3, sizes.side, sizes.side, generator=generator),
         }
         batches.append(
             MicroBatch(
@@ -230,9 +228,7 @@ def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> l
     return batches
 
 
-def useful_flops(
-    llm: Any, sizes: Shapes, cycle: list[MicroBatch], image_tokens: int | None = None
-) -> float:
+def useful_flops(llm: Any, sizes: Shapes, cycle: list[MicroBatch]) -> float:
     """Operations of a mean step that are needed, as the program's text counts them.
 
     The encoder's are its forward pass; the adapter's are left out (below 1 %).
@@ -241,7 +237,6 @@ def useful_flops(
         llm: with the LoRA.
         sizes: of the models.
         cycle: batches of a step each.
-        image_tokens: of an image; None where they are marked in the batches.
     """
     table = sizes.llm.vocab_size * sizes.llm.hidden_size
     trained = frozen = 0
@@ -259,7 +254,7 @@ def useful_flops(
         total += (4.0 * frozen + 6.0 * trained) * batch.tokens
         total += 7.0 * width * layers * float((lengths.double() ** 2).sum())
         total += 4.0 * table * batch.target_tokens
-        total += len(lengths) * vit_flops(sizes.encoder, sizes.encoder.image_size)
+        total += len(lengths) * vit_flops(sizes.encoder, sizes.side)
     return total / len(cycle)
 
 

@@ -35,6 +35,18 @@ class Shapes:
     prompt: int
     new_tokens: int
 
+    @property
+    def side(self) -> int:
+        """Pixels of an image's side."""
+        size: Any = self.encoder.image_size
+        return int(size)
+
+    @property
+    def image_tokens(self) -> int:
+        """Patches of an image."""
+        size: Any = self.encoder.patch_size
+        return (self.side // int(size)) ** 2
+
 
 def shapes(tiny: bool) -> Shapes:
     """Those of Vicuna 7B and RAD-DINO, or tiny ones."""
@@ -73,7 +85,8 @@ def make_encoder(config: Dinov2Config, device: str) -> Dinov2Encoder:
     """An encoder in float32, as encoders are loaded to train on."""
     with torch.device(device):
         model = Dinov2Model(config)
-    return Dinov2Encoder(model, Preprocessing(config.image_size, (0.5,) * 3, (0.25,) * 3))
+    size: Any = config.image_size
+    return Dinov2Encoder(model, Preprocessing(size, (0.5,) * 3, (0.25,) * 3))
 
 
 def make_tokenizer(size: int) -> PreTrainedTokenizerFast:

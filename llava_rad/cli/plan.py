@@ -20,8 +20,14 @@ def plan(
         int | None, typer.Option(min=1, help="How many GPUs; by default what the settings say.")
     ] = None,
     utilisation: Annotated[
-        float, typer.Option(min=0.01, max=1, help="The share of the rated operations reached.")
-    ] = 0.4,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            show_default=False,
+            help="The share of the rated operations reached; by default what was measured, 0.29.",
+        ),
+    ] = None,
     format: PrintFormat = "text",
 ) -> None:
     """Estimate parameters, tokens, memory and hours of a training, without loading weights.
@@ -37,10 +43,15 @@ def plan(
 
         require("train", "a plan of a training")
         from llava_rad.report_training.config import ReportTrainingConfig
+        from llava_rad.report_training.plan import UTILISATION
         from llava_rad.report_training.plan import plan as plan_run
 
         settings = load_config(ReportTrainingConfig, find_config(config, "report"), overrides or [])
         result = plan_run(
-            settings, studies=studies, gpu=gpu, processes=processes, utilisation=utilisation
+            settings,
+            studies=studies,
+            gpu=gpu,
+            processes=processes,
+            utilisation=utilisation or UTILISATION,
         )
         write_out(json.dumps(result.to_dict()) if format == "json" else result.text())

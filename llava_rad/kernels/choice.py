@@ -29,7 +29,8 @@ import torch
 from torch import nn
 
 from llava_rad.errors import ConfigError
-from llava_rad.kernels.vit_layer import VitLayer
+from llava_rad.kernels.vit_layer import VitLayer, has_its_parts
+from llava_rad.kernels.whole_layer import left_whole
 
 #: What may be asked for.
 Kernels = Literal["auto", "plain", "liger", "cpu"]
@@ -109,10 +110,11 @@ def lora_layers(chosen: Chosen) -> dict[type[nn.Module], type[nn.Module]]:
 
 def backbone_layer(
     layer: nn.Module, chosen: Chosen, drop_path: float, is_last: bool, compiled: bool
-) -> VitLayer:
+) -> nn.Module:
     """A layer of the pretraining backbone in place of transformers'.
 
-    A layer that the one for a CPU does not know gets the plain one, which is said once.
+    A layer that the one for a CPU does not know gets the plain one, and one that this does not know
+    either stays transformers' own, uncompiled; both are said once.
 
     Args:
         layer: of transformers, as for :class:`VitLayer`.
@@ -120,7 +122,13 @@ def backbone_layer(
         drop_path: as for :class:`VitLayer`.
         is_last: as for :class:`VitLayer`.
         compiled: compile its branches, except of the one for a CPU.
+
+    Raises:
+        ConfigError: ``drop_path`` is asked of a layer that is not known.
     """
+    if not has_its_parts(layer):
+        _say_unknown(type(layer).__name__, "the pretraining")
+        return left_whole(layer, drop_path, is_last)
     if chosen == "cpu":
         from llava_rad.kernels.lean_layer import LeanLayer, can_be_lean
 

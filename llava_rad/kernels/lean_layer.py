@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
-from llava_rad.kernels.vit_layer import PatchMasks, VitLayer
+from llava_rad.kernels.vit_layer import PatchMasks, VitLayer, has_its_parts
 
 # Tokens whose attention goes backward at once, so that the squares stay in its cache.
 _TOKENS = 1024
@@ -27,9 +27,10 @@ _BYTES = 2**24
 
 def can_be_lean(layer: nn.Module) -> bool:
     """Whether a layer of transformers has the parts that :class:`LeanLayer` takes over."""
-    attention: Any = layer.get_submodule("attention")
-    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "scaling", "num_attention_heads", "config")
-    return all(hasattr(attention, name) for name in parts)
+    if not has_its_parts(layer):
+        return False
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "scaling", "num_attention_heads")
+    return all(hasattr(layer.get_submodule("attention"), name) for name in parts)
 
 
 class LeanLayer(VitLayer):

@@ -41,11 +41,20 @@ class PatchMasks(NamedTuple):
         return PatchMasks(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+_PARTS = ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2")
+
+
+def has_its_parts(layer: nn.Module) -> bool:
+    """Whether a layer of transformers is made as :class:`VitLayer` needs it."""
+    attention: Any = getattr(layer, "attention", None)
+    return all(hasattr(layer, name) for name in _PARTS) and hasattr(attention, "config")
+
+
 class VitLayer(nn.Module):
     """Stands in for transformers' layer, with its children and so with its names of parameters.
 
     Args:
-        layer: of DINOv2, without or with registers.
+        layer: of DINOv2, without or with registers; one that :func:`has_its_parts`.
         drop_path: share of the images that each branch leaves out in training, [0, 1).
         is_last: the layer obeys ``wanted``.
 
@@ -60,7 +69,7 @@ class VitLayer(nn.Module):
 
     def __init__(self, layer: nn.Module, drop_path: float = 0.0, is_last: bool = False) -> None:
         super().__init__()
-        for name in ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2"):
+        for name in _PARTS:
             self.add_module(name, layer.get_submodule(name))
         self.drop_path, self.is_last = drop_path, is_last
         config: Any = self.get_submodule("attention").config
@@ -127,9 +136,12 @@ def _transform(layer: Any, hidden: Tensor, images: Tensor | None, factor: Any) -
 
 
 def _add_branch(
-    layer: Any, branch: Any, hidden: Tensor, images: Tensor | None, factor: float | Tensor
+    layer: Any, branch: Any, hidden: Tensor, images: Tensor | None, factor: Any
 ) -> Tensor:
-    """Tokens and a branch of theirs, of some images alone, times what makes up for the others."""
+    """Tokens and a branch of theirs, of some images alone, times what makes up for the others.
+
+    The factor is a number where there are images, else a number or a tensor.
+    """
     if images is not None:
         some = branch(layer, hidden.index_select(0, images))
         return hidden.index_add(0, images, some, alpha=factor)

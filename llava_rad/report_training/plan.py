@@ -45,6 +45,11 @@ GPUS: dict[str, Gpu] = {
 }
 
 
+#: Share of a GPU's rated operations that training reaches: measured by ``benchmarks/gpu.py`` on an
+#: H200, Vicuna 7B with LoRA at a micro-batch of 2, plain kernels (docs/speed.md; Liger's: 0.33).
+UTILISATION = 0.29
+
+
 @dataclass(frozen=True)
 class Workload:
     """What a study is to the LLM, and how its tokens are handled.
@@ -219,7 +224,7 @@ def plan(
     gpu: str = "a100-80gb",
     processes: int | None = None,
     workload: Workload | None = None,
-    utilisation: float = 0.4,
+    utilisation: float = UTILISATION,
 ) -> Plan:
     """Estimate a run from its settings.
 

@@ -44,7 +44,7 @@ def report_program():
     "changes",
     [
         [],
-        ["kernels=plain", "compile=true"],
+        pytest.param(["kernels=plain", "compile=true"], marks=pytest.mark.compiles),
         ["data.cache_features=false", "data.workers=1", "gradient_checkpointing=true"],
     ],
     ids=["default", "compiled", "images"],
@@ -78,7 +78,11 @@ def test_report_training(gpu, tmp_path, monkeypatch, report_program, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"compile": True, "kernels": "plain"}, {"precision": "bf16", "loss__targets": "centring"}],
+    [
+        {},
+        pytest.param({"compile": True, "kernels": "plain"}, marks=pytest.mark.compiles),
+        {"precision": "bf16", "loss__targets": "centring"},
+    ],
     ids=["default", "compiled", "bf16"],
 )
 def test_pretraining(gpu, tmp_path, monkeypatch, changes):

@@ -104,6 +104,19 @@ def test_operations_and_activations_are_those_of_a_real_step(folders, stage):
     assert less == pytest.approx(squares, rel=0.5)
 
 
+def test_dropout_keeps_what_was_dropped_and_a_byte_for_its_mask(folders):
+    plain = replace(settings(folders), stage="finetune")
+    dropping = replace(plain, lora=replace(plain.lora, dropout=0.1))
+    without, with_dropout = (
+        plan(config, studies=10, workload=SHORT).stages[0].memory["activations"] * 1e9
+        for config in (plain, dropping)
+    )
+    width, inner = (getattr(llm_shape(plain.llm), n) for n in ("hidden_size", "intermediate_size"))
+    # Seven products of four inputs, which are kept once where nothing is dropped.
+    more = (6 * width + inner) * (4 + 1) - (3 * width + inner) * 4
+    assert with_dropout - without == pytest.approx(2 * 2 * 54 * more, rel=0.1)
+
+
 def test_the_published_recipe_at_its_size(folders):
     config = settings(
         folders,
