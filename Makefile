@@ -70,7 +70,7 @@ format: $(BIN)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains the bundled model again from the X-rays in DATA (about an hour on two cores).
+# Trains the bundled model again from the X-rays in DATA (some hours on two cores); goes on where it was stopped.
 DATA ?= ../shared/data
 mini: $(BIN)/.installed
 	$(BIN)/python training/make_mini.py --data $(DATA)

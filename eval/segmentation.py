@@ -73,8 +73,10 @@ def main(
     ):
         # Heavy imports wait until the options are read.
         from llava_rad.features import FeatureCache
+        from llava_rad.outlines import FILE, load_head, seeing_whole_images
         from llava_rad.outputs import (
             claim,
+            has_checksums,
             is_our_picture,
             own_shared_results,
             write_bytes_result,
@@ -82,8 +84,7 @@ def main(
         from llava_rad.probing import encoder_facts, to_plain
         from llava_rad.probing.gallery import draw_gallery
         from llava_rad.probing.masks import open_masks
-        from llava_rad.probing.segmentation import evaluate_head, seeing_whole_images, segment
-        from llava_rad.probing.segmentation_heads import HEAD_FILES, load_head
+        from llava_rad.probing.segmentation import evaluate_head, segment
         from llava_rad.processes import process_state
 
         state = process_state()
@@ -94,7 +95,7 @@ def main(
         overwrite, what = numbers.overwrite, "run of segmentation"
         claim(overlays, is_our_picture, "picture of this program", inputs, overwrite=overwrite)
         stack.enter_context(
-            own_shared_results(save, HEAD_FILES, inputs, what=what, overwrite=overwrite)
+            own_shared_results(save, {FILE: has_checksums}, inputs, what=what, overwrite=overwrite)
         )
         sources = open_masks(masks or [])
         tokens = FeatureCache(judging.cache, whole)
@@ -102,7 +103,7 @@ def main(
 
         # 2. A head, trained or loaded, and its test.
         if load:
-            result = evaluate_head(whole, examples.test, sources, tokens, load_head(load))
+            result = evaluate_head(whole, examples.test, sources, tokens, load_head(load / FILE))
         else:
             result = segment(
                 whole,
@@ -128,7 +129,7 @@ def main(
         # 3. Head, pictures, numbers, table.
         if state.is_main_process:
             if save:
-                result.head.save(save)
+                result.head.save(save / FILE)
             if overlays:
                 write_bytes_result(overlays, draw_gallery(draw(whole, sources, result)))
             manifests = [str(path) for path in judging.manifest]
@@ -146,9 +147,9 @@ def draw(
 
     from llava_rad.appearance.figures import ON_RADIOGRAPHS
     from llava_rad.images import load_radiograph
+    from llava_rad.outlines import predict_masks
     from llava_rad.probing.gallery import Gallery, Outline, Tile
     from llava_rad.probing.pictures import shrink
-    from llava_rad.probing.segmentation import predict_masks
 
     true_colour, *predicted_colours = ON_RADIOGRAPHS
     overlap = np.nanmean(result.outcome.dice[0], axis=1)

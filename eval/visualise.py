@@ -55,8 +55,8 @@ def main(
         # Heavy imports wait until the options are read.
         import torch
 
+        from llava_rad.outlines import seeing_whole_images
         from llava_rad.outputs import is_our_picture, own_results
-        from llava_rad.probing.segmentation import seeing_whole_images
 
         # 1. The encoder and some test images.
         loaded, examples, inputs = judging.open()

@@ -24,6 +24,10 @@ PROGRAMS = {
     "compare": ("eval/compare.py", "Compare files of predictions on the same studies."),
     "image-control": ("eval/image_control.py", "Measure whether reports follow the image."),
     "compare-encoders": ("eval/compare_encoders.py", "Take encoders through tasks: one table."),
+    "train-observations": (
+        "training/train_observations.py",
+        "Train what a model tells beside its text.",
+    ),
     "ablate": ("eval/ablation.py", "Pretrain with one thing changed, and judge each encoder."),
     "visualise": ("eval/visualise.py", "Draw what an encoder's tokens look like."),
 }

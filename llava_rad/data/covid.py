@@ -2,13 +2,16 @@
 
 Columns: ``image`` (a path below the root), ``split``, ``patient``, ``offset`` (days), ``sex``,
 ``age``, ``view``, ``finding``, ``license``, ``source_url``, ``notes``; lung masks are in
-``lung_masks/<image's name>.png`` where there is one.
+``lung_masks/<image's name>.png`` where there is one, and those of V7 Labs, which include the lung
+behind the heart, in ``lung_masks_v7`` (structure ``lungs_v7``). ``severity.csv`` has the Brixia
+scores of some images, by two readers: columns ``image``, ``S-A`` to ``S-F``, ``J-A`` to ``J-F``.
 
 A lateral image joins the frontal image of the same patient, day and note to one study; every
 other image is a study of its own. Some images are listed twice, under two patients in different
 splits; they stay in the one that is held out, so that no test image is trained on. A patient's
 earlier study, by ``offset``, is the prior. The notes are free text of many origins: only
-sentences that describe the radiograph become findings (:mod:`llava_rad.data.image_sentences`).
+sentences that describe the radiograph become findings (:mod:`llava_rad.data.image_sentences`);
+without such sentences the scores do (:mod:`llava_rad.data.zone_template`).
 """
 
 from collections import Counter
@@ -21,6 +24,8 @@ from llava_rad.data.image_sentences import image_sentences
 from llava_rad.data.priors import add_priors
 from llava_rad.data.study import SPLITS, Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.data.template import TEMPLATE_NAME
+from llava_rad.data.zone_template import ZONES, findings_from_zones
 from llava_rad.readers import Row
 from llava_rad.views import view_of
 
@@ -35,6 +40,7 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
         log: filled with what was left out or noted.
     """
     studies: list[Study] = []
+    scores = _zone_scores(root / "severity.csv")
     days: dict[str, tuple[float, ...]] = {}
     for row, *lateral in _examinations(root, log):
         study_id = Path(row["image"]).stem
@@ -43,6 +49,10 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
         if findings is None:
             reason = "notes_describe_no_image" if row["notes"] else "notes_empty"
             log.note(reason, study_id)
+        source = "sentences of the note that describe the image" if findings else ""
+        zones = scores.get(row["image"])
+        if findings is None and zones is not None:
+            findings, source = findings_from_zones(zones, study_id), TEMPLATE_NAME
         age = parse_age(row["age"])
         if age is None:
             log.note("no_usable_age", study_id)
@@ -52,7 +62,8 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             "source_url": row.get("source_url", ""),
             "note": row["notes"],
             "no_findings_reason": reason,
-            "findings_from": "sentences of the note that describe the image" if findings else "",
+            "findings_from": source,
+            **{f"brixia_{zone}": f"{score:g}" for zone, score in (zones or {}).items()},
         }
         studies.append(
             Study(
@@ -111,6 +122,25 @@ def _examinations(root: Path, log: ConversionLog) -> Iterator[list[Row]]:
             yield [row]
 
 
+def _zone_scores(table: Path) -> dict[str, dict[str, float]]:
+    """Brixia scores of the zones, the mean of the readers, by image."""
+    if not table.is_file():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for row in read_table(table, ("image",)):
+        read = {
+            zone: [
+                score
+                for who in "SJ"
+                if (score := parse_number(row.get(f"{who}-{zone}", ""))) is not None
+            ]
+            for zone in ZONES
+        }
+        if all(read.values()):
+            found[row["image"]] = {zone: sum(s) / len(s) for zone, s in read.items()}
+    return found
+
+
 def _held_out(row: Row) -> int:
     """How far a row's split is from training: of two rows for one image the farther one stays."""
     split = parse_split(row["split"], row.where)
@@ -119,10 +149,11 @@ def _held_out(row: Row) -> int:
 
 def _image(root: Path, row: dict) -> StudyImage:
     path = root / row["image"]
-    mask = root / "lung_masks" / f"{path.stem}.png"
+    folders = {"lungs": "lung_masks", "lungs_v7": "lung_masks_v7"}
+    masks = {name: root / folder / f"{path.stem}.png" for name, folder in folders.items()}
     return StudyImage(
         str(path),
         view_of(row["view"]),
         row["view"] if row["view"] != "?" else None,
-        {"lungs": str(mask)} if is_file(mask) else {},
+        {name: str(mask) for name, mask in masks.items() if is_file(mask)},
     )

@@ -9,7 +9,8 @@ in ``fold1/masks/left lung/JPCLN001.gif`` and so on. And a subset: ``metadata.cs
 nature, location, diagnosis``, and masks in ``masks/JPCLN001_left_lung.png``.
 
 An image is one patient's. Size, subtlety (5 is obvious), place and nature of the nodule are further
-facts of the study; x and y are pixels, of 2048 x 2048 in the public tables.
+facts of the study; x and y are pixels, of 2048 x 2048 in the public tables. The findings text says
+whether there is a nodule, its lobe and whether it is large (:mod:`llava_rad.data.nodule_template`).
 """
 
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from typing import Any
 from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.fields import first_existing, is_file, parse_age, parse_sex, parse_split
 from llava_rad.data.image_files import IMAGE_ENDINGS
+from llava_rad.data.nodule_template import findings_from_nodule
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.data.template import TEMPLATE_NAME
 from llava_rad.errors import DataError
 from llava_rad.readers import read_text
 
@@ -76,16 +79,18 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
         age = parse_age(row["age"])
         if age is None:
             log.note("no_usable_age", name)
+        extra = {fact: row[fact] for fact in _FACTS if row.get(fact)}
         yield Study(
             study_id=name,
             patient_id=row["patient"],
             split=row["split"],
             images=(StudyImage(str(row["path"]), "frontal", "PA", row["masks"]),),
+            findings=findings_from_nodule(row["nodule"], extra, name),
             labels={NODULE: float(row["nodule"])},
             sex=parse_sex(row["sex"]),
             age=age,
             source="jsrt",
-            extra={fact: row[fact] for fact in _FACTS if row.get(fact)},
+            extra={**extra, "findings_from": TEMPLATE_NAME},
         )
 
 

@@ -1,20 +1,14 @@
 """Findings text made from the labels of NIH ChestX-ray14.
 
-A stand-in for data without reports: every sentence follows from a label and says no more than it
-does. No severity, side or place is invented. Studies with such text name the template in
-``extra["findings_from"]``, so that it is never taken for a report.
-
-The wording of each statement is drawn from a few, by a hash of the study id: the same study
-always gets the same text, and a model does not learn one fixed sentence. Structures that the
-labels say nothing about are only called normal when the label is ``No Finding``.
+Every sentence follows from a label and says no more than it does (:mod:`llava_rad.data.template`).
+No severity, side or place is invented. Structures that the labels say nothing about are only called
+normal when the label is ``No Finding``.
 """
 
-import hashlib
 from collections.abc import Collection
 
+from llava_rad.data.template import Statement, compose
 from llava_rad.errors import DataError
-
-TEMPLATE_NAME = "label template 1"
 
 NO_FINDING = "No Finding"
 
@@ -148,16 +142,9 @@ def findings_from_labels(labels: Collection[str], study_id: str) -> str:
                 where=study_id,
                 kind="contradicting_labels",
             )
-        statements: tuple[tuple[str, ...], ...] = _NORMAL
+        statements: tuple[Statement, ...] = _NORMAL
     else:
         statements = tuple(_PRESENT[name] for name in FINDING_LABELS if name in present) + tuple(
             wordings for name, wordings in _ABSENT.items() if name not in present
         )
-    return " ".join(
-        _choose(wordings, f"{study_id}/{place}") for place, wordings in enumerate(statements)
-    )
-
-
-def _choose(wordings: tuple[str, ...], key: str) -> str:
-    number = int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big")
-    return wordings[number % len(wordings)]
+    return compose(statements, study_id)

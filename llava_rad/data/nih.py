@@ -18,11 +18,11 @@ from llava_rad.data.fields import is_file, parse_age, parse_sex, parse_split
 from llava_rad.data.label_template import (
     FINDING_LABELS,
     NO_FINDING,
-    TEMPLATE_NAME,
     findings_from_labels,
 )
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
+from llava_rad.data.template import TEMPLATE_NAME
 from llava_rad.errors import DataError
 from llava_rad.readers import read_text
 from llava_rad.views import view_of

@@ -4,7 +4,8 @@ A language model writes fluent findings whatever it is shown. So each study is a
 all its pictures exchanged and every word of its context kept. ``other_patient``: the pictures of
 another patient's study, in the same roles where it has them, each study used about once. ``noise``:
 every gray from 0 to 255 equally likely in each pixel that the encoder sees. ``blank``: black. All
-go through the model's own preprocessing.
+go through the model's own preprocessing. ``text_only``: the mean tokens of the training images,
+where the model knows them (:mod:`llava_rad.evaluation.text_only`).
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from llava_rad.evaluation.split_reports import (
     WrittenReports,
     ignore_progress,
 )
+from llava_rad.evaluation.text_only import text_only
 from llava_rad.images import Radiograph
 from llava_rad.metrics import Scorer
 from llava_rad.model import PromptTemplate, ReportModel, RequestImage
@@ -45,7 +47,7 @@ def control_reader(
     """What shows a model the wrong pictures of a study.
 
     Args:
-        control: a name out of :data:`llava_rad.metrics.CONTROLS`.
+        control: a name out of :data:`llava_rad.evaluation.CONTROLS`, but for ``text_only``.
         studies: all that will be read.
         template: of the model.
         seed: of the choice of other patients and of the noise.
@@ -125,15 +127,19 @@ def write_controls(
         DataError: a file is of another run or cannot be written.
     """
     template = split.model.processor.template
-    return {
-        control: split.write(
-            f"control_reports/{control}.jsonl",
-            control_reader(control, split.studies, template, seed=seed),
-            variant=f"{control} {seed}",
-            progress=progress,
-        )
-        for control in CONTROLS
-    }
+    blind = text_only(split.model)
+    written = {}
+    for control in CONTROLS:
+        file = f"control_reports/{control}.jsonl"
+        if control != "text_only":
+            read = control_reader(control, split.studies, template, seed=seed)
+            written[control] = split.write(
+                file, read, variant=f"{control} {seed}", progress=progress
+            )
+        elif blind is not None:
+            without = replace(split, model=blind)
+            written[control] = without.write(file, variant=control, progress=progress)
+    return written
 
 
 def judge_controls(

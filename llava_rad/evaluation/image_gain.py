@@ -24,6 +24,7 @@ CONTROLS = {
     "other_patient": "another patient's image",
     "noise": "noise",
     "blank": "a blank image",
+    "text_only": "the mean of the training images",
 }
 """The wrong images that texts are written with, and what they are called."""
 
@@ -147,7 +148,8 @@ def measure_control(
     """Score texts written with the right and with wrong images against the same references.
 
     Args:
-        texts: of ``right`` and of each of :data:`CONTROLS`, one a study in the same order.
+        texts: of ``right``, ``other_patient`` and any others of :data:`CONTROLS`, one a study in
+            the same order.
         references: the true texts.
         scorer: the metrics.
         patients: of each study; None where it is not known.
@@ -181,8 +183,9 @@ def measure_control(
         mine, theirs = headline_values(right), headline_values(wrong)
         return {key: Gain(mine[key], theirs[key], test) for key, test in tests.items()}
 
+    names = [name for name in CONTROLS if name in texts]
     found = score_each(
-        scorer.only(tuple(scores.results)), [texts[name] for name in CONTROLS], references
+        scorer.only(tuple(scores.results)), [texts[name] for name in names], references
     )
     return ImageControl(
         count=len(references),
@@ -196,7 +199,7 @@ def measure_control(
                     for mine, theirs in zip(texts["right"], texts[name], strict=True)
                 ),
             )
-            for name, results in zip(CONTROLS, found, strict=True)
+            for name, results in zip(names, found, strict=True)
         },
         left_out=scores.left_out,
         resamples=resamples,

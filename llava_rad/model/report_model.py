@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from llava_rad.encoders import ImageEncoder, load_encoder
+from llava_rad.encoders import EncoderOutput, ImageEncoder, load_encoder
 from llava_rad.errors import ModelError, WeightsError
 from llava_rad.files import (
     cast,
@@ -23,10 +23,12 @@ from llava_rad.files import (
     write_folder_atomically,
     write_tensors,
 )
+from llava_rad.images import Radiograph
 from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
 from llava_rad.model.card import hub_card, model_card
 from llava_rad.model.configuration import EncoderReference, ReportModelConfig
+from llava_rad.model.encoder_heads import EncoderHeads, load_heads
 from llava_rad.model.llm import (
     LLMReference,
     Quantization,
@@ -61,6 +63,7 @@ from llava_rad.model.processor import (
 )
 from llava_rad.model.prompt import PromptTemplate
 from llava_rad.model.upload import upload
+from llava_rad.outlines import Mask, outline, seeing_whole_images
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
@@ -93,6 +96,7 @@ class ReportModel(nn.Module):
         adapter: patch tokens to LLM embeddings.
         llm: a causal LM of transformers, whole, with its own head; with LoRA it is a PeftModel.
         processor: tokenizer, prompt, preprocessing.
+        heads: what it tells of an image beside the text.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class ReportModel(nn.Module):
         adapter: Adapter,
         llm: Any,
         processor: ReportProcessor,
+        heads: EncoderHeads | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -109,6 +114,7 @@ class ReportModel(nn.Module):
         self.adapter = adapter
         self.llm = llm
         self.processor = processor
+        self.heads = heads or EncoderHeads()
         self.grid = image_grid(encoder)
         #: The folder it was loaded from, and its hash; None for a model made in memory.
         self.folder: Path | None = None
@@ -214,11 +220,32 @@ class ReportModel(nn.Module):
         """
         return self.adapter(patches, self.grid)
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Patch tokens [images, rows * columns, encoder_dim] of ``pixel_values``."""
+    def see(self, pixel_values: Tensor) -> EncoderOutput:
+        """CLS and patch tokens of ``pixel_values`` [images, 3, height, width]."""
         with torch.no_grad():
             parameter = next(self.encoder.parameters())
-            return self.encoder.encode(pixel_values.to(parameter.device, parameter.dtype)).patches
+            return self.encoder.encode(pixel_values.to(parameter.device, parameter.dtype))
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Patch tokens [images, rows * columns, encoder_dim] of ``pixel_values``."""
+        return self.see(pixel_values).patches
+
+    def outline(self, radiograph: Radiograph) -> dict[str, Mask]:
+        """Masks of the organs that the model outlines, of the radiograph's size; often none.
+
+        Args:
+            radiograph: rendered as the encoder's preprocessing wants it.
+
+        Example:
+            >>> picture = llava_rad.load_radiograph("chest.dcm")
+            >>> masks = model.outline(picture)
+            >>> all(mask.shape == picture.pixels.shape for mask in masks.values())
+            True
+        """
+        if self.heads.segmentation is None:
+            return {}
+        whole = seeing_whole_images(self.encoder)
+        return outline(whole, self.heads.segmentation, radiograph)
 
     def embed(self, input_ids: Tensor, patches: Tensor, *, places: Tensor | None = None) -> Tensor:
         """Input embeddings with each image's tokens in place of its run of ``IMAGE_TOKEN``.
@@ -378,6 +405,7 @@ class ReportModel(nn.Module):
                     self.llm.save_pretrained(temporary / "llm")
                 if inside:
                     encoder.save_pretrained(temporary / "encoder")
+                self.heads.save(temporary, reference.fingerprint)
                 (temporary / CARD_FILE).write_text(card or model_card(config))
         except (OSError, SafetensorError) as error:
             raise WeightsError(
@@ -472,20 +500,8 @@ class ReportModel(nn.Module):
         """
         folder = Path(folder)
         config = ReportModelConfig.load(folder)
-        encoder = load_encoder(
-            str(folder / "encoder") if config.encoder.id == "encoder" else config.encoder.id,
-            revision=config.encoder.revision,
-            layer=config.encoder.layer,
-            image_size=config.encoder.image_size,
-        )
-        if encoder.fingerprint() != config.encoder.fingerprint:
-            raise WeightsError(
-                "the encoder's weights or preprocessing differ from those the model was trained "
-                "with",
-                where=config.encoder.id,
-                remedy="Give the model's own encoder",
-                kind="wrong_encoder",
-            )
+        encoder = load_own_encoder(folder, config)
+        heads = load_heads(folder, config.encoder)
         encoder.to(device=device, dtype=dtype)
 
         source = base_llm or config.llm.id
@@ -527,9 +543,35 @@ class ReportModel(nn.Module):
         load_adapter(adapter, folder, expected=config.fingerprints.get("adapter"))
         adapter.to(device=device, dtype=torch.float32 if trainable else dtype)
         adapter.requires_grad_(trainable)
-        model = cls(config, encoder, adapter, llm, processor)
+        model = cls(config, encoder, adapter, llm, processor, heads)
         model.folder, model.folder_hash = folder, hash_folder(folder)
         return model.train(trainable)
+
+
+def load_own_encoder(folder: Path, config: ReportModelConfig) -> ImageEncoder:
+    """The encoder of a saved model, in float32.
+
+    Args:
+        folder: of the model.
+        config: from there.
+
+    Raises:
+        WeightsError: it is missing, damaged, or not the one that the model was trained with.
+    """
+    encoder = load_encoder(
+        str(folder / "encoder") if config.encoder.id == "encoder" else config.encoder.id,
+        revision=config.encoder.revision,
+        layer=config.encoder.layer,
+        image_size=config.encoder.image_size,
+    )
+    if encoder.fingerprint() != config.encoder.fingerprint:
+        raise WeightsError(
+            "the encoder's weights or preprocessing differ from those the model was trained with",
+            where=config.encoder.id,
+            remedy="Give the model's own encoder",
+            kind="wrong_encoder",
+        )
+    return encoder
 
 
 def load_adapter(adapter: Adapter, folder: Path, *, expected: str | None = None) -> None:

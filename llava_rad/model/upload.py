@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llava_rad.errors import WeightsError
 from llava_rad.model.causal_lm import first_line
+from llava_rad.model.encoder_heads import FILES as HEAD_FILES
 from llava_rad.model.tokenizer import TOKENIZER_FILES
 
 #: What is read of a report model's folder; nothing else is fetched from the hub or sent there.
@@ -11,6 +12,7 @@ MODEL_FILES = (
     "config.json",
     "processor.json",
     "adapter.safetensors",
+    *HEAD_FILES,
     "README.md",
     "encoder/*.json",
     "encoder/*.safetensors",

@@ -24,10 +24,9 @@ from llava_rad.data.image_files import IMAGE_ENDINGS
 from llava_rad.data.tables import read_table
 from llava_rad.errors import ConfigError, DataError, ImageError
 from llava_rad.images import Geometry, geometry_of, load_mask
+from llava_rad.outlines import Mask
 from llava_rad.probing.examples import Example
 from llava_rad.readers import read_json
-
-Mask = NDArray[np.bool_]
 
 LUNGS = "lungs"
 _RUN_SIDE = 1024

@@ -12,6 +12,8 @@ from llava_rad.statistics import Difference
 MEASURES = {
     "auroc": "area under the ROC curve; of several labels or classes the mean",
     "auprc": "average precision; of several labels the mean",
+    "ece": "expected calibration error: mean distance between probabilities and shares of "
+    "positives, ten bins; lower is better",
     "accuracy": "share of images whose class is right",
     "within_one": "share of images whose class is right or next to the right one",
     "mae": "mean absolute error, in the unit of the column; lower is better",
@@ -27,6 +29,7 @@ MEASURES = {
 _NAMES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
+    "ece": "calibration error",
     "within_one": "accuracy within one class",
     "mae": "mean absolute error",
     "r2": "R²",

@@ -5,9 +5,8 @@ and predictions meet on a grid of 512 pixels for the image's longer side, so tha
 input sizes are measured alike.
 """
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,16 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import ConfigError, DataError, ModelError
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.features import FeatureCache
-from llava_rad.images import Radiograph
+from llava_rad.outlines import (
+    SCALE,
+    SegmentationHead,
+    masks_of_image,
+    require_own,
+)
 from llava_rad.probing.examples import Example, Examples
 from llava_rad.probing.features import fill_cache
 from llava_rad.probing.masks import Mask, MaskSource, require_both_sides
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.scores import Floats
-from llava_rad.probing.segmentation_heads import SCALE, SegmentationHead
 from llava_rad.processes import share_jobs
 
 _NO_MASKS = (
@@ -88,15 +91,6 @@ class _Agreement:
     outlined: Floats
 
 
-def seeing_whole_images(encoder: ImageEncoder) -> ImageEncoder:
-    """The same encoder on images padded to a square, with nothing cut off."""
-    whole = copy.copy(encoder)
-    whole.preprocessing = replace(
-        encoder.preprocessing, geometry="pad_square", shorter_side=None, crop_rounding="floor"
-    )
-    return whole
-
-
 def segment(
     encoder: ImageEncoder,
     examples: Examples,
@@ -116,11 +110,11 @@ def segment(
     of ``accelerate launch`` share the fits.
 
     Args:
-        encoder: from :func:`seeing_whole_images`.
+        encoder: from :func:`llava_rad.outlines.seeing_whole_images`.
         examples: images; those without any mask are passed over.
         sources: of the masks.
         cache: of the encoder's patch tokens.
-        head: kind of head, see :mod:`llava_rad.probing.segmentation_heads`.
+        head: kind of head, see :mod:`llava_rad.outlines.heads`.
         width: its channels.
         steps: of each fit.
         seeds: number of fits.
@@ -204,7 +198,7 @@ def evaluate_head(
         ModelError: it belongs to another encoder.
         DataError: no image has a mask, one cannot be read, or all are empty or full.
     """
-    _require_own(encoder, head)
+    require_own(encoder, head)
     structures = tuple(s for source in sources for s in source.structures)
     if structures != head.structures:
         raise ConfigError(
@@ -224,45 +218,6 @@ def evaluate_head(
     fill_cache(cache, [e.path for e in part.examples], lambda line: None)
     tests = [_test(head, part, sources, cache, grid)]
     return SegmentationResult(_outcome(structures, part, tests), part.examples, head, {})
-
-
-@torch.inference_mode()
-def predict_masks(
-    encoder: ImageEncoder, head: SegmentationHead, radiograph: Radiograph
-) -> dict[str, Mask]:
-    """Outline structures in one radiograph.
-
-    Args:
-        encoder: from :func:`seeing_whole_images`, the one the head was trained on.
-        head: from :func:`load_head`.
-        radiograph: rendered as the encoder's preprocessing wants it.
-
-    Returns:
-        For each structure a mask of the radiograph's size.
-
-    Raises:
-        ModelError: the head belongs to another encoder.
-    """
-    _require_own(encoder, head)
-    device = next(encoder.parameters()).device
-    pixels = encoder.preprocessing(radiograph)[None].to(device)
-    patches = encoder.encode(pixels).patches
-    grid = encoder.grid(pixels.shape[-2], pixels.shape[-1])
-    logits = head.to(device)(patches, grid).cpu()
-    height, width = radiograph.pixels.shape
-    masks = _to_image(logits[0], height, width)
-    return dict(zip(head.structures, masks, strict=True))
-
-
-def _require_own(encoder: ImageEncoder, head: SegmentationHead) -> None:
-    owner = head.facts.get("encoder", {})
-    if owner.get("fingerprint") != encoder.fingerprint():
-        raise ModelError(
-            f"the head was trained on the tokens of {owner.get('name', 'an unnamed encoder')}, "
-            f"not of {encoder.name}",
-            remedy="Load the encoder that the head was trained on, at the same input size",
-            kind="other_encoder",
-        )
 
 
 def _read_masks(
@@ -316,15 +271,6 @@ def _squared(mask: Mask) -> Image.Image:
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = np.where(mask, 255, 0)
     return Image.fromarray(square)
-
-
-def _to_image(logits: Tensor, height: int, width: int) -> list[Mask]:
-    """Logits of a padded square [structures, rows, columns] as masks of the image inside it."""
-    side = max(height, width)
-    full = F.interpolate(logits[None].float(), (side, side), mode="bilinear")[0]
-    top, left = (side - height) // 2, (side - width) // 2
-    inside = full[:, top : top + height, left : left + width] > 0
-    return [mask.numpy() for mask in inside]
 
 
 def _token_statistics(cache: FeatureCache, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -405,7 +351,7 @@ def _test(
             true = _masks_of(example, sources)
             shape = next(mask.shape for mask in true if mask is not None)
             height, width = (max(1, round(SIDE * side / max(shape))) for side in shape)
-            predicted = _to_image(image_logits, height, width)
+            predicted = masks_of_image(image_logits, height, width)
             for column, mask in enumerate(true):
                 if mask is None:
                     continue

@@ -9,6 +9,7 @@ from llava_rad.config import Count, Range, check_ranges
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
 from llava_rad.features import FeatureCache
+from llava_rad.outlines import seeing_whole_images
 from llava_rad.probing.classification import (
     run_attentive_probe,
     run_linear_probe,
@@ -18,7 +19,7 @@ from llava_rad.probing.examples import Examples, read_examples
 from llava_rad.probing.features import ATTENTIVE, extract_features
 from llava_rad.probing.masks import open_masks
 from llava_rad.probing.outcome import Outcome
-from llava_rad.probing.segmentation import seeing_whole_images, segment
+from llava_rad.probing.segmentation import segment
 from llava_rad.probing.targets import Target, column_target, label_targets
 
 

@@ -9,7 +9,7 @@ through many studies, :mod:`file` keeps what they gave so that an interrupted ru
 from llava_rad.reports.attention import ImageAttention, SentenceAttention, report_attention
 from llava_rad.reports.file import ReportFile, run_id
 from llava_rad.reports.generate import GenerationSettings, generate_reports
-from llava_rad.reports.report import Report
+from llava_rad.reports.report import Report, Sentence
 from llava_rad.reports.request import StudyRequest, study_request
 from llava_rad.reports.study import (
     Failure,
@@ -27,6 +27,7 @@ __all__ = [
     "Report",
     "ReportFile",
     "ReportWriter",
+    "Sentence",
     "SentenceAttention",
     "StudyReader",
     "StudyRequest",

@@ -22,7 +22,9 @@ from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.model.lora import without_lora
 from llava_rad.model.tokenizer import decode
 from llava_rad.reports.draws import StudyDraws, draw_seed
-from llava_rad.reports.report import Report
+from llava_rad.reports.image_facts import ImageFacts, facts_of_images
+from llava_rad.reports.report import Report, Sentence
+from llava_rad.sentences import sentence_spans
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def generate_reports(
     processor = model.processor
     keys = [""] * len(requests) if keys is None else list(keys)
     batch = processor.pad([processor.encode(r) for r in requests], side="left")
+    told = [ImageFacts()] * len(requests)
     if patches is None:
-        patches = model.encode_images(processor.pixel_values(requests))
+        seen = model.see(processor.pixel_values(requests))
+        told, patches = facts_of_images(model, requests, *seen), seen.patches
     embeds = model.embed(batch["input_ids"].to(model.device), patches.to(model.device))
 
     llm = without_lora(model.llm)
@@ -130,10 +134,13 @@ def generate_reports(
     }
     if stops:
         prompt["tokenizer"] = processor.tokenizer
+    chosen = _ChosenTokens()
     if settings.temperature > 0 and settings.num_beams > 1:
         rows = _sampled_beams(llm, prompt, options | texts, settings, keys)
     else:
         steps: list[LogitsProcessor] = [_RequireFinite()]
+        if settings.num_beams == 1:  # else rows change places
+            steps.append(chosen)
         if settings.temperature > 0:
             steps.append(StudyDraws(keys, settings.seed, settings.temperature, settings.top_p))
         rows = llm.generate(
@@ -142,7 +149,11 @@ def generate_reports(
             logits_processor=LogitsProcessorList(steps),
             stopping_criteria=_followed(follow or [], settings),
         )
-    return [_report(model, row.tolist(), ends, settings) for row in rows]
+    sure = chosen.of(rows)
+    return [
+        _report(model, row.tolist(), ends, settings, facts, probabilities)
+        for row, facts, probabilities in zip(rows, told, sure, strict=True)
+    ]
 
 
 def _followed(
@@ -183,6 +194,32 @@ class _RequireFinite(LogitsProcessor):
         return scores
 
 
+class _ChosenTokens(LogitsProcessor):
+    """Keeps how probable each token was that was chosen; the scores stay as they are."""
+
+    def __init__(self) -> None:
+        self._scores: Tensor | None = None
+        self._chosen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` [rows, vocabulary] of the next token; ``input_ids`` end with the last one."""
+        if self._scores is not None:
+            self._keep(input_ids[:, -1:])
+        self._scores = scores.float().log_softmax(dim=-1)
+        return scores
+
+    def of(self, rows: Sequence[Tensor]) -> list[list[float]]:
+        """Log-probabilities of the tokens of each row; none where nothing was kept."""
+        if self._scores is None:
+            return [[] for _ in rows]
+        self._keep(torch.stack([row[-1:] for row in rows]))
+        return torch.cat(self._chosen, dim=1).tolist()
+
+    def _keep(self, tokens: Tensor) -> None:
+        assert self._scores is not None
+        self._chosen.append(self._scores.gather(1, tokens.to(self._scores.device)))
+
+
 def _sampled_beams(
     llm: Any,
     prompt: dict[str, Any],
@@ -210,7 +247,12 @@ def _sampled_beams(
 
 
 def _report(
-    model: ReportModel, ids: list[int], ends: list[int], settings: GenerationSettings
+    model: ReportModel,
+    ids: list[int],
+    ends: list[int],
+    settings: GenerationSettings,
+    facts: ImageFacts,
+    probabilities: list[float],
 ) -> Report:
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     used = len(ids) if end is None else end
@@ -223,8 +265,30 @@ def _report(
         tokens=used,
         truncated=not stopped and used >= settings.max_new_tokens,
         repetitive=is_repetitive(text),
-        warnings=text_warnings(text),
+        warnings=(*facts.warnings, *text_warnings(text)),
+        observations=facts.observations,
+        sentences=_sentences(model, text, raw, ids[:used], probabilities),
     )
+
+
+def _sentences(
+    model: ReportModel, text: str, raw: str, ids: list[int], probabilities: list[float]
+) -> tuple[Sentence, ...]:
+    """The sentences of a text, each with the mean log-probability of its tokens.
+
+    A token belongs to the sentence in which it ends.
+    """
+    if not probabilities:
+        return ()
+    before = max(raw.find(text), 0)  # what was stripped
+    tokenizer = model.processor.tokenizer
+    ends = [len(decode(tokenizer, ids[: n + 1])) - before for n in range(len(ids))]
+    found = []
+    for start, stop in sentence_spans(text):
+        own = [p for end, p in zip(ends, probabilities, strict=False) if start < end <= stop]
+        if own:
+            found.append(Sentence(text[start:stop], round(sum(own) / len(own), 4)))
+    return tuple(found)
 
 
 # What is written in angle or square brackets or bars by tokenizers and never by radiologists.

@@ -2,8 +2,8 @@
 
 import base64
 import html
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from llava_rad.names import escape_name, one_line, plain_text
@@ -11,7 +11,38 @@ from llava_rad.names import escape_name, one_line, plain_text
 #: Said once with every report, in text, JSON and on the page.
 DISCLAIMER = "Demonstration for research; not for clinical use."
 
+#: Said first where a picture is unlike the training images.
+CAUTION = "Unlike the images that this model was trained on: do not rely on what follows."
+
 _LOST = "unreadable: "
+
+
+#: Kind of the warning of a picture that the model's training images do not resemble.
+UNLIKE_TRAINING = "unlike_training"
+
+
+def cautions_first(warnings: Iterable[str]) -> tuple[str, ...]:
+    """The warnings in their order, with what says that the text is worth nothing before others."""
+    return tuple(sorted(warnings, key=lambda warning: not _is_caution(warning)))
+
+
+def _is_caution(warning: str) -> bool:
+    return warning.startswith(f"{UNLIKE_TRAINING}: ")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a report, and how sure the model was of its words.
+
+    Attributes:
+        text: of the sentence.
+        log_probability: mean natural logarithm of its tokens' probabilities, each given the images
+            and the tokens before; 0 is certain. It says how the model judged its words, not
+            whether they are true.
+    """
+
+    text: str
+    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +62,8 @@ class Report:
         roles: what each of them was shown as, such as ``"current_frontal"``.
         warnings: what was noticed on the way, each ``kind: text``.
         observations: name of an observation to its probability, 0 to 1, where the model gives them.
+        sentences: of the findings with their mean log-probability; empty with beam search. The
+            mapping that :meth:`to_dict` makes of one may stand for it.
         disclaimer: one line that goes wherever the text goes.
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
@@ -58,8 +91,18 @@ class Report:
     roles: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     observations: Mapping[str, float] = field(default_factory=dict)
+    sentences: tuple[Sentence, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
     thumbnails: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = (s if isinstance(s, Sentence) else Sentence(**s) for s in self.sentences)
+        object.__setattr__(self, "sentences", tuple(known))
+
+    @property
+    def unlike_training(self) -> bool:
+        """A picture is unlike the images that the model was trained on: do not rely on the text."""
+        return any(map(_is_caution, self.warnings))
 
     @property
     def empty(self) -> bool:
@@ -77,6 +120,7 @@ class Report:
         values["images"] = [escape_name(path) for path in self.images]
         values["roles"] = list(self.roles)
         values["observations"] = dict(self.observations)
+        values["sentences"] = [asdict(sentence) for sentence in self.sentences]
         values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
 
@@ -87,6 +131,7 @@ class Report:
             heading: begin with the study's id and end with a blank line, as one of several.
         """
         lines = [one_line(f"== {self.study_id}")] if heading else []
+        lines += [CAUTION, ""] * self.unlike_training
         seen = [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
         lines += [self._said, "", *seen, *self._shown(), *self._notes(), self._ending]
         return "\n".join(lines) + ("\n" if heading else "")
@@ -96,7 +141,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The same with pictures; everything that is not ours is escaped."""
-        captions = self._shown() or [""] * len(self.thumbnails)
+        captions = (self._shown() or [""] * len(self.thumbnails)) if self.thumbnails else []
         pictures = [
             '<figure style="margin:0;max-width:20em">'
             f'<img alt="{html.escape(caption)}" style="max-width:100%" '
@@ -110,6 +155,7 @@ class Report:
             '<div style="display:flex;flex-wrap:wrap;gap:1em">'
             + "".join(pictures)
             + '<div style="flex:1;min-width:16em;max-width:45em">'
+            + f"<p><strong>{CAUTION}</strong></p>" * self.unlike_training
             + f'<p style="white-space:pre-line">{html.escape(self._said)}</p>'
             + (f'<ul style="font-size:small">{notes}</ul>' if notes else "")
             + f'<p style="font-size:small"><em>{html.escape(self._ending)}</em></p></div></div>'

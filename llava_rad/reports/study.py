@@ -11,7 +11,7 @@ from llava_rad.images import PictureSource, Radiograph, load_radiograph
 from llava_rad.model import ReportModel
 from llava_rad.reports.generate import GenerationSettings, generate_reports
 from llava_rad.reports.read_ahead import read_ahead
-from llava_rad.reports.report import Report
+from llava_rad.reports.report import Report, cautions_first
 from llava_rad.reports.request import (
     StudyRequest,
     images_to_read,
@@ -144,7 +144,7 @@ def report_studies(
                     study_id=study.study_id,
                     images=tuple(image.path for image in result.images),
                     roles=tuple(image.role for image in result.request.images),
-                    warnings=(*result.warnings, *report.warnings),
+                    warnings=cautions_first((*result.warnings, *report.warnings)),
                     thumbnails=result.thumbnails,
                 )
 

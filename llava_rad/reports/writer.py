@@ -42,7 +42,9 @@ class ReportWriter(ReportModel):
             >>> isinstance(llava_rad.ReportWriter.of(model), ReportModel)
             True
         """
-        writer = cls(model.config, model.encoder, model.adapter, model.llm, model.processor)
+        writer = cls(
+            model.config, model.encoder, model.adapter, model.llm, model.processor, model.heads
+        )
         writer.folder, writer.folder_hash = model.folder, model.folder_hash
         writer.train(model.training)
         return writer

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llava_rad.data import ConversionLog, check_studies
 from llava_rad.data.covid import read
+from llava_rad.data.template import TEMPLATE_NAME
 
 HEADER = "image,split,patient,offset,sex,age,view,finding,license,source_url,notes\n"
 NOTE = "Fever. Consolidation in the right lung."
@@ -51,6 +52,36 @@ def test_studies(tree: Callable[..., Path]) -> None:
     assert studies["old"].extra["no_findings_reason"] == "notes_empty"
     assert log.noted["notes_describe_no_image"] == ["hist"]
     assert log.noted["no_usable_age"] == ["two", "hist"]
+
+
+def test_scores_of_zones_stand_in_where_the_note_says_nothing(tree: Callable[..., Path]) -> None:
+    rows = [
+        f"images/note.jpg,train,P1,,F,70,PA,COVID-19,CC BY,,{NOTE}",
+        "images/zones.jpg,train,P2,,F,70,PA,COVID-19,CC BY,,",
+        "images/half.jpg,train,P3,,F,70,PA,COVID-19,CC BY,,",
+    ]
+    zones = [f"{reader}-{zone}" for reader in "SJ" for zone in "ABCDEF"]
+    table = [
+        ",".join(["image", *zones]),
+        "images/note.jpg," + ",".join("3" * 12),
+        "images/zones.jpg,0,0,3,0,0,0,0,1,3,0,0,0",
+        "images/half.jpg,0,0,3,0,0,,0,1,3,0,0,",
+    ]
+    root = tree(
+        {f"images/{name}.jpg": "" for name in ("note", "zones", "half")}
+        | {
+            "metadata.csv": HEADER + "\n".join(rows) + "\n",
+            "severity.csv": "\n".join(table) + "\n",
+            "lung_masks_v7/zones.png": "",
+        }
+    )
+    note, scored, half = read(root, ConversionLog())
+    assert note.findings == "Consolidation in the right lung."
+    assert scored.findings is not None and "lower zone of the right lung" in scored.findings
+    assert scored.extra["findings_from"] == TEMPLATE_NAME
+    assert (scored.extra["brixia_B"], scored.extra["brixia_C"]) == ("0.5", "3")
+    assert scored.images[0].masks == {"lungs_v7": str(root / "lung_masks_v7/zones.png")}
+    assert half.findings is None and "brixia_C" not in half.extra
 
 
 def test_the_real_folder(shared_data: Path) -> None:

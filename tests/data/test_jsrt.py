@@ -8,6 +8,7 @@ import pytest
 
 from llava_rad.data import ConversionLog, check_studies
 from llava_rad.data.jsrt import STRUCTURES, read
+from llava_rad.data.template import TEMPLATE_NAME
 from llava_rad.errors import DataError
 
 NODULES = (
@@ -54,9 +55,13 @@ def test_the_public_layout(root: Path) -> None:
         "nature": "malignant",
         "location": "l.upper lobe",
         "diagnosis": "lung cancer",
+        "findings_from": TEMPLATE_NAME,
     }
+    assert first.findings is not None and "nodule" in first.findings
+    assert "left upper lobe" in first.findings
     assert (second.study_id, second.sex, second.labels) == ("JPCNN001", "F", {"Nodule": 0.0})
-    assert second.extra == {"nature": "non-nodule"}
+    assert second.extra == {"nature": "non-nodule", "findings_from": TEMPLATE_NAME}
+    assert second.findings is not None and second.findings.lower().find("no ") >= 0
     assert list(third.images[0].masks) == ["right_clavicle"]
     assert log.left_out == {"image_missing": ["JPCLN002"]}
 

@@ -59,7 +59,7 @@ def test_the_public_layout(root: Path) -> None:
 
 def test_templated_text_says_what_it_is_and_can_be_left_out(root: Path) -> None:
     study = next(read(root, ConversionLog()))
-    assert study.findings is not None and study.extra["findings_from"] == "label template 1"
+    assert study.findings is not None and study.extra["findings_from"] == "template 2"
     plain = next(read(root, ConversionLog(), template_findings=False))
     assert plain.findings is None and "findings_from" not in plain.extra
 

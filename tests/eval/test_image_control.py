@@ -1,21 +1,29 @@
 """eval/image_control.py on tiny models that see and that do not, and the wrong pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llava_rad.data import PriorStudy, Study, StudyImage, load_manifest, save_manifest
 from llava_rad.evaluation import CONTROLS
 from llava_rad.evaluation.controls import control_reader, partner_studies
 from llava_rad.model import PromptTemplate, load
+from llava_rad.model.configuration import ReportModelConfig
+from llava_rad.model.encoder_heads import EncoderHeads
+from llava_rad.model.report_model import load_own_encoder
+from llava_rad.model.training_summary import CELLS, TrainingSummary
 from llava_rad.reports.study import Failure, read_study
 
 SHORT = ["--max-new-tokens", "12", "--metrics", "rouge,bleu_coco", "--resamples", "200"]
-REPORTS = ["reports.jsonl", *(f"control_reports/{name}.jsonl" for name in CONTROLS)]
+# Models without a summary of their training images have no copy that sees its mean.
+PICTURES = [name for name in CONTROLS if name != "text_only"]
+REPORTS = ["reports.jsonl", *(f"control_reports/{name}.jsonl" for name in PICTURES)]
 
 
 @pytest.fixture
@@ -68,6 +76,25 @@ def test_a_seeing_model_writes_other_texts_for_other_pictures(seeing_model, cont
     # The gain of a mean is the mean of the values' differences.
     gain = found["controls"]["noise"]["gains"]["rouge/rougeL"]
     assert gain["gain"] == pytest.approx(gain["right"] - gain["control"])
+
+
+def test_a_copy_that_sees_the_mean_of_the_training_images(seeing_model, control, tmp_path):
+    """A model that knows its training images is also compared with its text-only copy."""
+    folder = tmp_path / "model"
+    shutil.copytree(seeing_model, folder)
+    encoder = load_own_encoder(folder, ReportModelConfig.load(folder))
+    torch.manual_seed(0)
+    cells = torch.randn(10, CELLS**2, encoder.dim)
+    EncoderHeads(summary=TrainingSummary.fit(cells)).save(folder, encoder.fingerprint())
+    done = control(folder, tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    texts = {r["findings"] for r in lines(tmp_path / "out/control_reports/text_only.jsonl")}
+    contexts = {"Cough.", None, "Fall."}
+    assert len(texts) <= len(contexts)  # nothing but the indication tells studies apart
+    assert len({r["findings"] for r in lines(tmp_path / "out/reports.jsonl")}) > len(contexts)
+    assert "gain over the mean of the training images" in (
+        tmp_path / "out/image_control.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_texts_that_follow_the_image_are_told(seeing_model, control, manifest, tmp_path):
@@ -171,7 +198,7 @@ def test_wrong_pictures_keep_roles_and_context(seeing_model, tmp_path):
     roles = ["current_frontal", "current_lateral", "prior_frontal"]
     assert [image.role for image in own.request.images] == roles
     partner = read_study(model, partners["s1"])
-    for control in CONTROLS:
+    for control in PICTURES:
         reader = control_reader(control, studies, template)
         wrong = reader(model, studies[1])
         assert [image.role for image in wrong.request.images] == roles

@@ -67,7 +67,7 @@ def test_neither_an_image_nor_a_strangers_file_is_written_over(program, trained,
         "--encoder", "pixels", "--image-size", "56", "--manifest", str(folder / "manifest.jsonl"),
         "--cache", str(folder / "cache"), "--steps", "1", "--seeds", "1",
     ]  # fmt: skip
-    theirs = tmp_path / ("head.json" if option == "--save" else "theirs")
+    theirs = tmp_path / ("segmentation.safetensors" if option == "--save" else "theirs")
     theirs.write_text("mine")
     place = tmp_path if option == "--save" else theirs
     result = CliRunner().invoke(program, [*arguments, option, str(place)])

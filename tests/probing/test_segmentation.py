@@ -11,17 +11,21 @@ from scipy.spatial.distance import cdist
 from llava_rad.errors import ConfigError, DataError, ModelError, WeightsError
 from llava_rad.features import FeatureCache
 from llava_rad.images import load_radiograph
+from llava_rad.outlines import (
+    HEADS,
+    SegmentationHead,
+    load_head,
+    predict_masks,
+    seeing_whole_images,
+)
 from llava_rad.probing import PixelEncoder, encoder_facts, read_examples
 from llava_rad.probing.masks import FolderMasks, ManifestMasks
 from llava_rad.probing.overlap import dice, surface_distance
 from llava_rad.probing.segmentation import (
     _shrunk,
     evaluate_head,
-    predict_masks,
-    seeing_whole_images,
     segment,
 )
-from llava_rad.probing.segmentation_heads import HEADS, SegmentationHead, load_head
 
 
 def disc(radius, centre=(32, 32), side=64):
@@ -107,7 +111,7 @@ def setting(probing_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def segmented(setting):
     encoder, examples, cache = setting
-    result = segment(encoder, examples, [ManifestMasks()], cache, steps=80, seeds=2)
+    result = segment(encoder, examples, [ManifestMasks("lungs")], cache, steps=80, seeds=2)
     result.head.facts = {"encoder": encoder_facts(encoder)}
     return result
 
@@ -138,7 +142,7 @@ def test_a_head_that_outlines_nothing_is_the_diagonal_off(setting, segmented):
     for parameter in silent.parameters():
         torch.nn.init.constant_(parameter, 0.0)
     silent.facts = segmented.head.facts
-    outcome = evaluate_head(encoder, examples.test, [ManifestMasks()], cache, silent).outcome
+    outcome = evaluate_head(encoder, examples.test, [ManifestMasks("lungs")], cache, silent).outcome
     values = outcome.measured()
     assert values["missed"] == len(examples.test) == outcome.baselines()["missed"]
     # In percent of the longer side of a square image.
@@ -157,7 +161,7 @@ def test_the_smallest_structure_is_not_lost_on_the_grid():
 
 def test_a_head_tests_as_it_was_tested_in_training(setting, segmented):
     encoder, examples, cache = setting
-    again = evaluate_head(encoder, examples.test, [ManifestMasks()], cache, segmented.head)
+    again = evaluate_head(encoder, examples.test, [ManifestMasks("lungs")], cache, segmented.head)
     np.testing.assert_allclose(again.outcome.dice[0], segmented.outcome.dice[0])
 
 
@@ -166,7 +170,7 @@ def test_masks_of_one_radiograph_have_its_size(setting, segmented):
     example = examples.test[0]
     radiograph = load_radiograph(example.path)
     masks = predict_masks(encoder, segmented.head, radiograph)
-    (true,) = ManifestMasks().read(example)
+    (true,) = ManifestMasks("lungs").read(example)
     assert masks["lungs"].shape == radiograph.pixels.shape
     assert dice(masks["lungs"], true) == pytest.approx(segmented.outcome.dice[0, 0, 0], abs=0.03)
 
@@ -206,7 +210,7 @@ def test_whole_images_are_seen_whatever_the_encoder_cuts_off():
 def test_convolutional_heads_learn(setting, kind):
     encoder, examples, cache = setting
     result = segment(
-        encoder, examples, [ManifestMasks()], cache, head=kind, width=16, steps=40, seeds=1
+        encoder, examples, [ManifestMasks("lungs")], cache, head=kind, width=16, steps=40, seeds=1
     )
     assert result.outcome.estimates(resamples=10)["dice"].value > 0.85
 
@@ -218,7 +222,7 @@ def test_structures_whose_masks_are_known_for_some_images_only(setting, probing_
     for number, path in enumerate(sorted((probing_data.parent / "masks").iterdir())):
         if number % 2:
             (folder / path.name).write_bytes(path.read_bytes())
-    sources = [ManifestMasks(), FolderMasks("heart", folder)]
+    sources = [ManifestMasks("lungs"), FolderMasks("heart", folder)]
     result = segment(encoder, examples, sources, cache, steps=40, seeds=1)
     assert np.isnan(result.outcome.dice[0, :, 1]).sum() == 9
     values = result.outcome.estimates(resamples=10)
@@ -230,4 +234,4 @@ def test_a_split_without_masks_is_named(setting, tmp_path):
     with pytest.raises(DataError, match="train split has no image with a mask"):
         segment(encoder, examples, [FolderMasks("heart", tmp_path)], cache)
     with pytest.raises(ConfigError, match="1 or more"):
-        segment(encoder, examples, [ManifestMasks()], cache, steps=0)
+        segment(encoder, examples, [ManifestMasks("lungs")], cache, steps=0)

@@ -25,7 +25,7 @@ from llava_rad.errors import DataError
 from llava_rad.extras import require
 from llava_rad.images.quiet import quiet_libraries
 from llava_rad.images.source_instance import IDENTIFYING, SourceInstance
-from llava_rad.reports.formats.document import UNVERIFIED, ReportDocument
+from llava_rad.reports.formats.document import ReportDocument
 from llava_rad.reports.formats.observation_codes import snomed_code
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
         section(
             codes.LN.IndicationsForProcedure, [(codes.LN.ClinicalInformation, document.indication)]
         )
-    comments = (document.report.disclaimer, UNVERIFIED, *document.notes)
+    comments = (document.report.disclaimer, document.unverified, *document.notes)
     findings = section(
         codes.LN.Findings,
         [

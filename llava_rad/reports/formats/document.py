@@ -21,8 +21,8 @@ from llava_rad.images.source_instance import SourceInstance, read_source_instanc
 from llava_rad.model import ReportModel
 from llava_rad.names import escape_name, one_line
 from llava_rad.reports import Report
+from llava_rad.reports.report import CAUTION
 
-#: Stands beside the disclaimer in every document.
 UNVERIFIED = "Written by a model; not verified by a radiologist."
 
 
@@ -85,6 +85,11 @@ class ReportDocument:
     def current(self) -> tuple[DocumentImage, ...]:
         """The images of the study itself, not of the one before."""
         return tuple(image for image in self.images if not image.role.startswith("prior"))
+
+    @property
+    def unverified(self) -> str:
+        """What stands beside the disclaimer, before the findings."""
+        return " ".join([CAUTION] * self.report.unlike_training + [UNVERIFIED])
 
     @property
     def notes(self) -> list[str]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from llava_rad import __version__
-from llava_rad.reports.formats.document import UNVERIFIED, ReportDocument
+from llava_rad.reports.formats.document import ReportDocument
 from llava_rad.reports.formats.observation_codes import snomed_code
 
 _LOINC = "http://loinc.org"
@@ -61,7 +61,7 @@ def write_fhir(document: ReportDocument) -> bytes:
 
 
 def _warnings(document: ReportDocument) -> tuple[str, str]:
-    return document.report.disclaimer, UNVERIFIED
+    return document.report.disclaimer, document.unverified
 
 
 def _code(code: str, display: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _date(text: str | None) -> str | None:
 
 
 def _narrative(document: ReportDocument) -> str:
-    parts = [f"<b>{_text(document.report.disclaimer)}</b> {_text(UNVERIFIED)}"]
+    parts = [f"<b>{_text(document.report.disclaimer)}</b> {_text(document.unverified)}"]
     if document.indication:
         parts.append(f"Indication: {_text(document.indication)}")
     parts += [_text(line) for line in document.findings.splitlines() if line]

@@ -2,7 +2,7 @@
 
 import re
 
-from llava_rad.reports.formats.document import UNVERIFIED, ReportDocument
+from llava_rad.reports.formats.document import ReportDocument
 
 # Signs that mean something within a line, and those that do at its start.
 _INLINE = re.compile(r"([\\`*_\[\]<>|~&$#])")
@@ -13,7 +13,7 @@ def write_markdown(document: ReportDocument) -> bytes:
     """A report as UTF-8 Markdown; whatever is in its texts is shown as text."""
     report = document.report
     lines = ["# Chest X-ray findings", ""]
-    lines += [f"> **{_text(report.disclaimer)}** {UNVERIFIED}", ""]
+    lines += [f"> **{_text(report.disclaimer)}** {_text(document.unverified)}", ""]
     if document.indication:
         lines += ["## Indication", "", _text(document.indication), ""]
     lines += ["## Findings", ""]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from llava_rad import __version__
 from llava_rad.extras import require
-from llava_rad.reports.formats.document import UNVERIFIED, DocumentImage, ReportDocument
+from llava_rad.reports.formats.document import DocumentImage, ReportDocument
 
 if TYPE_CHECKING:
     from fpdf import FPDF
@@ -101,7 +101,7 @@ class _Page:
         self.pdf.set_y(top + 2)
         self.pdf.set_left_margin(_LEFT + 4)
         self.write(report.disclaimer, 10.5, bold=True, color=_WARN, after=0.3)
-        self.write(UNVERIFIED, 9, color=_WARN, after=0)
+        self.write(self.document.unverified, 9, color=_WARN, after=0)
         self.pdf.set_left_margin(_LEFT)
         self.pdf.rect(_LEFT, top, _WIDTH, self.pdf.get_y() + 2 - top)
         self.pdf.set_y(self.pdf.get_y() + 8)

@@ -8,6 +8,7 @@ All three give logits at four times the grid's resolution.
 ``upernet``: UPerNet (arXiv:1807.10221, transformers' implementation) on the same four maps.
 """
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_rad.errors import ConfigError, DataError, WeightsError
-from llava_rad.files import read_tensors, write_json, write_tensors
-from llava_rad.outputs import has_checksums, has_keys
-from llava_rad.readers import read_json
+from llava_rad.errors import ConfigError, LlavaRadError, WeightsError
+from llava_rad.files import read_tensors_and_metadata, write_tensors
+from llava_rad.readers import parse_json
 
 HEADS = ("linear", "pyramid", "upernet")
 SCALE = 4  # logits a token, along each side
+#: The usual name of a saved head's file.
+FILE = "segmentation.safetensors"
+_MARK = "segmentation_head"
 
 
 class SegmentationHead(nn.Module):
@@ -80,9 +83,8 @@ class SegmentationHead(nn.Module):
         size = (SCALE * grid[0], SCALE * grid[1])
         return F.interpolate(logits, size, mode="bilinear") if self.kind == "linear" else logits
 
-    def save(self, folder: Path) -> None:
-        """Write ``head.json`` and ``head.safetensors``, which :func:`load_head` reads."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, file: Path) -> None:
+        """Write a safetensors file that :func:`load_head` reads back."""
         about = {
             "kind": self.kind,
             "structures": list(self.structures),
@@ -90,35 +92,28 @@ class SegmentationHead(nn.Module):
             "width": self.width,
             "facts": self.facts,
         }
-        write_json(folder / "head.json", about)
-        write_tensors(self.state_dict(), folder / "head.safetensors")
+        write_tensors(self.state_dict(), file, metadata={_MARK: json.dumps(about)})
 
 
-#: The files of a saved head, and how each is known.
-HEAD_FILES = {
-    "head.json": lambda path: has_keys(path, "kind", "structures", "dim", "width"),
-    "head.safetensors": has_checksums,
-}
-
-
-def load_head(folder: Path) -> SegmentationHead:
+def load_head(file: Path) -> SegmentationHead:
     """Read what :meth:`SegmentationHead.save` wrote, in evaluation mode.
 
     Raises:
-        WeightsError: the folder holds no such head.
+        WeightsError: the file holds no such head.
     """
     try:
-        about = read_json(folder / "head.json", expect=dict)
+        tensors, metadata = read_tensors_and_metadata(file)
+        about = parse_json(metadata[_MARK], where=file)
         head = SegmentationHead(
             about["kind"], tuple(about["structures"]), about["dim"], about["width"], about["facts"]
         )
-        head.load_state_dict(read_tensors(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError, WeightsError, DataError) as error:
-        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
+        head.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, LlavaRadError) as error:
+        reason = error.what if isinstance(error, LlavaRadError) else error
         raise WeightsError(
             f"not a saved segmentation head ({reason})",
-            where=folder,
-            remedy="Give a folder that eval/segmentation.py saved",
+            where=file,
+            remedy="Give a file that eval/segmentation.py or training/train_observations.py saved",
             kind="no_head",
         ) from error
     return head.eval()
