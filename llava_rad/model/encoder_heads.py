@@ -36,6 +36,11 @@ class EncoderHeads:
     summary: TrainingSummary | None = None
     segmentation: SegmentationHead | None = None
 
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What is outlined, by name."""
+        return () if self.segmentation is None else self.segmentation.structures
+
     def save(self, folder: Path, fingerprint: str) -> None:
         """Write the files of the heads that there are.
 

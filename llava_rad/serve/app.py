@@ -4,10 +4,11 @@
 """
 
 import asyncio
+import functools
 import io
 import json
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -28,6 +29,7 @@ from llava_rad.reports import Report, ReportWriter
 from llava_rad.reports.formats import FORMATS, ReportFormat, report_format
 from llava_rad.serve.chat import Asked, ChatRequest, Completion
 from llava_rad.serve.guard import Guard, origins
+from llava_rad.serve.organ_outlines import colours_of, outline_picture
 from llava_rad.serve.page import add_page
 from llava_rad.serve.report_text import GrowingText
 from llava_rad.serve.request_errors import (
@@ -92,7 +94,7 @@ def create_app(models: Sequence[ReportWriter], settings: ServiceSettings | None 
             allow_origins=origins(settings.allow_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["X-Request-Id", "X-Radiograph", "Retry-After"],
+            expose_headers=["X-Request-Id", "X-Radiograph", "X-Outlines", "Retry-After"],
         )
     _add_facts(app, service)
     _add_reports(app, service)
@@ -140,6 +142,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "id": name,
                 "hash": model.folder_hash,
                 "roles": list(model.processor.template.image_lines),
+                "outlines": list(model.heads.structures),
             }
             for name, model in service.models.items()
         ]
@@ -251,25 +254,31 @@ def _add_images(app: FastAPI, service: Service) -> None:
         what was noticed.
         """
         service.place(request)
-        form = await read_form(request, ("frame", "size", "model"), most_bytes=_limit(service))
-        if len(form.files) != 1:
-            raise RequestError("there are several files", kind="bad_form", remedy="Send one")
-        size = form.number("size", int) or _LARGEST_PREVIEW
-        if not MIN_SIDE <= size <= _LARGEST_PREVIEW:
-            raise RequestError(
-                f"size is {size}",
-                kind="out_of_range",
-                remedy=f"Use {MIN_SIDE} to {_LARGEST_PREVIEW}",
-            )
-        rendering = service.model(form.text("model")).processor.preprocessing.rendering
-        frame = form.number("frame", int)
+        load, size, _ = await _one_picture(request, service)
 
         def draw() -> Response:
-            found = load_radiograph(form.files[0], rendering=rendering, frame=frame, name="file 1")
+            found = load()
             headers = {"X-Radiograph": json.dumps(_facts(found))}
             return Response(_png(found, size), media_type="image/png", headers=headers)
 
         return await service.read(draw)
+
+    @app.post("/v1/outlines", tags=["images"], openapi_extra=BODIES["preview"])
+    async def outlines(request: Request) -> Response:
+        """The organs that a model outlines, as a transparent PNG of the preview's size.
+
+        The header `X-Outlines` is JSON: the colour of each structure. `GET /v1/models` says which
+        structures a model outlines.
+        """
+        place = service.place(request)
+        load, size, model = await _one_picture(request, service)
+        radiograph = await service.read(load)
+        masks = await place.run(lambda: model.outline(radiograph))
+        if not masks:
+            raise RequestError("this model outlines no organs", status=404, kind="no_outlines")
+        content = await service.read(outline_picture, masks, size)
+        headers = {"X-Outlines": json.dumps(colours_of(masks))}
+        return Response(content, media_type="image/png", headers=headers)
 
     @app.post("/v1/embed", tags=["images"], openapi_extra=BODIES["embed"])
     async def embed(request: Request) -> JSONResponse:
@@ -297,6 +306,28 @@ def _add_images(app: FastAPI, service: Service) -> None:
                 "embeddings": rows.tolist(),
             }
         )
+
+
+async def _one_picture(
+    request: Request, service: Service
+) -> tuple[Callable[[], Radiograph], int, ReportWriter]:
+    """What reads the one file of a form, the size that is asked for, and the model."""
+    form = await read_form(request, ("frame", "size", "model"), most_bytes=_limit(service))
+    if len(form.files) != 1:
+        raise RequestError("there are several files", kind="bad_form", remedy="Send one")
+    size = form.number("size", int) or _LARGEST_PREVIEW
+    if not MIN_SIDE <= size <= _LARGEST_PREVIEW:
+        raise RequestError(
+            f"size is {size}",
+            kind="out_of_range",
+            remedy=f"Use {MIN_SIDE} to {_LARGEST_PREVIEW}",
+        )
+    model = service.model(form.text("model"))
+    rendering, frame = model.processor.preprocessing.rendering, form.number("frame", int)
+    load = functools.partial(
+        load_radiograph, form.files[0], rendering=rendering, frame=frame, name="file 1"
+    )
+    return load, size, model
 
 
 def _facts(radiograph: Radiograph) -> dict[str, Any]:

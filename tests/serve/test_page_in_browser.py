@@ -5,6 +5,7 @@ No request may go to another host, and the browser's console stays without error
 
 import contextlib
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import sys
 import pydicom
 import pytest
 from helpers.live_server import live_server, wait_for
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -381,6 +383,32 @@ def test_probabilities_are_bars(live, open_page, chest):
     assert [row.split() for row in rows] == [["Pneumonia", "0.75"], ["Edema", "0.25"]]
     wide, narrow = (page.locator(".bar span").nth(n).bounding_box()["width"] for n in (0, 1))
     assert wide == pytest.approx(3 * narrow, rel=0.02)
+
+
+def test_outlines_are_laid_over_the_picture(live, open_page, chest):
+    page = open_page(live.url)
+    page.set_input_files("#files", {"name": "a.dcm", "mimeType": "", "buffer": chest})
+    wait_for_picture(page)
+    assert not page.is_visible("#outlines")  # this model has none
+    models = live.http.get("/v1/models").json()
+    models["data"][0]["outlines"] = ["heart"]
+    page.route("**/v1/models", lambda r: r.fulfill(json=models))
+    with Image.new("RGBA", (64, 64), "#e69f00") as picture, io.BytesIO() as file:
+        picture.save(file, "PNG")
+        drawn = {"body": file.getvalue(), "headers": {"X-Outlines": '{"heart": "#e69f00"}'}}
+    page.route("**/v1/outlines", lambda r: r.fulfill(content_type="image/png", **drawn))
+    page.reload()
+    page.set_input_files("#files", {"name": "a.dcm", "mimeType": "", "buffer": chest})
+    wait_for_picture(page)
+    before = canvas(page)
+    page.click("#outlines")
+    page.wait_for_selector("#organs .line")
+    assert page.inner_text("#organs").strip() == "heart"
+    assert canvas(page) != before
+    page.focus("#outlines")
+    page.keyboard.press("Enter")
+    assert not page.is_visible("#organs")
+    assert canvas(page) == before
 
 
 def test_a_token_is_asked_for_once(model, open_page, browser, chest):

@@ -2,6 +2,7 @@
 
 import { $, make } from "./elements.js";
 import { getFile, getJson, getText, postForEvents, setToken, studyForm } from "./server.js";
+import { offerOutlines } from "./organs.js";
 import * as study from "./study.js";
 import * as report from "./report.js";
 
@@ -11,6 +12,8 @@ const FORMATS = {
 
 let models = [];
 let running = null;
+
+const chosenModel = () => models.find(({ id }) => id === $("model").value) ?? models[0];
 
 // --- one line for what went wrong, and what is going on ---
 
@@ -80,7 +83,7 @@ $("cancel").addEventListener("click", () => running?.abort());
 // --- copy and download ---
 
 async function showFormats() {
-  const model = models.find(({ id }) => id === $("model").value) ?? models[0];
+  const model = chosenModel();
   const dicom = await study.allDicom(report.reportedFiles());
   const offered = model.formats.filter((name) => name !== "dicom-sr" || dicom);
   $("no-sr").hidden = dicom || !model.formats.includes("dicom-sr");
@@ -135,7 +138,10 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 study.onChoice(report.showMap);
-$("model").addEventListener("change", study.reload);
+$("model").addEventListener("change", () => {
+  study.reload();
+  offerOutlines(chosenModel().outlines);
+});
 
 // --- pages ---
 
@@ -191,6 +197,7 @@ async function start() {
     models = (await getJson("/v1/models")).data;
     $("model").replaceChildren(...models.map(({ id }) => make("option", {}, id)));
     $("model-field").hidden = models.length < 2;
+    offerOutlines(chosenModel().outlines);
   } catch (error) {
     tell(error);
   }

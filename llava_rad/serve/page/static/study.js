@@ -1,6 +1,7 @@
 // The files that were chosen: their list, their pictures, and which one is shown.
 
 import { $, make } from "./elements.js";
+import { outlinesOf } from "./organs.js";
 import { post, studyForm } from "./server.js";
 import { pictureOf, showPicture } from "./viewer.js";
 
@@ -97,6 +98,7 @@ function show(view) {
     const said = seen === "unknown" ? "view not stated" : [seen, position].filter(Boolean).join(" ");
     showPicture(view.picture, `file ${views.indexOf(view) + 1}, ${said}, ${columns} × ${rows} pixels`);
   }
+  outlinesOf(view);
   list();
 }
 
@@ -119,7 +121,10 @@ function list() {
     { type: "button", ariaPressed: `${view === shown}`, onclick: () => choose(view) },
     `File ${views.indexOf(view) + 1}`,
   )));
-  if (!views.length) showPicture(null, "");
+  if (!views.length) {
+    showPicture(null, "");
+    outlinesOf(null);
+  }
 }
 
 let chosen = () => {};

@@ -1,4 +1,4 @@
-// The radiograph on its canvas: window and level, zoom and pan, invert, and the heat map over it.
+// The radiograph on its canvas: window and level, zoom and pan, invert; heat map and outlines over it.
 
 import { $ } from "./elements.js";
 import { heatOf } from "./heat.js";
@@ -10,6 +10,7 @@ const ZOOMS = [1, 16];
 let picture = null; // { gray, width, height, rows, columns, shown: canvas of its pixels, name }
 let view = { ...START };
 let heat = null; // { canvas, box }
+let outlines = null; // a bitmap of the whole picture
 let opacity = 0.7;
 let due = false;
 
@@ -18,7 +19,7 @@ export function showPicture(next, description) {
   if (picture === next) return;
   picture = next;
   view = { ...START };
-  heat = null;
+  heat = outlines = null;
   $("tools").hidden = !picture;
   $("empty").hidden = Boolean(picture);
   canvas.style.aspectRatio = picture ? `${picture.width} / ${picture.height}` : "";
@@ -32,6 +33,12 @@ export function showHeat(grid, box, most) {
   heat = grid && { canvas: heatOf(grid, most), box };
   $("legend").hidden = $("opacity-field").hidden = !heat;
   if (heat) $("legend-most").textContent = `${most.toFixed(1)} times`;
+  refresh(false);
+}
+
+/** Lay outlines over the picture: a bitmap of all of it, or null. */
+export function showOutlines(bitmap) {
+  outlines = bitmap;
   refresh(false);
 }
 
@@ -103,6 +110,8 @@ function draw() {
       heat.canvas, left * across, top * down, (right - left) * across, (bottom - top) * down,
     );
   }
+  context.globalAlpha = 1;
+  if (outlines) context.drawImage(outlines, 0, 0, picture.width, picture.height);
   context.restore();
   $("zoom").textContent = `${Math.round(view.zoom * 100)}%`;
   $("window").value = $("window-value").textContent = Math.round(view.window);
