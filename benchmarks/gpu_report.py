@@ -218,9 +218,10 @@ def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> l
             "image_places": image_places(ids),
             "pixel_values": torch.randn(batch, 3, sizes.side, sizes.side, generator=generator),
         }
+        made: dict[str, Any] = {name: pinned(tensor, device) for name, tensor in tensors.items()}
         batches.append(
             MicroBatch(
-                **{name: pinned(tensor, device) for name, tensor in tensors.items()},
+                **made,
                 target_tokens=int((labels != IGNORE).sum()),
                 tokens=int(mask.sum()),
             )
