@@ -210,7 +210,7 @@ def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> l
         first = image_tokens + sizes.prompt
         labels = ids.masked_fill(mask == 0, IGNORE)
         labels[:, :first] = IGNORE
-        tensors: dict[str, Any] = {
+        tensors = {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
@@ -218,10 +218,10 @@ def make_batches(sizes: Shapes, image_tokens: int, batch: int, device: str) -> l
             "image_places": image_places(ids),
             "pixel_values": torch.randn(batch, 3, sizes.side, sizes.side, generator=generator),
         }
-        made: dict[str, Any] = {name: pinned(tensor, device) for name, tensor in tensors.items()}
+        fields: dict[str, Any] = {name: pinned(value, device) for name, value in tensors.items()}
         batches.append(
             MicroBatch(
-                **made,
+                **fields,
                 target_tokens=int((labels != IGNORE).sum()),
                 tokens=int(mask.sum()),
             )
