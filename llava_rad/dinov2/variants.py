@@ -150,9 +150,11 @@ def make_variant(
     """
     try:
         overrides = [override for change in changes for override in _flat(change)]
-        recipe = load_config(PretrainingConfig, file, [*overrides, f"seed={seed}"])
-        if recipe.data.sources:
+        if any(override.startswith("data.sources") for override in overrides):
             raise ConfigError("data.sources is set", remedy="Name the images under sources")
+        # A recipe may name the images of its own encoder; these runs have others.
+        own = [*overrides, "data.sources=[]", f"seed={seed}"]
+        recipe = load_config(PretrainingConfig, file, own)
         drawn = {key: draw(key, pool, recipe.data, share, seed) for key, pool in pools.items()}
         variant = Variant(name, seed, with_steps(recipe, steps), share, drawn)
         batch = recipe.optimiser.batch_size

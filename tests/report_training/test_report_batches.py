@@ -146,7 +146,7 @@ def test_images_are_read_where_nothing_is_cached(split, processor, tmp_path):
     assert batch.pixel_values.shape == (len(batch.paths), 3, 56, 56)
     inputs = batch.model_inputs(torch.device("cpu"))
     assert sorted(inputs) == [
-        *("attention_mask", "input_ids", "labels"),
+        *("attention_mask", "image_places", "input_ids", "labels"),
         *("pads_right", "pixel_values", "target_columns"),
     ]
 
