@@ -155,7 +155,11 @@ def make_observations(
     vectors = _vectors(encoder, examples, config.cache, say)
     marked, unmarked = _with_sources(examples, vectors)
     probe = fit_linear_probe(
-        "binary", names, (marked, truth["train"]), (unmarked, truth["validation"])
+        "binary",
+        names,
+        (marked, truth["train"]),
+        (unmarked, truth["validation"]),
+        likeliest=True,
     )
     dim = 2 * encoder.dim
     sources = marked[:, dim:].mean(axis=0)

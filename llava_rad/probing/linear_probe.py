@@ -111,6 +111,7 @@ def fit_linear_probe(
     *,
     solver: str = "lbfgs",
     seed: int = 0,
+    likeliest: bool = False,
 ) -> LinearProbe:
     """Fit a probe for each setting of a grid and keep the best on validation.
 
@@ -127,6 +128,8 @@ def fit_linear_probe(
         validation: the same.
         solver: how to fit.
         seed: of weights and order.
+        likeliest: choose by likelihood for binary labels too, where probabilities are wanted: a
+            penalty that leaves nearly nothing of the weights can rank as well as any.
 
     Raises:
         ConfigError: there is no such solver.
@@ -148,7 +151,7 @@ def fit_linear_probe(
             bias - weight @ (mean / scale),
             {"solver": solver, **setting},
         )
-        quality = _quality(probe, *validation)
+        quality = _quality(probe, *validation, likeliest=likeliest)
         since += 1
         if quality > highest:
             best, highest, since = probe, quality, 0
@@ -163,14 +166,19 @@ def fit_linear_probe(
     return best
 
 
-def _quality(probe: LinearProbe, features: Floats, targets: Floats) -> float:
+def _quality(
+    probe: LinearProbe, features: Floats, targets: Floats, *, likeliest: bool = False
+) -> float:
     """Higher is better; minus infinity where it cannot be told."""
     predicted = probe.predict(features)
-    if probe.kind == "binary":
+    if probe.kind == "binary" and not likeliest:
         return mean_auroc(predicted, targets)
     known = ~np.isnan(targets)
     if not known.any():
         return -np.inf
+    if probe.kind == "binary":
+        chosen = np.where(targets > 0, predicted, 1 - predicted)[known]
+        return float(np.log(np.maximum(chosen, 1e-12)).mean())
     if probe.kind == "category":
         chosen = predicted[known, targets[known].astype(int)]
         return float(np.log(np.maximum(chosen, 1e-12)).mean())

@@ -72,7 +72,6 @@ class Report:
         >>> report = model.report("chest.dcm", settings=short)
         >>> print(report)  # doctest: +ELLIPSIS
         The ...
-        <BLANKLINE>
         Shown as current frontal: chest.dcm
         Note: cut off at max_new_tokens.
         Note: collimator: the rectangular collimator was ignored: it leaves 2.0% of the picture

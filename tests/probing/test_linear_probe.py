@@ -223,3 +223,15 @@ def test_impossible_numbers_are_refused(task):
     for wrong in ({"fraction": 0.0}, {"fraction": 1.5}, {"seeds": 0}):
         with pytest.raises(ConfigError, match="above 0"):
             run_linear_probe(*task, **wrong)
+
+
+def test_where_probabilities_are_wanted_the_likeliest_penalty_is_chosen():
+    """Any penalty ranks these rows right; only a weak one says so with confidence."""
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0.0, 1.0], 30)[:, None]
+    features = (4 * targets - 2) * np.array([1.0, 1.0]) + 0.1 * rng.normal(size=(60, 2))
+    parts = (features, targets), (features, targets)
+    ranked = fit_linear_probe("binary", ("a",), *parts).predict(features)
+    sure = fit_linear_probe("binary", ("a",), *parts, likeliest=True).predict(features)
+    assert ranked[-1, 0] < 0.6
+    assert sure[-1, 0] > 0.95 and sure[0, 0] < 0.05
