@@ -157,7 +157,7 @@ def _count(values: dict[str, Any], kind: Any, layers: int, shape: StepShape) -> 
     with FakeTensorMode():
         _as_on_a_cpu(model.train())
         for module in model.modules():
-            if type(module) is nn.Dropout:
+            if type(module) is nn.Dropout and module.p:
                 module.__class__ = _GpuDropout
         embeds = torch.empty(
             shape.batch, shape.length, config.hidden_size, dtype=dtype, requires_grad=True
