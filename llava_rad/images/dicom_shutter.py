@@ -14,6 +14,7 @@ from llava_rad.images.dicom_values import codes_of, number_of, numbers_of, value
 from llava_rad.images.photometric import Region
 from llava_rad.images.radiograph import Notes
 
+_FORMS = ("RECTANGULAR", "CIRCULAR", "POLYGONAL")
 # What leaves less of the picture is a mistake. Some machines state the edges of the collimator in
 # millimetres: read as pixels they leave a hundredth to a twentieth.
 _SMALLEST_SHARE = {"Shutter": 0.01, "Collimator": 0.1}
@@ -46,9 +47,9 @@ def shown_region(
                 if share < _SMALLEST_SHARE[device]:
                     raise ValueError(f"it leaves {share:.1%} of the picture")
             except ValueError as error:
-                notes.warn(
-                    device.lower(), f"the {form.lower()} {device.lower()} was ignored: {error}"
-                )
+                # A word that is no shape may be anything, so it is not repeated.
+                known = form.lower() if form in _FORMS else "unknown"
+                notes.warn(device.lower(), f"the {known} {device.lower()} was ignored: {error}")
                 continue
             if not inside.all():
                 notes.facts.setdefault(device.lower(), []).append(form)
@@ -62,13 +63,13 @@ def _inside(dataset: Dataset, device: str, form: str, shape: tuple[int, int], ra
     Raises:
         ValueError: it is not stated, or makes no sense.
     """
+    if form not in _FORMS:
+        raise ValueError("there is no such shape")
     if form == "RECTANGULAR":
         return _rectangle(dataset, device, shape)
     if form == "CIRCULAR":
         return _circle(dataset, device, shape, ratio)
-    if form == "POLYGONAL":
-        return _polygon(dataset, device, shape)
-    raise ValueError("there is no such shape")
+    return _polygon(dataset, device, shape)
 
 
 def _rectangle(dataset: Dataset, device: str, shape: tuple[int, int]) -> Mask:

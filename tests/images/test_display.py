@@ -333,3 +333,11 @@ def test_functional_groups_say_what_holds_for_a_frame(make_dicom):
         radiograph = load_radiograph(data, rendering="voi", frame=number)
         assert radiograph.photometric["window"][:2] == [center, 400]
         assert radiograph.pixel_spacing == (0.3, 0.3)
+
+
+def test_a_word_that_is_no_shape_is_not_repeated(make_dicom):
+    """It may be anything: warnings reach reports and logs."""
+    elements = rectangular() | {"ShutterShape": "MARKXQ"}
+    radiograph = load_radiograph(make_dicom(bordered(rectangle(), 4095), **elements))
+    assert kinds(radiograph) == ["shutter"]
+    assert "markxq" not in " ".join(radiograph.warnings).lower()
