@@ -30,6 +30,7 @@ GROUND = {
     "programs",
     "quiet",
     "readers",
+    "saved_heads",
     "sentences",
     "statistics",
     "tensor_stream",

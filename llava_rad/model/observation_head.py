@@ -1,6 +1,5 @@
 """Probabilities of observations: one linear layer on an encoder's frozen vectors, calibrated."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_rad.errors import LlavaRadError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
-from llava_rad.readers import parse_json
+from llava_rad.saved_heads import load_head, save_head
 
 FILE = "observations.safetensors"
 _MARK = "observation_head"
@@ -52,7 +49,7 @@ class ObservationHead:
         """Write a safetensors file that :func:`load_observation_head` reads back."""
         tensors = {"weight": self.weight, "bias": self.bias, "temperature": self.temperature}
         about = {"names": list(self.names), "facts": self.facts}
-        write_tensors(tensors, file, metadata={_MARK: json.dumps(about)})
+        save_head(file, _MARK, tensors, about)
 
 
 def load_observation_head(file: Path) -> ObservationHead:
@@ -61,9 +58,8 @@ def load_observation_head(file: Path) -> ObservationHead:
     Raises:
         WeightsError: the file is no such head, or damaged.
     """
-    try:
-        tensors, metadata = read_tensors_and_metadata(file)
-        about = parse_json(metadata[_MARK], where=file)
+
+    def make(tensors: dict[str, Tensor], about: dict[str, Any]) -> ObservationHead:
         head = ObservationHead(tuple(about["names"]), **tensors, facts=dict(about["facts"]))
         count = len(head.names)
         if head.weight.ndim != 2 or len(head.weight) != count:
@@ -72,12 +68,13 @@ def load_observation_head(file: Path) -> ObservationHead:
             raise ValueError("bias and temperature are not one number an observation")
         if not (head.temperature > 0).all():
             raise ValueError("a temperature is not above 0")
-    except (KeyError, TypeError, ValueError, LlavaRadError) as error:
-        reason = error.what if isinstance(error, LlavaRadError) else error
-        raise WeightsError(
-            f"not a saved observation head ({reason})",
-            where=file,
-            remedy="Make it anew with training/train_observations.py, or remove the file",
-            kind="no_observations",
-        ) from error
-    return head
+        return head
+
+    return load_head(
+        file,
+        _MARK,
+        make,
+        what="observation head",
+        remedy="Make it anew with training/train_observations.py, or remove the file",
+        kind="no_observations",
+    )

@@ -7,7 +7,6 @@ variance for all others. An image's distance is the squared Mahalanobis distance
 the number of features: about 1 for training images.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_rad.errors import LlavaRadError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
-from llava_rad.readers import parse_json
+from llava_rad.saved_heads import load_head, save_head
 
 FILE = "training_summary.safetensors"
 CELLS = 4  # along each side
@@ -84,7 +81,7 @@ class TrainingSummary:
         about = {"threshold": self.threshold, "facts": self.facts}
         names = ("mean", "components", "variances", "rest")
         tensors = {name: getattr(self, name) for name in names}
-        write_tensors(tensors, file, metadata={_MARK: json.dumps(about)})
+        save_head(file, _MARK, tensors, about)
 
 
 def load_training_summary(file: Path) -> TrainingSummary:
@@ -93,9 +90,8 @@ def load_training_summary(file: Path) -> TrainingSummary:
     Raises:
         WeightsError: the file is no such summary, or damaged.
     """
-    try:
-        tensors, metadata = read_tensors_and_metadata(file)
-        about = parse_json(metadata[_MARK], where=file)
+
+    def make(tensors: dict[str, Tensor], about: dict[str, Any]) -> TrainingSummary:
         summary = TrainingSummary(
             **tensors, threshold=float(about["threshold"]), facts=dict(about["facts"])
         )
@@ -103,15 +99,16 @@ def load_training_summary(file: Path) -> TrainingSummary:
         shapes = (summary.mean.shape, summary.components.shape, summary.rest.shape)
         if shapes != ((CELLS**2, dim), (kept, CELLS**2 * dim), (1,)):
             raise ValueError("its tensors have other shapes")
-    except (KeyError, TypeError, ValueError, LlavaRadError) as error:
-        reason = error.what if isinstance(error, LlavaRadError) else error
-        raise WeightsError(
-            f"not a saved summary of training images ({reason})",
-            where=file,
-            remedy="Make it anew with training/train_observations.py, or remove the file",
-            kind="no_summary",
-        ) from error
-    return summary
+        return summary
+
+    return load_head(
+        file,
+        _MARK,
+        make,
+        what="summary of training images",
+        remedy="Make it anew with training/train_observations.py, or remove the file",
+        kind="no_summary",
+    )
 
 
 def cell_means(patches: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -8,7 +8,6 @@ All three give logits at four times the grid's resolution.
 ``upernet``: UPerNet (arXiv:1807.10221, transformers' implementation) on the same four maps.
 """
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_rad.errors import ConfigError, LlavaRadError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
-from llava_rad.readers import parse_json
+from llava_rad import saved_heads
+from llava_rad.errors import ConfigError
 
 HEADS = ("linear", "pyramid", "upernet")
 SCALE = 4  # logits a token, along each side
@@ -92,7 +90,7 @@ class SegmentationHead(nn.Module):
             "width": self.width,
             "facts": self.facts,
         }
-        write_tensors(self.state_dict(), file, metadata={_MARK: json.dumps(about)})
+        saved_heads.save_head(file, _MARK, self.state_dict(), about)
 
 
 def load_head(file: Path) -> SegmentationHead:
@@ -101,22 +99,22 @@ def load_head(file: Path) -> SegmentationHead:
     Raises:
         WeightsError: the file holds no such head.
     """
-    try:
-        tensors, metadata = read_tensors_and_metadata(file)
-        about = parse_json(metadata[_MARK], where=file)
+
+    def make(tensors: dict[str, Tensor], about: dict[str, Any]) -> SegmentationHead:
         head = SegmentationHead(
             about["kind"], tuple(about["structures"]), about["dim"], about["width"], about["facts"]
         )
         head.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, LlavaRadError) as error:
-        reason = error.what if isinstance(error, LlavaRadError) else error
-        raise WeightsError(
-            f"not a saved segmentation head ({reason})",
-            where=file,
-            remedy="Give a file that eval/segmentation.py or training/train_observations.py saved",
-            kind="no_head",
-        ) from error
-    return head.eval()
+        return head.eval()
+
+    return saved_heads.load_head(
+        file,
+        _MARK,
+        make,
+        what="segmentation head",
+        remedy="Give a file that eval/segmentation.py or training/train_observations.py saved",
+        kind="no_head",
+    )
 
 
 class _Pyramid(nn.Module):

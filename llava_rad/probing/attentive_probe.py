@@ -7,7 +7,6 @@ attends to standardised tokens themselves, and the layer reads their weighted me
 observation takes two vectors and a bias.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_rad.errors import DataError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
+from llava_rad.errors import DataError
 from llava_rad.probing.scores import Floats, mean_auroc
-from llava_rad.readers import parse_json
+from llava_rad.saved_heads import load_head, save_head
 
 # Settings that are fitted together and chosen between: learning rate and weight decay.
 GRID = tuple((rate, decay) for rate in (3e-3, 1e-2, 3e-2) for decay in (0.03, 0.3, 3.0))
@@ -82,13 +80,10 @@ class AttentiveProbe:
     def save(self, path: Path) -> None:
         """Write ``path``, a safetensors file that :func:`load_attentive_probe` reads back."""
         about = {"names": list(self.names), "facts": self.facts}
-        write_tensors(
-            {name: getattr(self, name) for name in _TENSORS},
-            path,
-            metadata={"attentive_probe": json.dumps(about)},
-        )
+        save_head(path, _MARK, {name: getattr(self, name) for name in _TENSORS}, about)
 
 
+_MARK = "attentive_probe"
 _TENSORS = ("mean", "scale", "query", "weight", "bias")
 
 
@@ -98,22 +93,22 @@ def load_attentive_probe(path: Path) -> AttentiveProbe:
     Raises:
         WeightsError: the file is not such a probe, or damaged.
     """
-    try:
-        tensors, metadata = read_tensors_and_metadata(path)
-        about = parse_json(metadata["attentive_probe"], where=path)
+
+    def make(tensors: dict[str, Tensor], about: dict[str, Any]) -> AttentiveProbe:
         return AttentiveProbe(
             names=tuple(about["names"]),
             facts=about["facts"],
             **{name: tensors[name] for name in _TENSORS},
         )
-    except (WeightsError, DataError, KeyError, ValueError) as error:
-        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
-        raise WeightsError(
-            f"not a saved attentive probe ({reason})",
-            where=path,
-            remedy="Give a file that eval/classification.py --pooling attentive saved",
-            kind="no_probe",
-        ) from error
+
+    return load_head(
+        path,
+        _MARK,
+        make,
+        what="attentive probe",
+        remedy="Give a file that eval/classification.py --pooling attentive saved",
+        kind="no_probe",
+    )
 
 
 def fit_attentive_probe(

@@ -1,6 +1,5 @@
 """Linear probes: standardised features, one linear layer, regularisation chosen on validation."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_rad.errors import ConfigError, DataError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
+from llava_rad.errors import ConfigError, DataError
 from llava_rad.probing.scores import Floats, mean_auroc
 from llava_rad.probing.targets import Kind
-from llava_rad.readers import parse_json
+from llava_rad.saved_heads import load_head, save_head
 
 SOLVERS = ("lbfgs", "adamw")
 
@@ -24,6 +22,7 @@ _PATIENCE = 3  # settings without improvement, after which weaker penalties are 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 EPOCHS = 100
 BATCH = 128
+_MARK = "linear_probe"
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,7 @@ class LinearProbe:
         """Write ``path``, a safetensors file that :func:`load_probe` reads back."""
         tensors = {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
         about = {"kind": self.kind, "names": list(self.names), "facts": self.facts}
-        write_tensors(
-            {name: tensor.float() for name, tensor in tensors.items()},
-            path,
-            metadata={"linear_probe": json.dumps(about)},
-        )
+        save_head(path, _MARK, {name: tensor.float() for name, tensor in tensors.items()}, about)
 
 
 def load_probe(path: Path) -> LinearProbe:
@@ -82,24 +77,18 @@ def load_probe(path: Path) -> LinearProbe:
     Raises:
         WeightsError: the file is not such a probe, or damaged.
     """
-    try:
-        tensors, metadata = read_tensors_and_metadata(path)
-        about = parse_json(metadata["linear_probe"], where=path)
-        weight, bias = tensors["weight"], tensors["bias"]
-    except (WeightsError, DataError, KeyError, ValueError) as error:
-        reason = error.what if isinstance(error, (WeightsError, DataError)) else error
-        raise WeightsError(
-            f"not a saved linear probe ({reason})",
-            where=path,
-            remedy="Give a file that eval/classification.py or eval/attributes.py saved",
-            kind="no_probe",
-        ) from error
-    return LinearProbe(
-        about["kind"],
-        tuple(about["names"]),
-        weight.double().numpy(),
-        bias.double().numpy(),
-        about["facts"],
+
+    def make(tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> LinearProbe:
+        weight, bias = (tensors[name].double().numpy() for name in ("weight", "bias"))
+        return LinearProbe(about["kind"], tuple(about["names"]), weight, bias, about["facts"])
+
+    return load_head(
+        path,
+        _MARK,
+        make,
+        what="linear probe",
+        remedy="Give a file that eval/classification.py or eval/attributes.py saved",
+        kind="no_probe",
     )
 
 
