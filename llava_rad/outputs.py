@@ -18,20 +18,16 @@ and the files of other names in them are left alone.
 """
 
 import contextlib
-import io
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.files import CHECKSUMS, clear_leftovers, write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 #: What pictures name as what made them.
 MAKER = "llava-rad"
@@ -309,16 +305,6 @@ def write_bytes_result(output: str | Path, content: bytes) -> None:
         write_bytes(output, content)
     except OSError as error:
         raise cannot_write(output, error) from error
-
-
-def write_picture(output: str | Path, picture: "Image.Image") -> None:
-    """Write a picture as PNG that names its maker, its folder made. Raises DataError."""
-    from PIL.PngImagePlugin import PngInfo
-
-    about, content = PngInfo(), io.BytesIO()
-    about.add_text("Software", MAKER)
-    picture.save(content, format="png", pnginfo=about)
-    write_bytes_result(output, content.getvalue())
 
 
 def is_our_picture(path: Path) -> bool:
