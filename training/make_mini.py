@@ -6,7 +6,7 @@ Six steps, each an ordinary program of this repository. What is finished stays, 
 resumes a run that was stopped:
 
 1. a manifest for each of eight sources, in runs/mini;
-2. an encoder, pretrained on the training images alone (configs/encoder/mini_vitti14.yaml);
+2. an encoder, pretrained on the training images alone (configs/encoder/mini_vitti14_112.yaml);
 3. adapter and LoRA on SmolLM2-135M (configs/mini/report.yaml), from the findings texts of four
    sources: templates on their labels, and the sentences of COVID notes that describe the image;
 4. the model in half precision under llava_rad/mini, with its card;
@@ -139,7 +139,7 @@ def main(
         if not (encoder / "config.json").exists():
             program(
                 "training/pretrain_encoder.py",
-                "configs/encoder/mini_vitti14.yaml",
+                "configs/encoder/mini_vitti14_112.yaml",
                 f"output={WORK / 'encoder'}",
             )
 

@@ -114,7 +114,8 @@ def card_section(heads: "EncoderHeads", estimates: "dict[str, Estimate]") -> str
             "Probabilities of a linear layer on the frozen features, calibrated by temperature on "
             "validation patients. On test patients, with 95 % intervals; ECE is the expected "
             "calibration error. The training images are no sample of any clinic's, and neither is "
-            "the share of findings that the probabilities start from.",
+            "the share of findings that the probabilities start from. Intervals of ECE lie high, "
+            "since resampling adds to it.",
             "",
         ]
         rows = [

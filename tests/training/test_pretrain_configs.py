@@ -82,11 +82,14 @@ def test_rad_dinos_published_values():
     assert config.crops.global_scale[0] > 0.32
 
 
-def test_the_bundled_encoders_recipe_is_that_of_the_configs():
-    """What the program that makes the bundled model runs is what users are pointed to."""
-    program = (CONFIGS.parent / "training" / "make_mini.py").read_text()
-    assert "configs/encoder/mini_vitti14.yaml" in program
-    config = _load("mini_vitti14")
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("docs/mini.md", "mini_vitti14"), ("training/make_mini.py", "mini_vitti14_112")],
+)
+def test_the_bundled_encoders_recipe_is_that_of_the_configs(file, name):
+    """What made the bundled encoder, and what a program that makes one runs, users can run."""
+    assert f"configs/encoder/{name}.yaml" in (CONFIGS.parent / file).read_text()
+    config = _load(name)
     assert config.backbone.encoder is None and config.heads is None
 
 
