@@ -18,7 +18,7 @@ from PIL import Image
 
 from llava_rad import load_radiograph
 
-WIDTH, HEIGHT, SIDE, COLUMNS, LINE = 1000, 380, 340, 68, 20
+WIDTH, SIDE, COLUMNS, LINE = 1000, 340, 68, 20
 
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" \
 font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14">
@@ -61,7 +61,7 @@ def main() -> None:
     arguments.output.write_text(
         SVG.format(
             width=WIDTH,
-            height=HEIGHT,
+            height=max(SIDE + 40, 45 + len(text) * LINE),
             side=SIDE,
             picture=base64.b64encode(jpeg.getvalue()).decode(),
             lines=lines,
