@@ -224,6 +224,10 @@ def test_fields_that_make_no_sense_are_told_in_one_line(live, path, fields, stat
     error(live.post(path, [chest], **fields), status)
 
 
+def test_an_unknown_format_has_a_code(live, chest):
+    assert error(live.post("/v1/report", [chest], format="docx"), 400) == "no_format"
+
+
 @pytest.mark.parametrize(
     ("content", "media"),
     [

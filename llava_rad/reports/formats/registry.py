@@ -63,7 +63,9 @@ def report_format(name: str) -> ReportFormat:
     """
     if name not in FORMATS:
         raise ConfigError(
-            f"there is no format {shown(name)}", remedy=f"Use one of {', '.join(FORMATS)}"
+            f"there is no format {shown(name)}",
+            remedy=f"Use one of {', '.join(FORMATS)}",
+            kind="no_format",
         )
     found = FORMATS[name]
     if found.extra:
