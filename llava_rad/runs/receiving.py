@@ -30,7 +30,7 @@ def receive(module: nn.Module, device: torch.device, leave: Collection[nn.Module
         TrainingError: the module is another one in some process, or a part keeps a tensor that is
             neither parameter nor buffer, which the others would not get.
     """
-    slots = {
+    slots: dict[str, tuple[Any, str]] = {
         f"{where}{name}": (store, name)
         for where, part in _parts(module, set(leave))
         for store in (part._parameters, part._buffers)
