@@ -1,4 +1,4 @@
-"""The feature cache: right tokens or none, whatever happened to its files."""
+"""The feature store: right tokens or none, whatever happened to its files."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from llava_rad import features, files
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, ImageError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore
 from llava_rad.files import write_atomically
 from llava_rad.images import load_radiograph
 
@@ -41,8 +41,9 @@ def fresh(encoder, path):
         return encoder.encode(encoder.preprocessing(load_radiograph(path))[None]).patches[0]
 
 
-def never(*_arguments):
-    raise AssertionError("the encoder was run")
+def never(_store, batches):
+    assert not batches, "the encoder was run"
+    yield from ()
 
 
 def shards(cache):
@@ -58,20 +59,20 @@ def check(cache, pictures):
 
 
 def test_images_are_encoded_once(tmp_path, encoder, pictures, monkeypatch):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     assert cache.missing(pictures) == pictures
     assert cache.fill(pictures) == 5
     check(cache, pictures[::-1])
     assert cache.bytes_per_image == 16 * 24 * 2
 
-    monkeypatch.setattr(FeatureCache, "_encode", never)
-    again = FeatureCache(tmp_path / "cache", encoder)
+    monkeypatch.setattr(FeatureStore, "_encode", never)
+    again = FeatureStore(tmp_path / "cache", encoder)
     assert again.fill(pictures) == 0
     check(again, pictures)
 
 
 def test_the_content_counts_and_not_the_name(tmp_path, encoder, pictures):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures)
     copied = shutil.copy(pictures[0], tmp_path / "copied.png")
     assert str(copied) in cache
@@ -83,19 +84,19 @@ def test_the_content_counts_and_not_the_name(tmp_path, encoder, pictures):
 
 
 def test_another_encoder_or_preprocessing_has_a_cache_of_its_own(tmp_path, encoder, pictures):
-    FeatureCache(tmp_path / "cache", encoder).fill(pictures)
+    FeatureStore(tmp_path / "cache", encoder).fill(pictures)
     other = tiny_encoder(seed=1)
-    cache = FeatureCache(tmp_path / "cache", other)
+    cache = FeatureStore(tmp_path / "cache", other)
     assert cache.missing(pictures) == pictures
     check(cache, pictures)
     changed = tiny_encoder()
     changed.preprocessing = Preprocessing(image_size=56, mean=(0.5,) * 3, std=(0.25,) * 3)
-    assert FeatureCache(tmp_path / "cache", changed).missing(pictures) == pictures
+    assert FeatureStore(tmp_path / "cache", changed).missing(pictures) == pictures
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "one bit", "foreign", "shape", "gone"])
 def test_a_damaged_or_foreign_shard_is_noticed_and_made_again(tmp_path, encoder, pictures, damage):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures)
     (shard,) = shards(cache)
     content = bytearray(shard.read_bytes())
@@ -107,7 +108,7 @@ def test_a_damaged_or_foreign_shard_is_noticed_and_made_again(tmp_path, encoder,
         content[-3] ^= 4
         shard.write_bytes(content)
     elif damage == "foreign":
-        other = FeatureCache(tmp_path / "other", tiny_encoder(seed=1))
+        other = FeatureStore(tmp_path / "other", tiny_encoder(seed=1))
         other.fill(pictures)
         shutil.copy(shards(other)[0], shard)
     elif damage == "shape":
@@ -115,17 +116,17 @@ def test_a_damaged_or_foreign_shard_is_noticed_and_made_again(tmp_path, encoder,
     else:
         shard.unlink()
 
-    again = FeatureCache(tmp_path / "cache", encoder)
+    again = FeatureStore(tmp_path / "cache", encoder)
     check(again, pictures)
     assert bool(again.rejected) == (damage != "gone")
     # The repair lasts.
-    third = FeatureCache(tmp_path / "cache", encoder)
+    third = FeatureStore(tmp_path / "cache", encoder)
     check(third, pictures)
     assert not third.rejected
 
 
 def test_a_shard_damaged_while_in_use_is_noticed(tmp_path, encoder, pictures):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures)
     (shard,) = shards(cache)
     content = bytearray(shard.read_bytes())
@@ -137,13 +138,13 @@ def test_a_shard_damaged_while_in_use_is_noticed(tmp_path, encoder, pictures):
 
 
 def test_a_killed_write_leaves_nothing_that_is_read_and_is_cleared(tmp_path, encoder, pictures):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures[:2])
     run = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(cache,))
     run.start()
     run.join(30)
     assert len(list(cache.folder.glob(".*.partial"))) == 1
-    again = FeatureCache(tmp_path / "cache", encoder)
+    again = FeatureStore(tmp_path / "cache", encoder)
     assert again.missing(pictures) == pictures[2:]
     assert not again.rejected
     again.fill(pictures)
@@ -159,7 +160,7 @@ def _die_while_writing(cache):
 def test_a_clock_set_back_does_not_repeat_the_repair(
     tmp_path, encoder, pictures, damage, monkeypatch
 ):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures)
     (shard,) = shards(cache)
     content = bytearray(shard.read_bytes())
@@ -167,10 +168,10 @@ def test_a_clock_set_back_does_not_repeat_the_repair(
     shard.write_bytes(content)
     monkeypatch.setattr("time.time", lambda: 0.0)
     monkeypatch.setattr("time.time_ns", lambda: 0)
-    check(FeatureCache(tmp_path / "cache", encoder), pictures)
+    check(FeatureStore(tmp_path / "cache", encoder), pictures)
     count = len(shards(cache))
-    monkeypatch.setattr(FeatureCache, "_encode", never)
-    third = FeatureCache(tmp_path / "cache", encoder)
+    monkeypatch.setattr(FeatureStore, "_encode", never)
+    third = FeatureStore(tmp_path / "cache", encoder)
     check(third, pictures)
     assert not third.rejected
     assert len(shards(third)) == count
@@ -181,7 +182,7 @@ def _as_another_user(cache, pictures, results):
     os.setgid(65534)
     os.setuid(65534)
     os.umask(0o022)
-    own = FeatureCache(cache.folder.parent, cache.encoder)
+    own = FeatureStore(cache.folder.parent, cache.encoder)
     own.fill(pictures)
     results.put((own.read(pictures).float().sum().item(), sorted(own.rejected)))
 
@@ -191,7 +192,7 @@ def test_a_second_user_removes_nothing_of_the_first(tmp_path, encoder, pictures)
     """Shards that may not be read stay, damaged ones too; what is missing is added."""
     for folder in (tmp_path, *tmp_path.parents[:3]):  # a worker of xdist has a folder of its own
         folder.chmod(0o755)
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures[:2])
     cache.fill(pictures[2:4])
     secret, damaged = shards(cache)
@@ -211,15 +212,15 @@ def test_a_second_user_removes_nothing_of_the_first(tmp_path, encoder, pictures)
 
 
 def test_another_users_full_cache_is_read_without_writing(tmp_path, encoder, pictures, monkeypatch):
-    FeatureCache(tmp_path / "cache", encoder).fill(pictures)
+    FeatureStore(tmp_path / "cache", encoder).fill(pictures)
 
     def refused(*_arguments, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(features, "write_atomically", refused)
+    monkeypatch.setattr(features, "write_tensors", refused)
     monkeypatch.setattr(files, "write_sealed", refused)
-    monkeypatch.setattr(FeatureCache, "_encode", never)
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    monkeypatch.setattr(FeatureStore, "_encode", never)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     assert cache.fill(pictures) == 0
     check(cache, pictures)
 
@@ -227,11 +228,11 @@ def test_another_users_full_cache_is_read_without_writing(tmp_path, encoder, pic
 def test_tokens_that_cannot_be_mended_on_disk_are_right_all_the_same(
     tmp_path, encoder, pictures, caplog
 ):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures)
     shards(cache)[0].write_bytes(b"nothing")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "save_file", _full)
+        patch.setattr(features, "write_tensors", _full)
         check(cache, pictures)
     assert "not mended" in caplog.text
 
@@ -242,29 +243,33 @@ def _full(*_arguments, **_options):
 
 def test_a_really_full_disk_is_one_message(tmp_path, encoder, pictures, monkeypatch):
     with small_disk(tmp_path / "disk", 8192) as disk:
-        cache = FeatureCache(disk, encoder)
+        cache = FeatureStore(disk, encoder)
         monkeypatch.setattr(cache, "_check_space", lambda _: cache.folder.mkdir())
         (disk / "ballast").write_bytes(bytes(4096))
-        with pytest.raises(DataError, match=r"patch tokens cannot be written.*data\.cache_folder"):
+        with pytest.raises(DataError, match=r"cannot be written.*data\.cache_folder"):
             cache.fill(pictures)
         assert not list(cache.folder.iterdir())
 
 
 def test_processes_fill_their_shares_and_see_all(tmp_path, encoder, pictures, monkeypatch):
-    caches = [FeatureCache(tmp_path / "cache", encoder) for _ in range(2)]
+    monkeypatch.setattr(features, "BATCH", 2)
+    caches = [FeatureStore(tmp_path / "cache", encoder) for _ in range(2)]
     filled = [c.fill(pictures, rank=r, processes=2) for r, c in enumerate(caches)]
     assert sorted(filled) == [2, 3]
     for cache in caches:
         cache.refresh()
-    monkeypatch.setattr(FeatureCache, "_encode", never)
+    monkeypatch.setattr(FeatureStore, "_encode", never)
     for cache in caches:
         check(cache, pictures)
 
 
-def test_a_process_that_comes_late_still_fills_its_own_share(tmp_path, encoder, pictures):
-    first = FeatureCache(tmp_path / "cache", encoder)
+def test_a_process_that_comes_late_still_fills_its_own_share(
+    tmp_path, encoder, pictures, monkeypatch
+):
+    monkeypatch.setattr(features, "BATCH", 2)
+    first = FeatureStore(tmp_path / "cache", encoder)
     assert first.fill(pictures, rank=0, processes=2) == 3
-    late = FeatureCache(tmp_path / "cache", encoder)
+    late = FeatureStore(tmp_path / "cache", encoder)
     assert late.fill(pictures, rank=1, processes=2) == 2
     first.refresh()
     assert not first.missing(pictures) and not late.missing(pictures)
@@ -272,35 +277,35 @@ def test_a_process_that_comes_late_still_fills_its_own_share(tmp_path, encoder, 
 
 def test_large_sets_lie_in_several_shards(tmp_path, encoder, pictures, monkeypatch):
     monkeypatch.setattr(features, "_SHARD_BYTES", 2 * 16 * 24 * 2)
-    monkeypatch.setattr(features, "_ENCODE_BATCH", 2)
+    monkeypatch.setattr(features, "BATCH", 2)
     told = []
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     cache.fill(pictures, progress=lambda done, total: told.append((done, total)))
     assert len(shards(cache)) == 3
     assert told == [(2, 5), (4, 5), (5, 5)]
-    check(FeatureCache(tmp_path / "cache", encoder), pictures)
+    check(FeatureStore(tmp_path / "cache", encoder), pictures)
 
 
 def test_a_small_or_full_disk_is_one_message(tmp_path, encoder, pictures, monkeypatch):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
 
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features, "save_file", full)
+        patch.setattr(features, "write_tensors", full)
         with pytest.raises(DataError, match=r"No space left on device.*data\.cache_folder"):
             cache.fill(pictures)
     assert not shards(cache)
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match="patch tokens of 5 images take") as caught:
+    with pytest.raises(DataError, match="patches of 5 images take") as caught:
         cache.fill(pictures)
     assert caught.value.kind == "disk_full"
 
 
 def test_a_missing_image_is_named(tmp_path, encoder, pictures):
-    cache = FeatureCache(tmp_path / "cache", encoder)
+    cache = FeatureStore(tmp_path / "cache", encoder)
     with pytest.raises(ImageError, match=r"gone\.png: the image cannot be read"):
         cache.fill([*pictures, str(tmp_path / "gone.png")])

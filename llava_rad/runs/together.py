@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
@@ -43,7 +43,7 @@ def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     return result
 
 
-def in_all(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+def in_all(accelerator: Accelerator | PartialState, work: Callable[[], Result]) -> Result:
     """Do something in every process; where any of them fails, all raise the first one's error.
 
     Every process has to call this.
