@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from helpers.disks import small_disk
 from helpers.tiny_models import tiny_encoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
 
 from llava_rad import features, files
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, ImageError
-from llava_rad.features import FeatureStore
+from llava_rad.features import PATCHES, VECTORS, FeatureStore
 from llava_rad.files import write_atomically
 from llava_rad.images import load_radiograph
 
@@ -309,3 +312,113 @@ def test_a_missing_image_is_named(tmp_path, encoder, pictures):
     cache = FeatureStore(tmp_path / "cache", encoder)
     with pytest.raises(ImageError, match=r"gone\.png: the image cannot be read"):
         cache.fill([*pictures, str(tmp_path / "gone.png")])
+
+
+def test_kinds_lie_side_by_side_and_leave_each_other_alone(tmp_path, encoder, pictures):
+    patches = FeatureStore(tmp_path, encoder)
+    vectors = FeatureStore(tmp_path, encoder, VECTORS)
+    for store in (patches, vectors):
+        store.fill(pictures)
+    for kind in (PATCHES, VECTORS):
+        again = FeatureStore(tmp_path, encoder, kind)
+        assert not again.missing(pictures) and not again.rejected
+    read = vectors.read(pictures)
+    assert (read.dtype, read.shape) == (torch.float32, (5, 2, 24))
+    with torch.inference_mode():
+        inputs = [encoder.preprocessing(load_radiograph(path)) for path in pictures]
+        output = encoder.encode(torch.stack(inputs))
+    torch.testing.assert_close(read[:, 0], output.cls)
+    torch.testing.assert_close(read[:, 1], output.patches.mean(1))
+
+
+def test_stamps_know_an_image_without_reading_it(tmp_path, encoder, pictures, monkeypatch):
+    FeatureStore(tmp_path, encoder, keys="stamp").fill(pictures)
+    monkeypatch.setattr(files, "_sha256", never)
+    store = FeatureStore(tmp_path, encoder, keys="stamp")
+    assert not store.missing(pictures)
+    renamed = shutil.copy(pictures[0], tmp_path / "renamed.png")
+    Image.fromarray(np.eye(64, dtype=np.uint8)).save(pictures[2])
+    assert store.missing([*pictures, str(renamed)]) == [pictures[2], str(renamed)]
+    check(store, pictures)
+
+
+def rows_by_image(store):
+    """Bytes of each image's row."""
+    found = {}
+    for key, place in store._places.items():
+        with place.shard.open("rb") as file:
+            file.seek(place.offset)
+            found[key] = file.read(store.bytes_per_image)
+    return found
+
+
+def test_a_killed_fill_resumes_with_the_same_bytes_in_any_number_of_processes(
+    tmp_path, encoder, pictures, monkeypatch
+):
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "_SHARD_BYTES", 1)
+    whole = FeatureStore(tmp_path / "whole", encoder)
+    whole.fill(pictures)
+    killed = FeatureStore(tmp_path / "killed", encoder)
+    write, written = FeatureStore._write, []
+
+    def write_once(store, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(store, *arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "_write", write_once)
+        with pytest.raises(KeyboardInterrupt):
+            killed.fill(pictures)
+    resumed = [FeatureStore(tmp_path / "killed", encoder) for _ in range(2)]
+    assert [s.fill(pictures, rank=r, processes=2) for r, s in enumerate(resumed)] == [1, 2]
+    resumed[0].refresh()
+    assert rows_by_image(resumed[0]) == rows_by_image(whole)
+
+
+def test_workers_find_and_this_process_mends(tmp_path, encoder, pictures, monkeypatch):
+    """What a worker does not find is encoded once, though it goes on to look where it looked."""
+    store = FeatureStore(tmp_path / "cache", encoder)
+    store.fill(pictures[:4])
+    (shard,) = shards(store)
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 4  # of the last row
+    shard.write_bytes(content)
+    real, encoded = FeatureStore._encode, []
+    monkeypatch.setattr(FeatureStore, "_encode", lambda s, b: encoded.extend(b) or real(s, b))
+    finds = _Finds(pickle.loads(pickle.dumps(store)), pictures)  # as a worker that is not forked
+    assert finds.store.encoder is None
+    for rows, lost in DataLoader(finds, None, sampler=[0, 0], num_workers=1):
+        assert lost == [3, 4]
+        store.mend(pictures, rows, lost)
+        for row, path in zip(rows, pictures, strict=True):
+            assert torch.equal(row, fresh(encoder, path).bfloat16())
+    assert encoded == [pictures[3:]]
+
+
+class _Finds(Dataset):
+    def __init__(self, store, paths):
+        self.store = store
+        self.paths = paths
+
+    def __getitem__(self, _):
+        return self.store.find(self.paths)
+
+
+def test_an_accelerator_computes_in_mixed_precision_and_has_a_store_of_its_own(
+    tmp_path, encoder, pictures, monkeypatch
+):
+    """A CPU that says that it is none."""
+    plain = FeatureStore(tmp_path, encoder)
+    monkeypatch.setattr(FeatureStore, "_device", types.SimpleNamespace(type="cuda"))
+    mixed = FeatureStore(tmp_path, encoder)
+    assert mixed.folder != plain.folder
+    vectors = FeatureStore(tmp_path, encoder, VECTORS).folder
+    monkeypatch.undo()
+    assert FeatureStore(tmp_path, encoder, VECTORS).folder == vectors
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        inputs = [encoder.preprocessing(load_radiograph(path)) for path in pictures]
+        expected = encoder.encode(torch.stack(inputs)).patches
+    assert torch.equal(mixed.read(pictures), expected.bfloat16())
+    assert not torch.equal(plain.read(pictures), expected.bfloat16())

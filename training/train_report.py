@@ -190,10 +190,13 @@ def train_stage(
         config.data.dropout,
         seed,
         augment=config.data.augment,
+        workers=config.data.workers,
     )
     validation = None
     if len(studies.validation):
-        validation = ReportSamples(studies.validation, processor, config.data.max_length)
+        validation = ReportSamples(
+            studies.validation, processor, config.data.max_length, workers=config.data.workers
+        )
     say(f"samples           {samples.summary()}")
     epoch_studies = sum(samples.weights)
     steps = steps_of(epoch_studies, settings.epochs, settings.batch_size)

@@ -30,7 +30,7 @@ def test_an_unknown_key_names_the_nearest(override, nearest):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.augment=true", "data.cache_features=true"], "cached features are those of the image as it is"),
+        (["data.augment=true", "data.cache_features=true"], "cached features are those of"),
         (["quantize=4bit", "lora=null"], "quantised LLM cannot be trained whole"),
         (["data.images=[current_lateral]"], "Keep current_frontal"),
         (["prompt=llava_rad", "data.images=[current_frontal, prior_frontal]"], "one frontal"),
