@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_rad.errors import DataError, ImageError, WeightsError
 from llava_rad.names import escape_name, unescape_name
+from llava_rad.safetensors_writer import TensorLayout, checksum_of, write_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -364,22 +365,13 @@ def checksum(content: bytes | memoryview, start: int = 0) -> str:
     return f"{zlib.crc32(content, start):08x}"
 
 
-def tensor_checksum(tensor: "torch.Tensor") -> str:
-    """Checksum of a tensor's dtype, shape and values."""
-    import torch
-
-    whole = tensor.detach().cpu().contiguous()
-    about = f"{whole.dtype} {list(whole.shape)}".encode()
-    return checksum(whole.view(-1).view(torch.uint8).numpy().data, zlib.crc32(about))
-
-
 def write_tensors(
     tensors: Mapping[str, "torch.Tensor"],
     file: Path,
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> str:
-    """Write a safetensors file with checksums in its header.
+    """Write a safetensors file with checksums in its header; the same content gives the same bytes.
 
     Args:
         tensors: by name.
@@ -393,29 +385,53 @@ def write_tensors(
         WeightsError: a tensor has no elements (as sharded training saves when it does not
             gather), the file read back differs in names or shapes, or it cannot be written.
     """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+    layout = {name: TensorLayout(t.dtype, t.shape) for name, t in tensors.items()}
+    return write_each_tensor(layout, tensors.items(), file, metadata=metadata)
 
-    for name, tensor in tensors.items():
-        if tensor.numel() == 0:
+
+def write_each_tensor(
+    layout: Mapping[str, TensorLayout],
+    tensors: Iterable[tuple[str, "torch.Tensor"]],
+    file: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """As :func:`write_tensors`, of tensors that are made or gathered one at a time.
+
+    Args:
+        layout: of every tensor, by name.
+        tensors: names and values; of each only this call holds a copy, until the next.
+        file: as there.
+        metadata: as there.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for name, entry in layout.items():
+        if entry.size == 0:
             raise WeightsError(
-                f"tensor '{name}' has shape {list(tensor.shape)}: it was not gathered",
+                f"tensor '{name}' has shape {list(entry.shape)}: it was not gathered",
                 where=file,
                 remedy="Gather the parameters before saving (Accelerate: get_state_dict)",
                 kind="empty_tensor",
             )
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    sums = {name: tensor_checksum(tensor) for name, tensor in plain.items()}
     about = {"format": "pt", **(metadata or {})}
-    seal = seal_of(sums, about)
-    about[CHECKSUMS] = json.dumps({"tensors": sums, "all": seal})
+    seal = ""
+
+    def describe(sums: Mapping[str, str]) -> dict[str, str]:
+        nonlocal seal
+        seal = seal_of(sums, about)
+        return {
+            **about,
+            CHECKSUMS: json.dumps({"tensors": dict(sorted(sums.items())), "all": seal}),
+        }
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(file) as temporary:
-            save_file(plain, temporary, metadata=about)
+            write_safetensors(temporary, layout, tensors, describe)
             with safe_open(temporary, framework="pt") as written:
                 found = {k: written.get_slice(k).get_shape() for k in written.keys()}  # noqa: SIM118
-            if found != {k: list(v.shape) for k, v in plain.items()}:
+            if found != {name: list(entry.shape) for name, entry in layout.items()}:
                 raise WeightsError("the file read back differs from what was saved", where=file)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
@@ -445,6 +461,23 @@ def read_tensors_and_metadata(
     file: Path, *, seal: str | None = None
 ) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """As :func:`read_tensors`, with the texts of the header."""
+    about: dict[str, str] = {}
+    return dict(read_each_tensor(file, seal=seal, about=about)), about
+
+
+def check_tensors(file: Path, *, seal: str | None = None) -> None:
+    """Read a file as :func:`read_tensors` does, one tensor at a time, and keep nothing."""
+    for _ in read_each_tensor(file, seal=seal):
+        pass
+
+
+def read_each_tensor(
+    file: Path, *, seal: str | None = None, about: dict[str, str] | None = None
+) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """As :func:`read_tensors`, one tensor at a time; ``about`` gets the texts of the header.
+
+    That the file is whole is known when the last one has been taken.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
@@ -456,11 +489,25 @@ def read_tensors_and_metadata(
         )
     try:
         with safe_open(file, framework="pt") as opened:
-            about = dict(opened.metadata() or {})
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        sealed = CHECKSUMS in about
-        sums = json.loads(about.pop(CHECKSUMS)) if sealed else {}
-        of_tensors, of_all = (dict(sums["tensors"]), sums["all"]) if sealed else ({}, None)
+            texts = dict(opened.metadata() or {})
+            sealed = CHECKSUMS in texts
+            sums = json.loads(texts.pop(CHECKSUMS)) if sealed else {}
+            of_tensors, of_all = (dict(sums["tensors"]), sums["all"]) if sealed else ({}, None)
+            found: dict[str, str] = {}
+            for name in opened.keys():  # noqa: SIM118
+                tensor = opened.get_tensor(name)
+                if sealed:
+                    found[name] = checksum_of(tensor)
+                    if found[name] != of_tensors.get(name):
+                        raise _damaged(file, f"the checksum of '{name}' differs")
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise WeightsError(
+                        f"tensor '{name}' holds numbers that are not finite",
+                        where=file,
+                        remedy="Train again from the last good checkpoint, or copy the file again",
+                        kind="not_finite",
+                    )
+                yield name, tensor
     except PermissionError as error:
         raise WeightsError(
             f"the weights file may not be read ({error.strerror})",
@@ -470,23 +517,12 @@ def read_tensors_and_metadata(
         ) from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(file, str(error)) from error
-    if sealed:
-        found = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
-        wrong = sorted(name for name in found if found[name] != of_tensors.get(name))
-        if wrong or of_all != seal_of(found, about):
-            what = f"of '{wrong[0]}'" if wrong else "of its header"
-            raise _damaged(file, f"the checksum {what} differs")
+    if sealed and of_all != seal_of(found, texts):
+        raise _damaged(file, "the checksum of its header differs")
     if seal is not None and of_all != seal:
         raise _damaged(file, "it is not the file that was written")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise WeightsError(
-                f"tensor '{name}' holds numbers that are not finite",
-                where=file,
-                remedy="Train again from the last good checkpoint, or copy the file again",
-                kind="not_finite",
-            )
-    return tensors, about
+    if about is not None:
+        about.update(texts)
 
 
 def seal_of(sums: Mapping[str, str], about: Mapping[str, str]) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llava_rad.errors import DataError, WeightsError
 from llava_rad.files import CHECKSUMS, checksum, flush, read_sealed, seal_of, write_sealed
 from llava_rad.outputs import cannot_write
+from llava_rad.safetensors_writer import DTYPES, TensorLayout, header, torch_dtype, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _LARGEST_HEADER = 100_000_000
 _BLOCK = 1 << 24
 _FLUSH_BYTES = 1 << 28
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 class TensorStream:
@@ -159,11 +158,11 @@ class TensorStream:
         with self._told():
             for name, tensor in (rows or {}).items():
                 whole = tensor.detach().cpu().contiguous()
-                kind = [_DTYPES[str(whole.dtype).removeprefix("torch.")], list(whole.shape[1:])]
+                kind = [DTYPES[str(whole.dtype)], list(whole.shape[1:])]
                 if self._batches and self._kind(name) not in (None, kind):
                     raise WeightsError("rows of different shapes", where=name)
                 content = whole.view(-1).view(torch.uint8).numpy().data
-                _write(self._files[name], content)
+                write_whole(self._files[name], content)
                 batch["rows"] = whole.shape[0]
                 batch["bytes"][name] = len(content)
                 batch["crc"][name] = checksum(content)
@@ -174,7 +173,7 @@ class TensorStream:
                 for opened in self._files.values():
                     os.fsync(opened.fileno())
             line = json.dumps(batch).encode() + b"\n"
-            _write(self._journal, checksum(line).encode() + b" " + line)
+            write_whole(self._journal, checksum(line).encode() + b" " + line)
             if not (self.folder / "journal").exists():
                 raise FileNotFoundError(2, "the folder was deleted meanwhile")
         self._batches.append(batch)
@@ -201,26 +200,18 @@ class TensorStream:
             sums = {name: self._checked(name) for name in self._names}
             about = {"format": "pt", **metadata}
             about[CHECKSUMS] = json.dumps({"tensors": sums, "all": seal_of(sums, about)})
-            header: dict[str, Any] = {"__metadata__": about}
-            offset = 0
-            for name, size in self._sizes().items():
-                dtype, shape = self._kind(name)
-                header[name] = {
-                    "dtype": dtype,
-                    "shape": [self.rows, *shape],
-                    "data_offsets": [offset, offset + size],
-                }
-                offset += size
-            text = json.dumps(header, ensure_ascii=False).encode()
-            if len(text) > self._room:
+            text = header(
+                [(name, self._layout(name)) for name in self._names], about, room=self._room
+            )
+            if len(text) > self._offset(self._names[0]):
                 raise WeightsError("the header outgrew its room", where=self.file)
             first, *others = self._names
             whole = self._files[first]
             for name in others:
                 for block in _blocks(self.folder / name, 0, self._sizes()[name]):
-                    _write(whole, block)
+                    write_whole(whole, block)
             with (self.folder / first).open("r+b") as opened:
-                opened.write(struct.pack("<Q", self._room) + text.ljust(self._room))
+                opened.write(text)
             self._stack.close()
             flush(self.folder / first)
             if self.file.exists():
@@ -229,11 +220,14 @@ class TensorStream:
             flush(self.file.parent)
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _layout(self, name: str) -> TensorLayout:
+        dtype, shape = self._kind(name)
+        return TensorLayout(torch_dtype(dtype), [self.rows, *shape])
+
     def _checked(self, name: str) -> str:
         """The tensor's checksum, read from the disk and compared with the batches'."""
-        dtype, shape = self._kind(name)
-        torch_name = next(k for k, v in _DTYPES.items() if v == dtype)
-        start = zlib.crc32(f"torch.{torch_name} {[self.rows, *shape]}".encode())
+        layout = self._layout(name)
+        start = zlib.crc32(f"{layout.dtype} {layout.shape}".encode())
         offset = self._offset(name)
         for batch in self._batches:
             size, crc = batch["bytes"].get(name, 0), 0
@@ -274,12 +268,6 @@ class TensorStream:
             remedy="Begin anew with --overwrite",
             kind="damaged_file",
         )
-
-
-def _write(file: Any, content: Any) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view) or 0 :]
 
 
 def _blocks(path: Path, offset: int, size: int) -> Iterator[bytes]:

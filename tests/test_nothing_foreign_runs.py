@@ -33,8 +33,9 @@ from llava_rad.encoders.open_clip_vit import load_open_clip
 from llava_rad.errors import LlavaRadError
 from llava_rad.interchange import convert
 from llava_rad.probing.outcome import load_outcome
+from llava_rad.processes import process_state
 from llava_rad.report_training import ReportTrainingConfig
-from llava_rad.runs.checkpoints import save_checkpoint
+from llava_rad.runs.checkpoints import CheckpointWriter, find_checkpoints
 from llava_rad.weight_files import read_state_dict
 
 PREPARED = Preprocessing(image_size=28, mean=0.5, std=0.5)
@@ -221,10 +222,11 @@ def optimiser_state(place):
     run = place.folder / "run"
     run.mkdir()
     tensors = {"optimiser": {"momentum": torch.zeros(2)}}
-    saved = save_checkpoint(run / "checkpoints", "finetune", 1, tensors, {}, keep=1)
-    torch.save(
-        {"state": {}, "param_groups": Touch(place.mark)}, saved.path / "optimiser.safetensors"
-    )
+    with CheckpointWriter(run / "checkpoints", process_state(), keep=1) as writer:
+        writer.save("finetune", 1, tensors, {})
+    (saved,) = find_checkpoints(run / "checkpoints")
+    (file,) = saved.path.glob("*.safetensors")
+    torch.save({"state": {}, "param_groups": Touch(place.mark)}, file)
     saved.tensors("optimiser")
 
 

@@ -30,6 +30,7 @@ GROUND = {
     "programs",
     "quiet",
     "readers",
+    "safetensors_writer",
     "saved_heads",
     "sentences",
     "statistics",

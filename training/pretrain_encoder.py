@@ -59,16 +59,16 @@ from llava_rad.kernels.choice import choose
 from llava_rad.kernels.vit_layer import PatchMasks
 from llava_rad.names import one_line
 from llava_rad.processes import process_state
-from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
+from llava_rad.runs.checkpoints import FOLDER, Checkpoint, CheckpointWriter, find_resumable
 from llava_rad.runs.checks import UnreadSteps, drop_broken_gradient
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import process_group, run_program
 from llava_rad.runs.log import RunLog
 from llava_rad.runs.state import (
+    optimiser_tensors,
     restore_optimiser,
     restore_tensors,
     whole,
-    whole_optimiser,
     whole_tensors,
 )
 from llava_rad.runs.stopping import Interrupted, StepBorder, calm_worker
@@ -110,7 +110,9 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             remedy="Set for example data.sources=FOLDER",
         )
     images = in_all(accelerator, lambda: [open_source(s, config) for s in config.data.sources])
-    checkpoint, facts = on_main(accelerator, lambda: open_run(config, images, processes))
+    facts = on_main(accelerator, lambda: facts_of(config, processes))
+    checkpoint = find_resumable(output / FOLDER, facts["settings"], facts["manifests"], accelerator)
+    on_main(accelerator, lambda: open_run(config, images, resumes=checkpoint is not None))
     opened: list[tuple[list[ImageSource], Probe | None]] = []
 
     def open_all() -> None:
@@ -164,23 +166,22 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
         "schedule.warmup_epochs, or set precision=fp32 to see whether bfloat16 is the reason",
     )
 
+    checkpoints = CheckpointWriter(
+        output / FOLDER,
+        accelerator,
+        keep=config.keep_checkpoints,
+        background=config.async_checkpoints,
+    )
+
     def save() -> None:
         unread.read()
-        main = accelerator.is_main_process
         tensors = {
-            "weights": whole_tensors(model.state_dict().items(), main),
-            "optimiser": whole_optimiser(model.student.named_parameters(), optimiser, main),
-            "watch": {name: tensor.cpu() for name, tensor in watch.state().items()},
+            "weights": model.state_dict(),
+            "optimiser": optimiser_tensors(model.student.named_parameters(), optimiser),
+            "watch": watch.state(),
         }
-
-        def write() -> None:
-            saved = save_checkpoint(
-                output / FOLDER, STAGE, step, tensors, facts, keep=config.keep_checkpoints
-            )
-            if step == 1:  # a run must not die hours later for its first checkpoint
-                saved.check()
-
-        on_main(accelerator, write)
+        # A run must not fail hours later for its first checkpoint.
+        checkpoints.save(STAGE, step, tensors, facts, check=step == 1)
 
     def tell(name: str, figures: dict[str, float], **unsaid: float) -> None:
         log.write(step, epoch=step / epoch_steps, **figures, **unsaid)
@@ -203,7 +204,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     model.train()
     started, first, saved_at = time.perf_counter(), step, step
     batches = crop_batches(config, sources, order, schedules, step, backbone_config, accelerator)
-    with border, contextlib.closing(batches):
+    with checkpoints, border, contextlib.closing(batches):
         while step < schedules.steps:
             phase = Phase(config, schedules, step)
             accumulate = phase.accumulate
@@ -211,6 +212,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             if border.signal:
                 if saved_at < step:
                     save()
+                checkpoints.settle()
                 raise Interrupted(border.signal)
             values = schedules.at(step)
             # Stochastic depth too depends on the step alone, so that resuming is exact.
@@ -226,10 +228,12 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             # 6. Watch, log, probe, save.
             saves = step == 1 or is_due(step, config.checkpoint_steps, schedules.steps)
             if saves or step % config.log_steps == 0:
+                checkpoints.settle(wait=False)
                 figures = {n.removesuffix(" loss"): v for n, v in unread.read()[-1].items()}
                 rate = (step - first) * effective_batch / (time.perf_counter() - started)
                 tell(f"step {step}/{schedules.steps}  {rate:.1f} images/s", figures, lr=values.lr)
             if step % epoch_steps == 0 or step == schedules.steps:
+                unread.read()  # numbers that are not finite have no summary
                 summary = watch.summary()
                 watch.clear()
                 tell("epoch", summary)
@@ -263,27 +267,24 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     say(f"curves            {output / CURVES_FILE}")
 
 
-def open_run(
-    config: PretrainingConfig, images: list[ImageSource], processes: int
-) -> tuple[Checkpoint | None, dict[str, dict]]:
-    """The checkpoint to resume from, if any, and what the run must keep to be resumed.
-
-    The run's folder then says what it is run with.
-    """
+def facts_of(config: PretrainingConfig, processes: int) -> dict[str, dict]:
+    """What a run must keep to be resumed."""
     manifests = [s.path for s in config.data.sources if s.path.suffix in MANIFESTS]
-    facts = {
+    return {
         "settings": config.decides_weights(processes),
         "manifests": {path.name: hash_manifest(path) for path in manifests},
     }
-    checkpoint = find_resumable(config.output / FOLDER, facts["settings"], facts["manifests"])
+
+
+def open_run(config: PretrainingConfig, images: list[ImageSource], *, resumes: bool) -> None:
+    """See that a run goes on with the same images; its folder then says what it is run with."""
     named = zip(config.data.sources, images, strict=True)
     inputs = {f"images of {source.path}": files.files() for source, files in named}
-    if checkpoint:
+    if resumes:
         check_inputs(config.output, inputs)
     else:
         remember_inputs(config.output, inputs)
     save_config(config, config.output / "config.yaml")
-    return checkpoint, facts
 
 
 def load(
@@ -301,7 +302,7 @@ def load(
     restore_tensors(model.state_dict().items(), weights)
     restore_optimiser(model.student.named_parameters(), optimiser, state)
     if accelerator.is_main_process:  # its sums are added up over the processes
-        watch.load_state(watched)
+        watch.load_state(dict(watched))
 
 
 def build_model(

@@ -26,7 +26,6 @@ if __name__ == "__main__":  # --help ends here, before anything heavy is importe
     ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
 from contextlib import closing
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,11 @@ from llava_rad.errors import TrainingError
 from llava_rad.features import FeatureStore
 from llava_rad.report_training.batches import TrainingBatches, count_tokens, load_batches
 from llava_rad.report_training.building import (
-    build_stage_model,
+    build_in_all,
     check_saved,
     stage_prompt,
     train_mode,
+    whole_model,
 )
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
 from llava_rad.report_training.features import fill_store, open_store
@@ -55,16 +55,17 @@ from llava_rad.report_training.samples import ReportSamples
 from llava_rad.report_training.schedule import learning_rate, steps_of
 from llava_rad.report_training.sharding import distribute
 from llava_rad.report_training.state import (
-    optimiser_state,
+    optimiser_tensors,
     restore_optimiser,
     restore_weights,
     trained_parameters,
-    trained_weights,
+    trained_tensors,
+    whole_trained_tensors,
 )
 from llava_rad.report_training.step import take_step
 from llava_rad.report_training.studies import RunStudies, load_studies
 from llava_rad.report_training.validation import validation_loss
-from llava_rad.runs.checkpoints import FOLDER, Checkpoint, find_resumable, save_checkpoint
+from llava_rad.runs.checkpoints import FOLDER, Checkpoint, CheckpointWriter, find_resumable
 from llava_rad.runs.checks import UnreadSteps, check_changed, sums_of
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
@@ -100,7 +101,14 @@ def main(config: ReportTrainingConfig) -> None:
         say(f"studies           {studies.summary()}")
         prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
         decides = {**config.decides_weights(), "rendered prompt": prompts}
-        checkpoint = on_main(accelerator, lambda: open_run(config, decides, studies))
+        checkpoint = find_resumable(
+            config.output / FOLDER,
+            decides,
+            studies.hashes,
+            accelerator,
+            allowed=config.resume == "auto",
+        )
+        on_main(accelerator, lambda: open_run(config, studies, resumes=checkpoint is not None))
         encoder = load_encoder(
             config.encoder, revision=config.encoder_revision, device=accelerator.device
         )
@@ -138,23 +146,14 @@ def main(config: ReportTrainingConfig) -> None:
         accelerator.end_training()
 
 
-def open_run(
-    config: ReportTrainingConfig, decides: dict[str, Any], studies: RunStudies
-) -> Checkpoint | None:
-    """The checkpoint to resume from, if any; the run's folder then says what it is run with."""
-    checkpoint = find_resumable(
-        config.output / FOLDER,
-        decides,
-        studies.hashes,
-        allowed=config.resume == "auto",
-    )
+def open_run(config: ReportTrainingConfig, studies: RunStudies, *, resumes: bool) -> None:
+    """See that a run goes on with the same images; its folder then says what it is run with."""
     inputs = {"images": studies.image_files()}
-    if checkpoint:
+    if resumes:
         check_inputs(config.output, inputs)
     else:
         remember_inputs(config.output, inputs)
     save_config(config, config.output / "config.yaml")
-    return checkpoint
 
 
 def train_stage(
@@ -177,7 +176,7 @@ def train_stage(
     accelerator.step = 0
 
     # 1. The model: what is not trained is frozen.
-    report_model = build_stage_model(config, stage, encoder, start=start, device=accelerator.device)
+    report_model = build_in_all(config, stage, encoder, accelerator, start=start)
     processor = report_model.processor
     trained = sum(p.numel() for p in trained_parameters(report_model))
     say(f"\n{stage}: {trained:,} trained parameters, {processor.tokens_per_image} tokens an image")
@@ -210,12 +209,10 @@ def train_stage(
     images = store or encoder.preprocessing
 
     # 4. Go on from the checkpoint.
-    step, state = 0, {}
+    step = 0
     if checkpoint is not None:
-        saved = checkpoint
-        restore_weights(report_model, in_all(accelerator, lambda: saved.tensors("weights")))
-        state = in_all(accelerator, lambda: saved.tensors("optimiser"))
         step = checkpoint.step
+        restore_weights(report_model, in_all(accelerator, lambda: checkpoint.tensors("weights")))
         say(f"resuming          at step {step} from {checkpoint.path}")
 
     # 5. Optimiser, and both spread over the processes. The learning rate is a function of the step.
@@ -224,8 +221,9 @@ def train_stage(
         report_model, settings, accelerator, sharding, bf16=config.precision == "bf16"
     )
     plain_model, plain_optimiser = accelerator.unwrap_model(model), optimiser.optimizer
-    if state:
-        restore_optimiser(plain_model, plain_optimiser, state)
+    if checkpoint is not None:
+        kept = in_all(accelerator, lambda: checkpoint.tensors("optimiser"))
+        restore_optimiser(plain_model, plain_optimiser, kept)
     batches = load_batches(
         TrainingBatches(
             samples,
@@ -243,6 +241,12 @@ def train_stage(
         pin=accelerator.device.type == "cuda",
     )
     log = RunLog(config.output, stage, step, STAGES, accelerator)
+    checkpoints = CheckpointWriter(
+        config.output / FOLDER,
+        accelerator,
+        keep=config.keep_checkpoints,
+        background=config.async_checkpoints,
+    )
 
     meter = Meter(steps, step)
     unread = UnreadSteps(
@@ -259,21 +263,13 @@ def train_stage(
 
     def save() -> None:
         read_back()
-        main = accelerator.is_main_process
         tensors = {
-            "weights": trained_weights(plain_model, keep=main),
-            "optimiser": optimiser_state(plain_model, plain_optimiser, keep=main),
+            "weights": trained_tensors(plain_model),
+            "optimiser": optimiser_tensors(plain_model, plain_optimiser),
         }
         facts = {"settings": decides, "manifests": studies.hashes}
-
-        def write() -> None:
-            saved = save_checkpoint(
-                config.output / FOLDER, stage, step, tensors, facts, keep=config.keep_checkpoints
-            )
-            if step == 1:  # a run must not fail hours later for its first checkpoint
-                saved.check()
-
-        on_main(accelerator, write)
+        # A run must not fail hours later for its first checkpoint.
+        checkpoints.save(stage, step, tensors, facts, check=step == 1)
 
     def validate() -> float | None:
         if validation is None:
@@ -294,7 +290,7 @@ def train_stage(
     at_start = sums_of(trained_parameters(plain_model))
     saved_at = step
     train_mode(model, stage)
-    with border, closing(batches):
+    with checkpoints, border, closing(batches):
         while step < steps:
             micro_batches = border.cross(
                 lambda: [next(batches) for _ in range(accumulate)], count_tokens
@@ -302,6 +298,7 @@ def train_stage(
             if border.signal:
                 if saved_at < step:
                     save()
+                checkpoints.settle()
                 raise Interrupted(border.signal)
             lr = learning_rate(step, steps, settings.lr, settings.warmup)
             for group in optimiser.param_groups:
@@ -335,6 +332,7 @@ def train_stage(
             logs = step % config.log_steps == 0 or step in (1, steps)
             last_read = read_back() if saves or logs else []
             if logs:
+                checkpoints.settle(wait=False)
                 norm = last_read[-1]["gradient"]
                 figures = {"lr": lr, "gradient_norm": norm, **meter.figures(step)}
                 say(progress_line(stage, step, steps, figures))
@@ -371,15 +369,15 @@ def train_stage(
         "settings": {**config.facts(), **to_dict(settings)},
         "versions": {name: version(name) for name in ("llava-rad", "torch", "transformers")},
     }
-    weights = trained_weights(plain_model, keep=accelerator.is_main_process)
+    weights = plain_model.trainable_parameters()
+    if sharding != "none":
+        weights = whole_trained_tensors(plain_model, keep=accelerator.is_main_process)
 
     def write_model() -> None:
-        whole = plain_model
+        model = plain_model
         if sharding != "none":
-            plain = replace(config, kernels="plain", compile=False)  # on a CPU, to be saved
-            whole = build_stage_model(plain, stage, encoder, start=start)
-            restore_weights(whole, weights)
-        whole.save_pretrained(config.output / stage, training=facts)
+            model = whole_model(config, stage, encoder, weights, plain_model)
+        model.save_pretrained(config.output / stage, training=facts)
         check_saved(config.output / stage, weights)
 
     on_main(accelerator, write_model)

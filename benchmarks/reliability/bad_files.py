@@ -23,9 +23,9 @@ def damage(bench: Bench) -> Iterator[Row]:
     shares = (0.6,) if bench.short else (0.02, 0.3, 0.6, 0.98)
     programs = bench.programs()
     for name, pattern, said in (
-        ("train report", "checkpoints/*/weights.safetensors", "is damaged"),
+        ("train report", "checkpoints/*/*.safetensors", "is damaged"),
         ("train report", "checkpoints/*/state.json", "is damaged"),
-        ("train encoder", "checkpoints/*/optimiser.safetensors", "is damaged"),
+        ("train encoder", "checkpoints/*/*.safetensors", "is damaged"),
         ("train encoder", "cache/*.uint8", ""),
         ("train encoder", "cache/*.json", ""),
         ("feature cache", "../cache/*/*.safetensors", ""),

@@ -36,6 +36,7 @@ _FREE_TO_CHANGE = (
     "trackers",
     "checkpoint_steps",
     "keep_checkpoints",
+    "async_checkpoints",
     "output_size",
     "output_dtype",
 )
@@ -374,6 +375,7 @@ class PretrainingConfig:
     log_steps: Count = 10
     checkpoint_steps: Count = 1000
     keep_checkpoints: Count = 2
+    async_checkpoints: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     output_size: Count | None = None
     output_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

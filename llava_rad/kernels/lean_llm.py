@@ -6,6 +6,7 @@ is known by its shape and proved by its output; what differs, as Gemma's norm do
 Parameters, their names and the results stay the same, the last up to rounding.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,11 @@ def _lean_kind(part: Any) -> Callable[[Any], nn.Module] | None:
             return None
     else:
         return None
+    if weight.is_meta:  # the weights are with another process: any will do
+        part = copy.deepcopy(part).to_empty(device="cpu")
+        for parameter in part.parameters():
+            nn.init.normal_(parameter)
+        weight = weight.new_empty(0, device="cpu")
     # Quantised weights are integers.
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
     probe = torch.randn(4, width, generator=torch.Generator().manual_seed(0))

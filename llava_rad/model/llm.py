@@ -270,6 +270,7 @@ def load_llm(
     train: bool = False,
     lora: LoraSettings | None = None,
     fast_inference: bool = False,
+    empty: bool = False,
 ) -> tuple[Any, LLMReference]:
     """Load a causal LM whole, with its own head, and say exactly what it is.
 
@@ -287,6 +288,8 @@ def load_llm(
         lora: and that this LoRA can be trained on it.
         fast_inference: let a 4-bit LLM order its weights for speed where the CPU can; it can then
             not be trained, nor anything through it.
+        empty: read no weights: its tensors are on the meta device, to be filled from another
+            process, which proves it whole too.
 
     Raises:
         WeightsError: not found, or the weights lack a tensor of the architecture (such as Phi's
@@ -294,19 +297,16 @@ def load_llm(
         ModelError: the LLM cannot be used.
         MissingExtraError: it is to be quantised, and bitsandbytes is not installed.
     """
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
-    if quantize:
-        options["quantization_config"] = _quantization(quantize, dtype)
-        options["device_map"] = {"": str(device or "cpu")}
 
     # Configuration and proof first: weights may have to be downloaded.
     causal = causal_lm(
         read_config(find_llm(reference, revision).folder, where=reference), where=reference
     )
     proved = prove(causal, where=reference, train=train, lora=lora)
-    source = find_llm(reference, revision, weights=True)
+    source = find_llm(reference, revision, weights=not empty)
     if (source.folder / "adapter_config.json").is_file():
         raise ModelError(
             "there is a LoRA beside the LLM's weights",
@@ -314,31 +314,24 @@ def load_llm(
             remedy="Merge it into the weights first, or take the file away to use the LLM alone",
             kind="adapter_in_folder",
         )
-    try:
-        with quiet():
-            llm, info = causal.model_class.from_pretrained(
-                str(source.folder),
-                config=causal.config,
-                trust_remote_code=False,
-                local_files_only=True,
-                **({"key_mapping": causal.renames} if causal.renames else {}),
-                **options,
-            )
-    except Exception as error:  # missing, cut and foreign files raise many kinds
-        raise _unreadable(reference, error) from error
-    _require_complete(reference, info, causal, llm)
+    if empty:
+        llm = _without_weights(causal, source.folder, options)
+    else:
+        if quantize:
+            options["quantization_config"] = _quantization(quantize, dtype)
+        if quantize or (device is not None and torch.device(device).type != "cpu"):
+            # Tensor by tensor to where it is to lie: the host does not hold the whole of it.
+            options["device_map"] = {"": str(device or "cpu")}
+        llm = _read_weights(reference, source.folder, causal, options)
     # The names that it was loaded by are not those to save it with.
     if causal.renames and hasattr(llm, "_weight_conversions"):
         del llm._weight_conversions
     _stop_on_own_ends(llm)
-    if quantize:
+    if quantize and not empty:
         _require_quantised(llm, quantize, reference)
         allow_packing(llm, fast_inference and dtype == torch.bfloat16)
-
-    if device is not None and not quantize:
-        llm.to(device)
     llm.eval()
-    if not proved:
+    if not proved and not empty:
         prove_whole(llm, where=reference, train=train, lora=lora)
     rows, width = llm.get_input_embeddings().weight.shape
     found = LLMReference(
@@ -349,6 +342,34 @@ def load_llm(
         architecture=type(llm).__name__,
     )
     return llm, found
+
+
+def _read_weights(reference: str, folder: Path, causal: CausalLM, options: dict[str, Any]) -> Any:
+    """The LLM with all its weights."""
+    try:
+        with quiet():
+            llm, info = causal.model_class.from_pretrained(
+                str(folder),
+                config=causal.config,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **({"key_mapping": causal.renames} if causal.renames else {}),
+                **options,
+            )
+    except Exception as error:  # missing, cut and foreign files raise many kinds
+        raise _unreadable(reference, error) from error
+    _require_complete(reference, info, causal, llm)
+    return llm
+
+
+def _without_weights(causal: CausalLM, folder: Path, options: dict[str, Any]) -> Any:
+    """The LLM on the meta device, with the generation settings that its folder gives it."""
+    with torch.device("meta"), quiet():
+        llm = causal.model_class._from_config(causal.config, **options)
+    with contextlib.suppress(OSError):
+        llm.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return llm
 
 
 def fitting_attention(reference: str, attention: str, revision: str | None = None) -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
-from llava_rad.files import read_tensors, require_fingerprint
+from llava_rad.files import read_each_tensor, read_tensors, require_fingerprint
 from llava_rad.kernels import choice
 from llava_rad.model import (
     PromptTemplate,
@@ -25,7 +26,9 @@ from llava_rad.model.lora import has_lora, put_lora, read_lora_config
 from llava_rad.model.report_model import ADAPTER_FILE, load_adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.samples import restricted_template
-from llava_rad.report_training.sharding import decoder_layers
+from llava_rad.report_training.sharding import decoder_layers, shard
+from llava_rad.runs.receiving import receive
+from llava_rad.runs.together import in_all
 
 
 def build_stage_model(
@@ -35,6 +38,7 @@ def build_stage_model(
     *,
     start: Path | None = None,
     device: torch.device | None = None,
+    place: torch.device | None = None,
 ) -> ReportModel:
     """The model that a stage trains, with exactly its trained parameters requiring gradients.
 
@@ -45,7 +49,9 @@ def build_stage_model(
         stage: ``align`` or ``finetune``.
         encoder: frozen.
         start: folder of a report model whose adapter, and LoRA if it has one, to start from.
-        device: where to put adapter and LLM.
+        device: that the model is to compute on; None is the CPU.
+        place: where adapter and LLM are put until then, if elsewhere; on the meta device they have
+            no values, and those of ``start`` are not read.
 
     Raises:
         ConfigError: ``start`` is of another encoder, LLM or adapter shape.
@@ -56,16 +62,19 @@ def build_stage_model(
     whole_llm = stage == "finetune" and config.lora is None
     bf16 = config.precision == "bf16" and not whole_llm
     kernels, attention = _kernels(config, device or torch.device("cpu"))
+    place = place or device
+    empty = place is not None and place.type == "meta"
     lora = config.lora if stage == "finetune" else None
     llm, reference = load_llm(
         config.llm,
         revision=config.llm_revision,
         dtype=torch.bfloat16 if bf16 else torch.float32,
-        device=device,
+        device=None if empty else place,
         quantize=config.quantize,
         attention=attention,
         train=True,
         lora=lora,
+        empty=empty,
     )
     choice.apply_to_llm(llm, kernels)
     if config.gradient_checkpointing and not llm.supports_gradient_checkpointing:
@@ -96,10 +105,67 @@ def build_stage_model(
         )
     if config.compile:
         choice.compile_layers(decoder_layers(model, "compile", "Set compile=false"))
-    if start is not None:
+    if start is not None and not empty:
         start_from(model, start)
-    model.adapter.to(device)
+    model.adapter.to(place)
     return model
+
+
+def build_in_all(
+    config: ReportTrainingConfig,
+    stage: str,
+    encoder: ImageEncoder,
+    accelerator: Accelerator,
+    *,
+    start: Path | None = None,
+) -> ReportModel:
+    """The model of :func:`build_stage_model` in every process of a run; with FSDP2 its part of it.
+
+    One process reads, the others receive, so a machine's memory does not hold a copy a process. A
+    quantised LLM is small, and read by each.
+    """
+    device, processes = accelerator.device, accelerator.num_processes
+    sharding = config.sharding_over(processes)
+    receives = processes > 1 and not config.quantize
+    place = device
+    if receives and not accelerator.is_main_process:
+        place = torch.device("meta")
+    elif sharding == "fsdp2":
+        place = torch.device("cpu")
+    model = in_all(
+        accelerator,
+        lambda: build_stage_model(config, stage, encoder, start=start, device=device, place=place),
+    )
+    if sharding == "fsdp2":
+        shard(model, device, processes, bf16=config.precision == "bf16")
+    elif receives:
+        receive(model, device, leave=[model.encoder])
+    return model
+
+
+def whole_model(
+    config: ReportTrainingConfig,
+    stage: str,
+    encoder: ImageEncoder,
+    trained: Mapping[str, torch.Tensor],
+    split: ReportModel,
+) -> ReportModel:
+    """A model to be saved, of what a split one has trained; frozen weights are not read again.
+
+    Args:
+        config: of the run.
+        stage: of the model.
+        encoder: of the run.
+        trained: whole parameters by name; they are taken over, not copied.
+        split: the model itself.
+    """
+    config = replace(config, kernels="plain", compile=False)
+    whole = build_stage_model(config, stage, encoder, place=torch.device("meta"))
+    names = whole.state_dict().keys()
+    buffers = {name: buffer for name, buffer in split.named_buffers() if name in names}
+    whole.load_state_dict({**trained, **buffers}, strict=False, assign=True)
+    whole.llm.tie_weights()
+    return whole
 
 
 def _kernels(
@@ -202,27 +268,30 @@ def train_mode(model: nn.Module, stage: str) -> None:
                 module.eval()
 
 
-def check_saved(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Compare what was saved with what was trained.
+def check_saved(folder: Path, trained: Mapping[str, torch.Tensor]) -> None:
+    """Compare what was saved with what was trained, a tensor at a time.
 
     Args:
         folder: of the saved report model.
-        weights: the trained parameters by name.
+        trained: parameters by name, whole.
 
     Raises:
         TrainingError: a trained parameter is missing there or has other values.
     """
-    saved = {f"adapter.{k}": v for k, v in read_tensors(folder / ADAPTER_FILE).items()}
+    wanted = {name.replace(".default.", "."): name for name in trained}
+    files = [("adapter.", folder / ADAPTER_FILE)]
     for part in ("lora", "llm"):
-        for file in sorted((folder / part).glob("*.safetensors")):
-            saved |= {f"llm.{name}": tensor for name, tensor in read_tensors(file).items()}
-    for name, tensor in weights.items():
-        found = saved.get(name.replace(".default.", "."))
-        if found is None or not torch.equal(found, tensor):
-            raise TrainingError(
-                f"{name} was saved otherwise than it was trained",
-                where=folder,
-                remedy="Check the disk and start the same command again: it saves once more what "
-                "the checkpoint at the end of the stage holds",
-                kind="saved_differs",
-            )
+        files += [("llm.", file) for file in sorted((folder / part).glob("*.safetensors"))]
+    for prefix, file in files:
+        for saved_name, saved in read_each_tensor(file):
+            name = wanted.get(f"{prefix}{saved_name}")
+            if name is not None and torch.equal(saved, trained[name].detach().cpu()):
+                del wanted[f"{prefix}{saved_name}"]
+    if wanted:
+        raise TrainingError(
+            f"{min(wanted.values())} was saved otherwise than it was trained",
+            where=folder,
+            remedy="Check the disk and start the same command again: it saves once more what "
+            "the checkpoint at the end of the stage holds",
+            kind="saved_differs",
+        )

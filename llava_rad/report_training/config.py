@@ -44,6 +44,7 @@ _FREE_TO_CHANGE = (
     "log_steps",
     "checkpoint_steps",
     "keep_checkpoints",
+    "async_checkpoints",
     "validation_steps",
     "sample_steps",
     "sample_count",
@@ -261,6 +262,8 @@ class ReportTrainingConfig:
             folder that has checkpoints.
         checkpoint_steps: a checkpoint every this many steps, and at the end of each stage.
         keep_checkpoints: older ones are removed.
+        async_checkpoints: write them while training goes on, from a copy in the host's memory of
+            what each process holds; without it the step waits, and nothing is copied.
         validation_steps: validation loss every this many steps; ``null`` is once an epoch. It is
             always computed at the end of a stage.
         sample_steps: write reports of a few validation studies every this many steps, as a page
@@ -296,6 +299,7 @@ class ReportTrainingConfig:
     resume: Literal["auto", "never"] = "auto"
     checkpoint_steps: Count = 500
     keep_checkpoints: Count = 2
+    async_checkpoints: bool = False
     validation_steps: Count | None = None
     sample_steps: Count | None = None
     sample_count: Count = 4

@@ -19,6 +19,7 @@ from llava_rad.model.lora import without_lora
 from llava_rad.report_training.config import Sharding, StageConfig
 from llava_rad.report_training.state import trained_parameters
 from llava_rad.report_training.zero import prepare_zero
+from llava_rad.runs.receiving import receive
 
 
 def distribute(
@@ -29,10 +30,10 @@ def distribute(
     *,
     bf16: bool,
 ) -> tuple[Any, Any]:
-    """Make the optimiser (AdamW) and spread it and the model over the processes.
+    """Make the optimiser (AdamW) of a model that is split or is to be spread over the processes.
 
     Args:
-        model: whole, on its device, the same in every process.
+        model: split by :func:`shard`, or whole, on its device, the same in every process.
         settings: of the stage.
         accelerator: that all processes share.
         sharding: how.
@@ -40,12 +41,7 @@ def distribute(
 
     Returns:
         What to call in place of the model, and Accelerate's optimiser.
-
-    Raises:
-        TrainingError: the LLM does not say what its layers are.
     """
-    if sharding == "fsdp2":
-        shard(model, accelerator.num_processes, bf16=bf16)
     optimiser = torch.optim.AdamW(
         trained_parameters(model),
         lr=settings.lr,
@@ -58,11 +54,15 @@ def distribute(
     return (model if sharding == "fsdp2" else accelerator.prepare(model)), prepared
 
 
-def shard(model: ReportModel, processes: int, *, bf16: bool) -> None:
+def shard(model: ReportModel, device: torch.device, processes: int, *, bf16: bool) -> None:
     """Split a model with FSDP2 in place; afterwards its parameters are DTensors.
 
+    Layer by layer the main process's values go to all, and of each every process keeps its part:
+    no device holds more than its part and one layer.
+
     Args:
-        model: whole, on its device, the same in every process.
+        model: whole in the main process; in the others adapter and LLM may be on the meta device.
+        device: of this process.
         processes: all that train together.
         bf16: gather weights in bfloat16, which is half of what float32 would send; gradients are
             added up in float32.
@@ -70,7 +70,7 @@ def shard(model: ReportModel, processes: int, *, bf16: bool) -> None:
     Raises:
         TrainingError: the LLM does not say what its layers are.
     """
-    mesh = init_device_mesh(model.device.type, (processes,))
+    mesh = init_device_mesh(device.type, (processes,))
     # Inputs stay as they are: the encoder takes pixels in its own precision, and autocast decides
     # for each operation of the LLM.
     policy = MixedPrecisionPolicy(
@@ -78,8 +78,11 @@ def shard(model: ReportModel, processes: int, *, bf16: bool) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for layer in decoder_layers(model, "sharding", "Use sharding=zero3, or sharding=none"):
+    layers = decoder_layers(model, "sharding", "Use sharding=zero3, or sharding=none")
+    for layer in layers:
+        receive(layer, device)
         fully_shard(layer, mesh=mesh, mp_policy=policy)
+    receive(model, device, leave=[model.encoder, *layers])
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(model.encoder.parameters()))
 
 

@@ -5,8 +5,9 @@ by name come out, so that checkpoints are the same however a run was started. It
 other ways do: under autocast, with trained weights in float32 and the frozen LLM as it was loaded.
 """
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from llava_rad.model import ReportModel
 from llava_rad.report_training.config import StageConfig
+from llava_rad.runs.parts import Gathered
 
 
 def prepare_zero(
@@ -64,38 +66,51 @@ def is_zero(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
 
-def whole_zero_weight(parameter: Tensor) -> Tensor:
-    """A trained parameter, gathered from all processes."""
+def zero_weight(parameter: Any) -> Gathered:
+    """A trained parameter, to be gathered from all processes."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    return safe_get_full_fp32_param(parameter)
+    return Gathered(_shape(parameter), torch.float32, lambda: safe_get_full_fp32_param(parameter))
 
 
-def whole_zero_state(optimiser: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What the optimiser keeps for a trained parameter, gathered from all processes."""
+def zero_state(optimiser: Any, parameter: nn.Parameter) -> dict[str, Tensor | Gathered]:
+    """What the optimiser keeps for a trained parameter, to be gathered from all processes."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     kept = optimiser.optimizer.state.get(_flat_partitions(optimiser)[0], {})
     return {
-        key: value if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
+        key: value
+        if value.ndim == 0
+        else Gathered(
+            _shape(parameter),
+            value.dtype,
+            functools.partial(safe_get_full_optimizer_state, parameter, key),
+        )
         for key, value in kept.items()
     }
+
+
+def _shape(parameter: Any) -> Sequence[int]:
+    """Of the whole parameter; stage 3 leaves an empty one in its place."""
+    shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def restore_zero_state(
     parameters: Mapping[str, nn.Parameter], optimiser: Any, state: Mapping[str, Tensor]
 ) -> None:
-    """Inverse of :func:`whole_zero_state`, before the first step.
+    """Inverse of :func:`zero_state`, before the first step.
 
     Args:
         parameters: by name.
         optimiser: DeepSpeed's.
-        state: whole tensors, named ``PARAMETER|KEY``.
+        state: whole tensors, named ``PARAMETER|KEY``; one is held at a time.
     """
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     # One state for each flat partition: the step count is the same for all parameters in it.
-    kinds = {full_name.rsplit("|", 1)[1]: value for full_name, value in state.items()}
+    names = {full_name.rsplit("|", 1)[1]: full_name for full_name in state}
+    kinds = {key: state[full_name] for key, full_name in names.items()}
     for flat in _flat_partitions(optimiser):
         optimiser.optimizer.state[flat] = {
             key: value.clone() if value.ndim == 0 else torch.zeros_like(flat)

@@ -6,7 +6,7 @@ what it is resumed with (:mod:`settings`, :mod:`inputs`), keeps :mod:`checkpoint
 (:mod:`stopping`). Batches follow :mod:`order`; :mod:`checks` stop a run that has gone wrong.
 """
 
-from llava_rad.runs.checkpoints import Checkpoint, find_checkpoints, save_checkpoint
+from llava_rad.runs.checkpoints import Checkpoint, CheckpointWriter, find_checkpoints
 from llava_rad.runs.order import BatchOrder
 
-__all__ = ["BatchOrder", "Checkpoint", "find_checkpoints", "save_checkpoint"]
+__all__ = ["BatchOrder", "Checkpoint", "CheckpointWriter", "find_checkpoints"]

@@ -1,19 +1,18 @@
-"""Whole tensors out of a model and its optimiser, and back into them, however they are split.
+"""What a model and its optimiser hold, by name: for a checkpoint, and back, however it is split.
 
-Names are those of the parameters; an optimiser's tensors are named ``PARAMETER|KEY``. Every process
-has to call these functions, since split tensors are gathered, one at a time; only a process that
-keeps them holds the result.
+Names are those of the parameters; an optimiser's tensors are named ``PARAMETER|KEY``.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from llava_rad.errors import TrainingError
+from llava_rad.runs.parts import SavedTensors
 
 # What data-parallel training puts into names.
 _WRAPPER = re.compile(r"\bmodule\.")
@@ -30,39 +29,28 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, value: Tensor) -> Tensor:
-    """Split a whole ``value`` as ``tensor`` is."""
-    value = value.to(tensor.device, tensor.dtype)
-    if isinstance(tensor, DTensor):
-        return distribute_tensor(value, tensor.device_mesh, tensor.placements)
-    return value.clone()
-
-
-def on_cpu(tensor: Tensor) -> Tensor:
-    """A copy in the host's memory."""
-    return tensor.to("cpu", copy=True).contiguous()
-
-
 def whole_tensors(named: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-    """Whole copies on the CPU by plain name; empty where they are not kept."""
+    """Whole copies on the CPU by plain name; empty where they are not kept.
+
+    Every process has to call this: split tensors are gathered, one at a time.
+    """
     found = {}
     for name, tensor in named:
         gathered = whole(tensor)
         if keep:
-            found[plain_name(name)] = on_cpu(gathered)
+            found[plain_name(name)] = gathered.to("cpu", copy=True).contiguous()
     return found
 
 
-@torch.no_grad()
-def restore_tensors(named: Iterable[tuple[str, Tensor]], values: Mapping[str, Tensor]) -> None:
-    """Inverse of :func:`whole_tensors`.
+def restore_tensors(named: Iterable[tuple[str, Tensor]], saved: SavedTensors) -> None:
+    """Read the tensors of a checkpoint into those of a model, one at a time.
 
     Raises:
         TrainingError: names or shapes are those of another model.
     """
     own = {plain_name(name): tensor for name, tensor in named}
-    wrong = sorted(own.keys() ^ values.keys()) or [
-        name for name, tensor in own.items() if tensor.shape != values[name].shape
+    wrong = sorted(own.keys() ^ saved.keys()) or [
+        name for name, tensor in own.items() if tensor.shape != saved.shape(name)
     ]
     if wrong:
         raise TrainingError(
@@ -72,34 +60,29 @@ def restore_tensors(named: Iterable[tuple[str, Tensor]], values: Mapping[str, Te
             kind="other_model",
         )
     for name, tensor in own.items():
-        tensor.copy_(like(tensor, values[name]))
+        saved.read_into(name, tensor)
 
 
-def whole_optimiser(
-    named: Iterable[tuple[str, Tensor]], optimiser: Any, keep: bool
-) -> dict[str, Tensor]:
-    """Whole copies on the CPU of what an optimiser keeps for each parameter."""
-    return whole_tensors(
-        (
-            (f"{name}|{key}", value)
-            for name, parameter in named
-            for key, value in optimiser.state.get(parameter, {}).items()
-        ),
-        keep,
-    )
+def optimiser_tensors(named: Iterable[tuple[str, Tensor]], optimiser: Any) -> dict[str, Tensor]:
+    """What an optimiser keeps for each parameter, by ``PARAMETER|KEY``; nothing is copied."""
+    return {
+        f"{name}|{key}": value
+        for name, parameter in named
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
 
 
 def restore_optimiser(
-    named: Iterable[tuple[str, Tensor]], optimiser: Any, state: Mapping[str, Tensor]
+    named: Iterable[tuple[str, Tensor]], optimiser: Any, saved: SavedTensors
 ) -> None:
-    """Inverse of :func:`whole_optimiser`.
+    """Read what an optimiser that has not stepped yet kept in a checkpoint.
 
     Raises:
         TrainingError: a parameter is not known.
     """
     parameters = {plain_name(name): parameter for name, parameter in named}
     on_device = optimiser.defaults.get("fused") or optimiser.defaults.get("capturable")
-    for full_name, value in state.items():
+    for full_name in saved:
         name, key = full_name.rsplit("|", 1)
         parameter = parameters.get(name)
         if parameter is None:
@@ -108,9 +91,10 @@ def restore_optimiser(
                 remedy="Resume with the configuration the run was started with",
                 kind="other_model",
             )
-        same_shape = value.shape == parameter.shape and value.ndim > 0
-        if same_shape:
-            value = like(parameter, value)
+        shape = saved.shape(full_name)
+        if shape == parameter.shape and len(shape) > 0:
+            value = torch.empty_like(parameter, dtype=saved.dtype(full_name))
+            saved.read_into(full_name, value)
         else:  # the number of steps
-            value = value.to(parameter.device if on_device else "cpu", copy=True)
+            value = saved[full_name].to(parameter.device if on_device else "cpu")
         optimiser.state[parameter][key] = value

@@ -3,12 +3,12 @@
 Without this the others would wait in their next collective operation until it times out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
@@ -19,13 +19,29 @@ from llava_rad.locks import FolderLock
 Result = TypeVar("Result")
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+class Processes(Protocol):
+    """The processes of a run: an Accelerator or its state."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this one does what only one does."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+
+    @property
+    def process_index(self) -> int:
+        """Which this is, from 0."""
+
+
+def on_main(processes: Processes, work: Callable[[], Result]) -> Result:
     """Do something in the main process and give its result to all, or its error.
 
     Every process has to call this.
 
     Args:
-        accelerator: that all processes share.
+        processes: of the run.
         work: its result can be pickled.
 
     Raises:
@@ -33,17 +49,17 @@ def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
             :func:`disk_error` puts it.
     """
     found: list[Any] = [None, None]
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         found = list(_tried(work))
-    if accelerator.num_processes > 1:
+    if processes.num_processes > 1:
         broadcast_object_list(found)
     result, error = found
     if error is not None:
-        raise error if accelerator.is_main_process else told_by_another(error)
+        raise error if processes.is_main_process else told_by_another(error)
     return result
 
 
-def in_all(accelerator: Accelerator | PartialState, work: Callable[[], Result]) -> Result:
+def in_all(processes: Processes, work: Callable[[], Result]) -> Result:
     """Do something in every process; where any of them fails, all raise the first one's error.
 
     Every process has to call this.
@@ -52,14 +68,22 @@ def in_all(accelerator: Accelerator | PartialState, work: Callable[[], Result]) 
         LlavaRadError: what ``work`` raised in some process.
     """
     result, error = _tried(work)
-    if accelerator.num_processes > 1:
-        raise_in_all(gather_object([error]), accelerator.process_index)
-    elif error is not None:
-        raise error
+    raise_in_all(gathered(processes, error), processes.process_index)
     return result
 
 
-def raise_in_all(errors: list[LlavaRadError | None], rank: int) -> None:
+def gathered(processes: Processes, value: Result) -> list[Result]:
+    """What each process has, in the order of the processes.
+
+    Every process has to call this.
+    """
+    if processes.num_processes == 1:
+        return [value]
+    found: list[Result] = gather_object([value])
+    return found
+
+
+def raise_in_all(errors: Sequence[LlavaRadError | None], rank: int) -> None:
     """Raise the first error of all processes, marked where another process tells it.
 
     Args:

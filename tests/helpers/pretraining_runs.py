@@ -13,6 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 from llava_rad.config import from_dict
 from llava_rad.dinov2.config import PretrainingConfig
 from llava_rad.encoders import Preprocessing
+from llava_rad.runs import Checkpoint
 
 PROGRAM = Path(__file__).parents[2] / "training" / "pretrain_encoder.py"
 
@@ -109,7 +110,8 @@ def encoder_weights(output):
 
 def checkpoint(output, step):
     """Weights after a step."""
-    return load_file(output / "checkpoints" / f"pretrain-{step:07d}" / "weights.safetensors")
+    path = output / "checkpoints" / f"pretrain-{step:07d}"
+    return dict(Checkpoint(path, "pretrain", step).tensors("weights"))
 
 
 def assert_equal(first, second, tolerance=0.0):

@@ -9,23 +9,33 @@ from helpers.disks import full_at, small_disk
 from torch import nn
 
 from llava_rad.errors import TrainingError
+from llava_rad.processes import process_state
 from llava_rad.report_training.state import (
-    optimiser_state,
+    optimiser_tensors,
     restore_optimiser,
     restore_weights,
-    trained_weights,
+    trained_tensors,
 )
-from llava_rad.runs import find_checkpoints, save_checkpoint
+from llava_rad.runs import CheckpointWriter, find_checkpoints
 from llava_rad.runs.checkpoints import find_resumable, resume_hint
 from llava_rad.runs.checks import check_changed, sums_of
 
 FACTS = {"settings": {"seed": 0, "data": {"max_length": 9}}, "manifests": {"a.jsonl": "1"}}
 
 
-def save(folder, step, stage="align", keep=2, **tensors):
+FILE = "shard-00001-model-00001-of-00001.safetensors"
+
+
+def write(folder, stage, step, groups, facts=FACTS, keep=2, **options):
+    with CheckpointWriter(folder, process_state(), keep=keep, **options) as writer:
+        writer.save(stage, step, groups, facts)
+    return find_checkpoints(folder)[-1]
+
+
+def save(folder, step, stage="align", **tensors):
     weights = {"w": torch.full((2,), float(step))} | tensors
     groups = {"weights": weights, "optimiser": {"w|step": torch.ones(())}}
-    return save_checkpoint(folder, stage, step, groups, FACTS, keep=keep)
+    return write(folder, stage, step, groups)
 
 
 def names(folder):
@@ -33,7 +43,7 @@ def names(folder):
 
 
 def resumable(folder, settings=FACTS["settings"], manifests=FACTS["manifests"], **options):
-    return find_resumable(folder, settings, manifests, **options)
+    return find_resumable(folder, settings, manifests, process_state(), **options)
 
 
 def test_the_last_ones_are_kept_in_the_order_of_the_run(tmp_path):
@@ -88,7 +98,7 @@ def test_a_run_folder_that_has_gone_is_not_made_anew(tmp_path):
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     save(tmp_path, 1)
     for value in (torch.nan, torch.inf):
-        with pytest.raises(TrainingError, match="step 2: bad is not finite"):
+        with pytest.raises(TrainingError, match="step 2: weights/bad is not finite"):
             save(tmp_path, 2, bad=torch.tensor([0.0, value]))
     assert names(tmp_path) == ["align-0000001"]
 
@@ -100,17 +110,14 @@ def flip(file, place):
 
 
 DAMAGES = {
-    "a bit of the weights": lambda c: flip(c / "weights.safetensors", -1),
-    "a bit of the optimiser": lambda c: flip(c / "optimiser.safetensors", -2),
-    "a bit of a header": lambda c: flip(c / "weights.safetensors", 40),
+    "a bit of a tensor": lambda c: flip(c / FILE, -1),
+    "a bit of a header": lambda c: flip(c / FILE, 40),
     "a bit of the state": lambda c: flip(c / "state.json", -9),
-    "cut": lambda c: (c / "weights.safetensors").write_bytes(b"{}"),
+    "cut": lambda c: (c / FILE).write_bytes(b"{}"),
     "empty": lambda c: (c / "state.json").write_text(""),
-    "weights gone": lambda c: (c / "weights.safetensors").unlink(),
+    "tensors gone": lambda c: (c / FILE).unlink(),
     "state gone": lambda c: (c / "state.json").unlink(),
-    "another's weights": lambda c: shutil.copy(
-        c.parent / "align-0000001/weights.safetensors", c / "weights.safetensors"
-    ),
+    "another's tensors": lambda c: shutil.copy(c.parent / "align-0000001" / FILE, c / FILE),
     "another's state": lambda c: shutil.copy(
         c.parent / "align-0000001/state.json", c / "state.json"
     ),
@@ -135,7 +142,7 @@ def test_a_damaged_newest_one_is_told_of_and_the_one_before_is_taken(tmp_path, d
 
 def test_where_all_are_damaged_nothing_is_begun_or_lost(tmp_path):
     for step in (1, 2):
-        flip(save(tmp_path, step).path / "weights.safetensors", -1)
+        flip(save(tmp_path, step).path / FILE, -1)
     with pytest.raises(TrainingError, match=r"no checkpoint of the run can be read: align-0000002"):
         resumable(tmp_path)
     assert names(tmp_path) == ["align-0000001", "align-0000002"]
@@ -177,8 +184,8 @@ def test_optimiser_and_weights_go_on_exactly(tmp_path):
     steps(whole, optimiser, range(6))
     half, optimiser = network()
     steps(half, optimiser, range(3))
-    groups = {"weights": trained_weights(half), "optimiser": optimiser_state(half, optimiser)}
-    saved = save_checkpoint(tmp_path, "align", 3, groups, {}, keep=1)
+    groups = {"weights": trained_tensors(half), "optimiser": optimiser_tensors(half, optimiser)}
+    saved = write(tmp_path, "align", 3, groups)
     resumed, optimiser = network()
     restore_weights(resumed, saved.tensors("weights"))
     restore_optimiser(resumed, optimiser, saved.tensors("optimiser"))

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from llava_rad.errors import TrainingError
+from llava_rad.runs.parts import SavedTensors, part_of, write_parts
 from llava_rad.runs.state import (
+    optimiser_tensors,
     plain_name,
     restore_optimiser,
     restore_tensors,
-    whole_optimiser,
     whole_tensors,
 )
 
@@ -28,6 +29,12 @@ def network(fused=False):
     return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
 
 
+def saved(file, tensors):
+    """As the next run reads them."""
+    write_parts({plain_name(name): part_of(tensor, True) for name, tensor in tensors.items()}, file)
+    return SavedTensors([file])
+
+
 def step(model, optimiser):
     model(torch.randn(5, 3, generator=torch.Generator().manual_seed(3))).pow(2).sum().backward()
     optimiser.step()
@@ -35,11 +42,13 @@ def step(model, optimiser):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_training_goes_on_exactly_with_and_without_the_wrapper(fused):
+def test_training_goes_on_exactly_with_and_without_the_wrapper(fused, tmp_path):
     model, optimiser = network(fused)
     step(model, optimiser)
-    tensors = whole_tensors(Wrapped(model).state_dict().items(), keep=True)
-    state = whole_optimiser(Wrapped(model).named_parameters(), optimiser, keep=True)
+    tensors = saved(tmp_path / "weights", Wrapped(model).state_dict())
+    state = saved(
+        tmp_path / "state", optimiser_tensors(Wrapped(model).named_parameters(), optimiser)
+    )
     assert tensors.keys() == model.state_dict().keys()  # running statistics too
     other, other_optimiser = network(fused)
     restore_tensors(other.state_dict().items(), tensors)
@@ -54,11 +63,10 @@ def test_what_is_not_kept_takes_no_memory():
     model, optimiser = network()
     step(model, optimiser)
     assert whole_tensors(model.state_dict().items(), keep=False) == {}
-    assert whole_optimiser(model.named_parameters(), optimiser, keep=False) == {}
 
 
-def test_another_model_is_refused():
-    tensors = whole_tensors(network()[0].state_dict().items(), keep=True)
+def test_another_model_is_refused(tmp_path):
+    tensors = saved(tmp_path / "weights", network()[0].state_dict())
     for other in (
         nn.Sequential(nn.Linear(3, 4)),
         nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)),
@@ -67,7 +75,8 @@ def test_another_model_is_refused():
             restore_tensors(other.state_dict().items(), tensors)
     model, optimiser = network()
     with pytest.raises(TrainingError, match=r"it trains 7\.weight"):
-        restore_optimiser(model.named_parameters(), optimiser, {"7.weight|exp_avg": torch.ones(1)})
+        other = saved(tmp_path / "state", {"7.weight|exp_avg": torch.ones(1)})
+        restore_optimiser(model.named_parameters(), optimiser, other)
 
 
 def test_names_lose_the_wrapper_only():

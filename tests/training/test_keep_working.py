@@ -189,9 +189,10 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_run_ends_the_same(
     output = tmp_path / "run"
     shutil.copytree(finished, output)
     newest = find_checkpoints(output / "checkpoints")[-1].path
-    content = bytearray((newest / "optimiser.safetensors").read_bytes())
+    (file,) = newest.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
     content[-1] ^= 4
-    (newest / "optimiser.safetensors").write_bytes(content)
+    file.write_bytes(content)
     assert program.run(output) == 0
     said = capsys.readouterr().out
     assert f"WARNING: {newest.name} is damaged (the weights file is damaged (the checksum" in said

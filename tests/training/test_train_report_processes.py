@@ -10,6 +10,7 @@ from helpers.training_runs import PROGRAM, metrics
 from safetensors.torch import load_file
 
 from llava_rad.model import ReportModel
+from llava_rad.runs import find_checkpoints
 
 # 20 steps a stage. LoRA dropout differs between processes, as it should, so it is off.
 TWENTY_STEPS = [
@@ -28,7 +29,8 @@ def curve(folder):
 
 @pytest.fixture(scope="module")
 def one(train_in, tmp_path_factory):
-    return train_in(tmp_path_factory.mktemp("one"), "run", *TWENTY_STEPS)[0]
+    folder = tmp_path_factory.mktemp("one")
+    return train_in(folder, "run", *TWENTY_STEPS, "keep_checkpoints=99")[0]
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
@@ -36,6 +38,7 @@ def test_two_processes_learn_what_one_does(one, train, tmp_path, sharding):
     folder, said = train(
         "two",
         *TWENTY_STEPS,
+        "keep_checkpoints=99",
         f"sharding={sharding}",
         f"data.cache_folder={tmp_path / 'features'}",
         "processes=2",
@@ -60,6 +63,16 @@ def test_two_processes_learn_what_one_does(one, train, tmp_path, sharding):
         for name, tensor in wanted.items():
             assert torch.allclose(tensors[name], tensor, atol=1e-4), name
     ReportModel.from_pretrained(folder / "finetune")
+
+    # Checkpoints hold what one process keeps; that of step 15 is made right after a validation.
+    ours, theirs = (find_checkpoints(run / "checkpoints") for run in (folder, one))
+    assert [(c.stage, c.step) for c in ours] == [(c.stage, c.step) for c in theirs]
+    for saved, wanted in zip(ours, theirs, strict=True):
+        for group in ("weights", "optimiser"):
+            tensors, expected = saved.tensors(group), wanted.tensors(group)
+            assert tensors.keys() == expected.keys(), saved
+            for name in expected:
+                assert torch.allclose(tensors[name], expected[name], atol=1e-4), name
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
