@@ -240,7 +240,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a YAML file that is a mapping; of an empty one, none.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
     text = read_text(
         path,
         error=ConfigError,
@@ -270,7 +275,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             remedy="Take one of the base: lines out",
             kind="base_cycle",
         )
-    values = _read_yaml(path)
+    values = read_yaml(path)
     base = values.pop("base", None)
     if base is None:
         return values

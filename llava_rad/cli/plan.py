@@ -1,18 +1,26 @@
 """``llava-rad plan``: what a training will take."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_rad.cli.common import user_errors, write_out
 from llava_rad.cli.options import Config, Overrides, PrintFormat
 
+if TYPE_CHECKING:
+    from llava_rad.dinov2.plan import PretrainingPlan
+    from llava_rad.report_training.plan import Plan
+
 
 def plan(
     config: Config,
     overrides: Overrides = None,
-    studies: Annotated[int, typer.Option(min=1, help="How many studies an epoch has.")] = 270_000,
+    studies: Annotated[
+        int,
+        typer.Option(min=1, help="How many studies an epoch has; of a pretraining, images."),
+    ] = 270_000,
     gpu: Annotated[str, typer.Option(help="The kind of GPU, such as a100-80gb or h100.")] = (
         "a100-80gb"
     ),
@@ -35,18 +43,34 @@ def plan(
     Example:
         llava-rad plan vicuna_7b_lora --gpu h100 --processes 8
         llava-rad plan vicuna_7b_lora encoder=mini lora.r=16
+        llava-rad plan rad_dino_vitb14_518 --studies 838336 --processes 64
     """
     with user_errors():
         from llava_rad.config import load_config
         from llava_rad.extras import require
-        from llava_rad.programs import find_config
 
         require("train", "a plan of a training")
+        file, is_pretraining = _find(config)
+        result: PretrainingPlan | Plan
+        if is_pretraining:
+            from llava_rad.dinov2.config import PretrainingConfig
+            from llava_rad.dinov2.plan import plan_pretraining
+            from llava_rad.runs.gpus import UTILISATION
+
+            result = plan_pretraining(
+                load_config(PretrainingConfig, file, overrides or []),
+                images=studies,
+                gpu=gpu,
+                processes=processes or 1,
+                utilisation=utilisation or UTILISATION,
+            )
+            write_out(json.dumps(result.to_dict()) if format == "json" else result.text())
+            return
         from llava_rad.report_training.config import ReportTrainingConfig
         from llava_rad.report_training.plan import UTILISATION
         from llava_rad.report_training.plan import plan as plan_run
 
-        settings = load_config(ReportTrainingConfig, find_config(config, "report"), overrides or [])
+        settings = load_config(ReportTrainingConfig, file, overrides or [])
         result = plan_run(
             settings,
             studies=studies,
@@ -55,3 +79,15 @@ def plan(
             utilisation=utilisation or UTILISATION,
         )
         write_out(json.dumps(result.to_dict()) if format == "json" else result.text())
+
+
+def _find(config: str) -> tuple[Path, bool]:
+    """The file of a configuration, and whether it is one of a pretraining."""
+    from llava_rad.config import read_yaml
+    from llava_rad.programs import config_names, find_config
+
+    known = config_names()
+    if f"encoder/{config}" in known and f"report/{config}" not in known:
+        return known[f"encoder/{config}"], True
+    file = find_config(config, "report")
+    return file, bool({"backbone", "crops", "schedule"} & set(read_yaml(file) or {}))

@@ -4,7 +4,8 @@ The others build the model without storage, on torch's meta device. So the host 
 once, whatever the number of its processes.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,32 +27,68 @@ def receive(module: nn.Module, device: torch.device, leave: Collection[nn.Module
         leave: modules within it that are left as they are.
 
     Raises:
-        TrainingError: a part keeps a tensor that is neither parameter nor buffer, which the others
-            would not get.
+        TrainingError: the module is another one in some process, or a part keeps a tensor that is
+            neither parameter nor buffer, which the others would not get.
     """
-    moved: dict[int, tuple[Tensor, Tensor]] = {}  # with the old one, so that its id stays its own
-    for part in _parts(module, set(leave)):
-        for store in (part._parameters, part._buffers):
-            for name, old in list(store.items()):
-                if old is None or isinstance(old, DTensor):
-                    continue
-                if id(old) not in moved:
-                    moved[id(old)] = (old, _received(old, device))
-                store[name] = moved[id(old)][1]  # type: ignore[assignment]
+    slots: dict[str, tuple[Any, str]] = {
+        f"{where}{name}": (store, name)
+        for where, part in _parts(module, set(leave))
+        for store in (part._parameters, part._buffers)
+        for name, tensor in store.items()
+        if tensor is not None and not isinstance(tensor, DTensor)
+    }
+    for name, (same, shape, dtype) in _as_in_main(slots).items():
+        store, own_name = slots[name]
+        old: Tensor = store[own_name]
+        if (old.shape, old.dtype) != (shape, dtype):
+            raise _other_model(name)
+        if same == name:
+            store[own_name] = _received(old, device)
+        else:
+            first, first_name = slots[same]
+            store[own_name] = first[first_name]
+    for _, part in _parts(module, set(leave)):
         for name, value in vars(part).items():
             if isinstance(value, Tensor) and value.is_meta:
                 raise TrainingError(
                     f"{type(part).__name__} keeps {name} beside its parameters and buffers",
-                    remedy="Use sharding=none on one process, or zero2 or zero3",
+                    remedy="Use one process, or an LLM of another family",
                     kind="hidden_tensor",
                 )
 
 
-def _parts(module: nn.Module, leave: set[nn.Module]) -> Iterator[nn.Module]:
+def _as_in_main(slots: Mapping[str, tuple[Any, str]]) -> dict[str, tuple[str, Any, Any]]:
+    """Of each tensor in the main process: the first name that it is known by, shape and dtype."""
+    first: dict[int, str] = {}
+    found: list[Any] = [
+        {
+            name: (first.setdefault(id(store[own]), name), store[own].shape, store[own].dtype)
+            for name, (store, own) in slots.items()
+        }
+    ]
+    if world_size() > 1:
+        dist.broadcast_object_list(found, src=0)
+        if differing := found[0].keys() ^ slots.keys():
+            raise _other_model(min(differing))
+    facts: dict[str, tuple[str, Any, Any]] = found[0]
+    return facts
+
+
+def _other_model(name: str) -> TrainingError:
+    return TrainingError(
+        f"{name} is not the same in all processes",
+        remedy="See that all run the same version with the same model folder",
+        kind="other_model",
+    )
+
+
+def _parts(
+    module: nn.Module, leave: set[nn.Module], where: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
     if module not in leave:
-        yield module
-        for child in module.children():
-            yield from _parts(child, leave)
+        yield where, module
+        for name, child in module.named_children():
+            yield from _parts(child, leave, f"{where}{name}.")
 
 
 def _received(old: Tensor, device: torch.device) -> Tensor:

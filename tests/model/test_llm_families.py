@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.llm_families import FAMILIES, REFUSED, folder_of, save_llm
+from helpers.processes import in_processes
 from helpers.tiny_models import picture, tiny_encoder, tiny_llm
 
 from llava_rad.errors import LlavaRadError, ModelError
@@ -23,9 +24,11 @@ from llava_rad.model import (
     load_llm,
     load_tokenizer,
 )
-from llava_rad.model.llm import fitting_attention
+from llava_rad.model.llm import fitting_attention, own_ends
+from llava_rad.model.lora import attach_lora, without_lora
 from llava_rad.model.tokenizer import adds_bos
 from llava_rad.reports import GenerationSettings, generate_reports
+from llava_rad.runs.receiving import receive
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)
 REPORT = "No acute disease. Heart size is normal."
@@ -82,6 +85,35 @@ def logits(model):
     pixels = model.processor.pixel_values([request()])
     with torch.no_grad():
         return model(ids, torch.ones_like(ids), pixel_values=pixels).logits
+
+
+def received(names):
+    """Of each family: names of what the LLM holds, its ends, and its output, where one reads."""
+    found = {}
+    for name in names:
+        is_main = torch.distributed.get_rank() == 0
+        llm, _ = load_llm(str(folder_of(name)), dtype=torch.bfloat16, empty=not is_main)
+        make_lean(llm)
+        llm = attach_lora(llm, LORA)
+        if not is_main:
+            assert all(tensor.is_meta for tensor in llm.parameters()), name
+        receive(llm, torch.device("cpu"))
+        with torch.no_grad():
+            output = llm(torch.arange(2, 9)[None]).logits
+        held = [n for n, _ in (*llm.named_parameters(), *llm.named_buffers())]
+        found[name] = (held, own_ends(without_lora(llm)), output)
+    return found
+
+
+@pytest.mark.slow
+def test_an_llm_that_one_process_reads_is_the_same_in_the_others():
+    for name in NAMES:
+        folder_of(name)  # made here, for both
+    main, other = in_processes(2, received, NAMES)
+    for name in NAMES:
+        (held, ends, output), (their_held, their_ends, theirs) = main[name], other[name]
+        assert (held, ends) == (their_held, their_ends), name
+        assert torch.equal(output, theirs), name
 
 
 def say(model, *lines):

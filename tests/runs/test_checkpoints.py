@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import threading
+import weakref
 
 import pytest
 import torch
 from helpers.disks import full_at, small_disk
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from llava_rad.errors import TrainingError
 from llava_rad.processes import process_state
@@ -16,9 +20,10 @@ from llava_rad.report_training.state import (
     restore_weights,
     trained_tensors,
 )
-from llava_rad.runs import CheckpointWriter, find_checkpoints
+from llava_rad.runs import CheckpointWriter, checkpoints, find_checkpoints
 from llava_rad.runs.checkpoints import find_resumable, resume_hint
 from llava_rad.runs.checks import check_changed, sums_of
+from llava_rad.runs.parts import write_parts
 
 FACTS = {"settings": {"seed": 0, "data": {"max_length": 9}}, "manifests": {"a.jsonl": "1"}}
 
@@ -196,6 +201,96 @@ def test_optimiser_and_weights_go_on_exactly(tmp_path):
     other = nn.Linear(3, 2)
     with pytest.raises(TrainingError, match="another model"):
         restore_weights(other, saved.tensors("weights"))
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event that a background write waits for."""
+    free = threading.Event()
+
+    def slowly(parts, file):
+        assert free.wait(60)
+        return write_parts(parts, file)
+
+    monkeypatch.setattr(checkpoints, "write_parts", slowly)
+    yield free
+    free.set()
+
+
+def test_in_the_background_training_goes_on_and_the_values_are_those_of_the_save(
+    tmp_path, slow_disk
+):
+    weight = torch.ones(3)
+    with CheckpointWriter(tmp_path, process_state(), keep=2, background=True) as writer:
+        writer.save("align", 1, {"weights": {"w": weight}}, FACTS)
+        weight += 1  # the next step
+        writer.settle(wait=False)
+        assert find_checkpoints(tmp_path) == []
+        slow_disk.set()
+        writer.settle()
+        assert find_checkpoints(tmp_path)[0].tensors("weights")["w"].tolist() == [1, 1, 1]
+        writer.save("align", 2, {"weights": {"w": weight}}, FACTS)
+    assert find_checkpoints(tmp_path)[1].tensors("weights")["w"].tolist() == [2, 2, 2]
+    resumable(tmp_path).check()
+
+
+def test_what_fails_in_the_background_is_told_at_the_next_call(tmp_path):
+    save(tmp_path, 1)
+    broken = {"weights": {"w": torch.tensor([torch.nan])}}
+    with (
+        pytest.raises(TrainingError, match="step 2: weights/w is not finite"),
+        CheckpointWriter(tmp_path, process_state(), keep=2, background=True) as writer,
+    ):
+        writer.save("align", 2, broken, FACTS)
+        writer.settle()
+    assert names(tmp_path) == ["align-0000001"]
+
+
+def test_a_run_that_fails_leaves_no_half_checkpoint(tmp_path, slow_disk):
+    slow_disk.set()
+    with (
+        pytest.raises(KeyError),
+        CheckpointWriter(tmp_path, process_state(), keep=2, background=True) as writer,
+    ):
+        writer.save("align", 1, {"weights": {"w": torch.ones(2)}}, FACTS)
+        raise KeyError
+    assert names(tmp_path) == []
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that are made and not yet freed."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.storages = {tensor.untyped_storage()._cdata for tensor in known}
+        self.held = self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.storages:
+                    self.held += storage.nbytes()
+                    self.most = max(self.most, self.held)
+                    weakref.finalize(tensor, self.free, storage.nbytes())
+        return result
+
+    def free(self, size):
+        self.held -= size
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_no_second_copy_is_alive_while_a_checkpoint_is_written(tmp_path, background):
+    """In the background there is one, as is said."""
+    tensors = {f"{n}": torch.full((250_000,), float(n)) for n in range(10)}
+    one = 250_000 * 4
+    with Alive(tensors.values()) as alive:
+        write(tmp_path, "align", 1, {"weights": tensors}, background=background)
+    if background:
+        assert 10 * one <= alive.most <= 12 * one
+    else:
+        assert 0 < alive.most <= 2 * one  # what tells whether a tensor is finite
 
 
 def test_facts_are_given_back(tmp_path):

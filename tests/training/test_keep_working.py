@@ -70,6 +70,12 @@ def copied(finished, folder):
     return folder
 
 
+def test_checkpoints_in_the_background_are_the_same(program, finished, tmp_path):
+    output = tmp_path / "run"
+    assert program.run(output, "async_checkpoints=true") == 0
+    assert_same_run(output, finished)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_and_the_run_is_resumed_exactly(
