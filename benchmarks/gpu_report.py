@@ -100,7 +100,7 @@ def measure_project(
             optimiser,
             accelerator,
             [micro_batch],
-            lambda given: given.model_inputs(accelerator.device),
+            device=accelerator.device,
             targets=micro_batch.target_tokens,
             clip=config.finetune.clip,
         )

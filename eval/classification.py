@@ -84,7 +84,7 @@ def main(
         contextlib.ExitStack() as stack,
     ):
         # Heavy imports wait until the options are read.
-        from llava_rad.features import FeatureCache
+        from llava_rad.features import FeatureStore
         from llava_rad.outputs import has_checksums, own_shared_results
         from llava_rad.probing import (
             encoder_facts,
@@ -119,7 +119,7 @@ def main(
 
         # 2. Attentive probes on patch tokens, or
         if pooling == ATTENTIVE:
-            tokens = FeatureCache(judging.cache, loaded)
+            tokens = FeatureStore(judging.cache, loaded, workers=workers)
             for share in sorted(shares):
                 say_once(f"fitting on {100 * share:g} % of the training patients")
                 attentive = run_attentive_probe(

@@ -72,7 +72,7 @@ def main(
         contextlib.ExitStack() as stack,
     ):
         # Heavy imports wait until the options are read.
-        from llava_rad.features import FeatureCache
+        from llava_rad.features import FeatureStore
         from llava_rad.outlines import FILE, load_head, seeing_whole_images
         from llava_rad.outputs import (
             claim,
@@ -98,7 +98,7 @@ def main(
             own_shared_results(save, {FILE: has_checksums}, inputs, what=what, overwrite=overwrite)
         )
         sources = open_masks(masks or [])
-        tokens = FeatureCache(judging.cache, whole)
+        tokens = FeatureStore(judging.cache, whole)
         facts = encoder_facts(whole)
 
         # 2. A head, trained or loaded, and its test.

@@ -1,92 +1,186 @@
-"""Patch tokens of a frozen encoder, computed once and kept on disk.
+"""What a frozen encoder sees of images, computed once and kept on disk.
 
-One folder per encoder (its fingerprint covers weights, dtype, layer and preprocessing) holds
-shards: safetensors files with ``patches`` in bfloat16, [images, tokens, dim], and with the
-SHA-256 of each image's file and a checksum of each image's tokens in their metadata. What is
-looked up is an image's content, so renamed and copied files are found and changed ones are not.
+A store is a folder of shards: safetensors files with one tensor, a row an image, and in the header
+the keys of its images and a checksum of each row. Everything that a row depends on decides which
+folder it is: the encoder (weights, dtype, layer, preprocessing), the kind of row, and whether it
+was computed in mixed precision.
 
 Shards are written under a temporary name and renamed, each under a name of its own: several
 processes, and several runs and users, fill one folder at once without knowing of each other, and a
 process that is killed loses at most the shard it was filling. Nobody removes what another user
 wrote; what cannot be read or is damaged is made again once, in a later shard.
+
+Nothing is held open, so that the workers of a data loader can read: :meth:`FeatureStore.find` in
+them, :meth:`FeatureStore.mend` where the encoder is.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
+import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from llava_rad.encoders import ImageEncoder
-from llava_rad.errors import DataError
-from llava_rad.files import ContentKeys, clear_leftovers, size_text, write_atomically
+from llava_rad.encoders import EncoderOutput, ImageEncoder, Preprocessing
+from llava_rad.errors import DataError, ImageError, WeightsError
+from llava_rad.files import (
+    CHECKSUMS,
+    ContentKeys,
+    clear_leftovers,
+    seal_of,
+    size_text,
+    stamp_key,
+    write_tensors,
+)
 from llava_rad.images import load_radiograph
+from llava_rad.processes import process_state
 from llava_rad.readers import parse_json
+from llava_rad.runs.loading import read_ahead
+from llava_rad.runs.together import in_all
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT = "1"
+#: How an image is known again: by path, size and time of change, or by what its file holds.
+Keys = Literal["stamp", "content"]
+#: Called with (encoded, to encode), about ten times.
+Progress = Callable[[int, int], None]
+
+BATCH = 16  # images encoded together
+_FORMAT = "2"
 _SHARD_BYTES = 256 << 20
-_ENCODE_BATCH = 16
+_SHARD_IMAGES = 2048
 _HASHES_FILE = "files.json"
+_DTYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a store keeps of an image.
+
+    Attributes:
+        name: of the tensor, and the beginning of the folder's name.
+        dtype: of the rows. With bfloat16 an accelerator computes them in mixed precision too.
+        make: rows [images, ...] of an encoder's output.
+        shape: of a row.
+    """
+
+    name: str
+    dtype: torch.dtype
+    make: Callable[[EncoderOutput], Tensor]
+    shape: Callable[[ImageEncoder], tuple[int, ...]]
+
+
+def _patches(output: EncoderOutput) -> Tensor:
+    return output.patches
+
+
+def _patches_shape(encoder: ImageEncoder) -> tuple[int, ...]:
+    return encoder.num_tokens, encoder.dim
+
+
+def _vectors(output: EncoderOutput) -> Tensor:
+    return torch.stack([output.cls.float(), output.patches.float().mean(dim=1)], dim=1)
+
+
+def _vectors_shape(encoder: ImageEncoder) -> tuple[int, ...]:
+    return 2, encoder.dim
+
+
+#: Patch tokens, bfloat16 [tokens, dim].
+PATCHES = Kind("patches", torch.bfloat16, _patches, _patches_shape)
+#: CLS and the mean of the patch tokens, float32 [2, dim].
+VECTORS = Kind("vectors", torch.float32, _vectors, _vectors_shape)
 
 
 class _Place(NamedTuple):
     shard: Path
-    row: int
+    offset: int
     checksum: int
 
 
-class FeatureCache:
-    """The cached patch tokens of one encoder.
+class FeatureStore:
+    """What one encoder sees of images.
 
     Args:
-        folder: of all caches; this one takes a folder in it.
-        encoder: frozen; images that are missing are encoded with it, in its own dtype.
+        folder: of all stores; this one takes a folder in it.
+        encoder: frozen; images that are missing are encoded with it.
+        kind: what is kept.
+        keys: ``stamp`` looks at no file's content; with ``content`` each is read once, and then
+            renamed and copied images are found.
+        workers: processes that read images while others are encoded.
 
     Attributes:
-        folder: of this encoder's shards.
+        folder: of this store's shards.
         rejected: shards that were found damaged or foreign, with the reason; what they held is
             made again.
     """
 
-    def __init__(self, folder: str | Path, encoder: ImageEncoder) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: ImageEncoder,
+        kind: Kind = PATCHES,
+        *,
+        keys: Keys = "content",
+        workers: int = 0,
+    ) -> None:
         self.encoder = encoder
-        self.fingerprint = encoder.fingerprint()
-        self.folder = Path(folder) / self.fingerprint[:32]
+        self.kind = kind
+        self.workers = workers
+        self.shape = kind.shape(encoder)
         self.rejected: dict[str, str] = {}
+        self._mixed = kind.dtype is torch.bfloat16 and self._device.type != "cpu"
+        computed = ", mixed precision" if self._mixed else ""
+        self._identity = f"{_FORMAT} {encoder.fingerprint()} {kind.name} {kind.dtype}{computed}"
+        name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
+        self.folder = Path(folder) / f"{kind.name}-{name}"
+        self._content = ContentKeys(Path(folder) / _HASHES_FILE) if keys == "content" else None
         self._places: dict[str, _Place] = {}
-        self._read_shards: set[str] = set()
-        self._hash = ContentKeys(self.folder / _HASHES_FILE)
-        self._open: dict[Path, safe_open] = {}
+        self._seen: set[str] = set()
         self.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the encoder: workers only read."""
+        return {**vars(self), "encoder": None}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
 
     @property
     def bytes_per_image(self) -> int:
         """Space that one image takes."""
-        return self.encoder.num_tokens * self.encoder.dim * 2
+        return torch.Size(self.shape).numel() * self.kind.dtype.itemsize
+
+    def _key(self, path: str) -> str:
+        return self._content(path) if self._content else stamp_key(path)
 
     def __contains__(self, path: str) -> bool:
-        return self._hash(path) in self._places
+        return self._key(path) in self._places
 
     def missing(self, paths: Sequence[str]) -> list[str]:
-        """Paths whose tokens are not there yet, each content once."""
+        """Paths of images that are not there yet, each once."""
+        unique = self._unique(paths)
+        return [path for key, path in unique.items() if key not in self._places]
+
+    def _unique(self, paths: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
-        for path in paths:
-            key = self._hash(path)
-            if key not in self._places:
-                found.setdefault(key, path)
-        return list(found.values())
+        for path in dict.fromkeys(paths):
+            found.setdefault(self._key(path), path)
+        return found
+
+    # Filling
 
     def fill(
         self,
@@ -94,17 +188,18 @@ class FeatureCache:
         *,
         rank: int = 0,
         processes: int = 1,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> int:
-        """Encode this process's share of the missing images.
+        """Encode this process's share of the missing images; see :func:`fill_together`.
 
-        With several processes each calls it, waits for the others and calls :meth:`refresh`.
+        Batches are cut from all images in their order, so that they are the same in a run that
+        resumes and with any number of processes.
 
         Args:
             paths: all image files that will be read.
             rank: of this process.
             processes: that fill together.
-            progress: called with (encoded, to encode) after each batch.
+            progress: told how many images all processes have encoded, as far as this one knows.
 
         Returns:
             How many images were encoded here.
@@ -113,147 +208,183 @@ class FeatureCache:
             DataError: the disk is too small or full.
             ImageError: an image cannot be read.
         """
-        missing = set(self.missing(paths))
-        if missing:
-            self._check_space(len(missing))
+        unique = self._unique(paths)
+        absent = [key for key in unique if key not in self._places]
+        if absent:
+            self._check_space(len(absent))
         if rank == 0 and self.folder.is_dir():
             clear_leftovers(self.folder)
-        # Shares are cut from all paths: what is missing shrinks while the others write.
-        mine = [path for path in list(dict.fromkeys(paths))[rank::processes] if path in missing]
-        rows = max(1, _SHARD_BYTES // self.bytes_per_image)
-        done = 0
-        for start in range(0, len(mine), rows):
-            part = mine[start : start + rows]
-            tokens = []
-            for first in range(0, len(part), _ENCODE_BATCH):
-                tokens.append(self._encode(part[first : first + _ENCODE_BATCH]))
-                done += len(tokens[-1])
-                if progress:
-                    progress(done, len(mine))
-            self._write([self._hash(path) for path in part], torch.cat(tokens))
-        if rank == 0:
-            self._hash.remember()
+        wanted, keys = set(absent), list(unique)
+        batches = [keys[i : i + BATCH] for i in range(0, len(keys), BATCH)]
+        mine = [left for b in batches[rank::processes] if (left := [k for k in b if k in wanted])]
+        room = min(_SHARD_BYTES // self.bytes_per_image, _SHARD_IMAGES)
+        encoded = self._encode([[unique[key] for key in batch] for batch in mine])
+        done = told = 0
+        kept: list[Tensor] = []
+        of_kept: list[str] = []
+        for batch, rows in zip(mine, encoded, strict=True):
+            kept.append(rows)
+            of_kept += batch
+            done += len(batch)
+            if len(of_kept) + BATCH > room or batch is mine[-1]:
+                self._write(of_kept, torch.cat(kept))
+                kept, of_kept = [], []
+            everyone = min(done * processes, len(absent))
+            if progress and everyone - told >= len(absent) / 10:
+                progress(everyone, len(absent))
+                told = everyone
+        if self._content and rank == 0:
+            self._content.remember()
         return done
 
-    def read(self, paths: Sequence[str]) -> Tensor:
-        """Patch tokens of images: bfloat16 [images, tokens, dim].
+    @torch.inference_mode()
+    def _encode(self, batches: Sequence[Sequence[str]]) -> Generator[Tensor]:
+        """Rows of batches of image files, [images, ...] each."""
+        device = self._device
+        mixed = torch.autocast(device.type, torch.bfloat16, enabled=self._mixed)
+        workers = self.workers if len(batches) > 1 else 0
+        pin = device.type == "cuda"
+        for pixels in read_inputs(batches, self.encoder.preprocessing, workers, pin=pin):
+            with mixed:
+                output = self.encoder.encode(pixels.to(device, non_blocking=True))
+            yield self.kind.make(output).to("cpu", self.kind.dtype)
 
-        Tokens that do not have their checksum are encoded again and replaced.
+    # Reading
+
+    def read(self, paths: Sequence[str]) -> Tensor:
+        """Rows of images, [images, ...]; what is missing or damaged is encoded.
 
         Raises:
             ImageError: an image that has to be encoded cannot be read.
         """
-        found = [self._row(path) for path in paths]
-        again = [path for path, row in zip(paths, found, strict=True) if row is None]
-        if again:
-            unique = list(dict.fromkeys(again))
-            tokens = torch.cat([self._encode([path]) for path in unique])
-            try:
-                self._write([self._hash(path) for path in unique], tokens)
-            except DataError as error:
-                _LOG.warning("feature cache: not mended: %s", error)
-            fresh = dict(zip(unique, tokens, strict=True))
-            found = [fresh[p] if r is None else r for p, r in zip(paths, found, strict=True)]
-        return torch.stack([row for row in found if row is not None])
+        rows, lost = self.find(paths)
+        self.mend(paths, rows, lost)
+        return rows
+
+    def find(self, paths: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Rows of images, [images, ...], and the places of those that are missing or damaged.
+
+        The encoder is not asked, so that the workers of a data loader can call this.
+        """
+        rows = torch.empty(len(paths), *self.shape, dtype=self.kind.dtype)
+        return rows, [i for i, path in enumerate(paths) if self._fetch(rows[i], path)]
+
+    def mend(self, paths: Sequence[str], rows: Tensor, lost: Sequence[int]) -> None:
+        """Fill in what :meth:`find` did not find, and keep it in a new shard.
+
+        Args:
+            paths: as given to :meth:`find`.
+            rows: its rows.
+            lost: its places.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        again: dict[str, list[int]] = {}
+        for i in lost:  # perhaps mended since by this process
+            if reason := self._fetch(rows[i], paths[i]):
+                if place := self._places.pop(self._key(paths[i]), None):
+                    self._reject(place.shard, reason)
+                again.setdefault(paths[i], []).append(i)
+        if not again:
+            return
+        unique = list(again)
+        batches = [unique[i : i + BATCH] for i in range(0, len(unique), BATCH)]
+        made = torch.cat(list(self._encode(batches)))
+        for path, row in zip(unique, made, strict=True):
+            rows[again[path]] = row
+        try:
+            self._write([self._key(path) for path in unique], made)
+        except DataError as error:
+            _LOG.warning("feature store: not mended: %s", error)
+
+    def _fetch(self, row: Tensor, path: str) -> str:
+        """Read an image's row into a tensor; empty, or the reason why it cannot be."""
+        try:
+            place = self._places.get(self._key(path))
+        except ImageError as error:
+            return str(error)
+        if place is None:
+            return "it is not there"
+        content = row.flatten().view(torch.uint8).numpy().data
+        try:
+            with place.shard.open("rb", buffering=0) as file:
+                file.seek(place.offset)
+                count = file.readinto(content)
+        except OSError as error:
+            return f"it cannot be read ({error})"
+        whole = count == len(content) and zlib.crc32(content) == place.checksum
+        return "" if whole else "a row does not have its checksum"
+
+    # Shards
 
     def refresh(self) -> None:
         """Take up shards that were written since the last look."""
-        shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._read_shards]
-        # The last tokens of an image count, so damaged ones stay replaced.
+        shards = [s for s in self.folder.glob("*.safetensors") if s.name not in self._seen]
+        # The last row of an image counts, so damaged ones stay replaced.
         for shard in sorted(shards, key=lambda s: s.name):
-            self._read_shards.add(shard.name)
             self._take_up(shard)
 
     def _take_up(self, shard: Path) -> None:
+        self._seen.add(shard.name)
         try:
-            with safe_open(shard, framework="pt") as opened:
-                facts = opened.metadata() or {}
-                shape = opened.get_slice("patches").get_shape()
-                dtype = opened.get_slice("patches").get_dtype()
-            keys = parse_json(facts.get("images", "[]"), where=shard)
-            checksums = parse_json(facts.get("checksums", "[]"), where=shard)
-        except (OSError, ValueError, SafetensorError, DataError) as error:
+            self._places |= self._places_in(shard)
+        except (OSError, ValueError, LookupError, TypeError, struct.error, DataError) as error:
             if not shard.exists():
                 return
             if not os.access(shard, os.R_OK):
                 self._reject(shard, "there is no right to read it")
-            else:
-                self._remove(shard, f"it cannot be read ({error})")
-            return
-        expected = [len(keys), self.encoder.num_tokens, self.encoder.dim]
-        if facts.get("format") != FORMAT or facts.get("encoder") != self.fingerprint:
-            self._remove(shard, "it is of another encoder or format")
-        elif shape != expected or dtype != "BF16" or len(checksums) != len(keys):
-            self._remove(shard, f"it holds {dtype} {shape}, expected BF16 {expected}")
-        else:
-            for row, (key, checksum) in enumerate(zip(keys, checksums, strict=True)):
-                self._places[key] = _Place(shard, row, checksum)
+                return
+            self._reject(shard, f"it cannot be used ({error})")
+            with contextlib.suppress(OSError):
+                if not hasattr(os, "geteuid") or shard.stat().st_uid == os.geteuid():
+                    shard.unlink()
+
+    def _places_in(self, shard: Path) -> dict[str, _Place]:
+        with shard.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError("it is cut off")
+            header = parse_json(file.read(length).decode(), where=shard)
+        about, tensor = header["__metadata__"], header[self.kind.name]
+        sums = parse_json(about.pop(CHECKSUMS), where=shard)
+        if seal_of(sums["tensors"], about) != sums["all"]:
+            raise ValueError("its header does not have its checksum")
+        if about["identity"] != self._identity:
+            raise ValueError("it is of another encoder, kind or format")
+        keys, checksums = (parse_json(about[name], where=shard) for name in ("images", "rows"))
+        shape, dtype = [len(keys), *self.shape], _DTYPES[self.kind.dtype]
+        if tensor["shape"] != shape or tensor["dtype"] != dtype:
+            raise ValueError(f"it holds {tensor['dtype']} {tensor['shape']}, not {dtype} {shape}")
+        start = 8 + length + tensor["data_offsets"][0]
+        if start + len(keys) * self.bytes_per_image > size:
+            raise ValueError("it is cut off")
+        return {
+            key: _Place(shard, start + row * self.bytes_per_image, checksum)
+            for row, (key, checksum) in enumerate(zip(keys, checksums, strict=True))
+        }
 
     def _reject(self, shard: Path, reason: str) -> None:
-        _LOG.warning("feature cache: %s is made again: %s", shard.name, reason)
+        _LOG.warning("feature store: %s is made again: %s", shard.name, reason)
         self.rejected[shard.name] = reason
 
-    def _remove(self, shard: Path, reason: str) -> None:
-        """Take a shard of our own away that nobody can use."""
-        self._reject(shard, reason)
-        with contextlib.suppress(OSError):
-            if not hasattr(os, "geteuid") or shard.stat().st_uid == os.geteuid():
-                shard.unlink()
-
-    def _row(self, path: str) -> Tensor | None:
-        """An image's tokens, or None where they are missing or damaged."""
-        key = self._hash(path)
-        place = self._places.get(key)
-        if place is None:
-            return None
-        try:
-            if place.shard not in self._open:
-                self._open[place.shard] = safe_open(place.shard, framework="pt").__enter__()
-            row = self._open[place.shard].get_slice("patches")[place.row]
-        except (OSError, SafetensorError) as error:
-            self._reject(place.shard, f"it cannot be read ({error})")
-        else:
-            if _checksum(row) == place.checksum:
-                return row
-            self._reject(place.shard, f"row {place.row} does not have its checksum")
-        del self._places[key]
-        return None
-
-    @torch.inference_mode()
-    def _encode(self, paths: Sequence[str]) -> Tensor:
-        preprocessing = self.encoder.preprocessing
-        inputs = [
-            preprocessing(load_radiograph(p, rendering=preprocessing.rendering)) for p in paths
-        ]
-        device = next(self.encoder.parameters()).device
-        patches = self.encoder.encode(torch.stack(inputs).to(device)).patches
-        return patches.to("cpu", torch.bfloat16)
-
-    def _write(self, keys: list[str], tokens: Tensor) -> None:
-        checksums = [_checksum(row) for row in tokens]
+    def _write(self, keys: list[str], rows: Tensor) -> None:
         # Numbered after those known here, not by a clock, which may be set back.
-        number = 1 + max((_number(name) for name in self._read_shards), default=0)
+        number = 1 + max((_number(name) for name in self._seen), default=0)
         shard = self.folder / f"{number:020d}-{secrets.token_hex(4)}.safetensors"
-        facts = {
-            "format": FORMAT,
-            "encoder": self.fingerprint,
+        about = {
+            "identity": self._identity,
             "images": json.dumps(keys),
-            "checksums": json.dumps(checksums),
+            "rows": json.dumps(
+                [zlib.crc32(row.flatten().view(torch.uint8).numpy().data) for row in rows]
+            ),
         }
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with write_atomically(shard) as partial:
-                save_file({"patches": tokens.contiguous()}, partial, metadata=facts)
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"patch tokens cannot be written ({error})",
-                where=self.folder,
-                remedy="Free space, or set data.cache_folder to another disk",
-                kind="cache_not_written",
-            ) from error
-        self._read_shards.add(shard.name)
-        for row, (key, checksum) in enumerate(zip(keys, checksums, strict=True)):
-            self._places[key] = _Place(shard, row, checksum)
+            write_tensors({self.kind.name: rows}, shard, metadata=about)
+        except (OSError, WeightsError) as error:
+            raise self._refused("cannot be written", error) from error
+        self._take_up(shard)
 
     def _check_space(self, images: int) -> None:
         needed = images * self.bytes_per_image
@@ -261,27 +392,79 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
-            raise DataError(
-                f"the folder of patch tokens cannot be made ({error.strerror or error})",
-                where=self.folder,
-                remedy="Correct the rights, or set data.cache_folder to another disk",
-                kind="cache_not_written",
-            ) from error
+            raise self._refused("have no folder", error) from error
         if needed > free:
             raise DataError(
-                f"patch tokens of {images} images take {size_text(needed)}, "
+                f"{self.kind.name} of {images} images take {size_text(needed)}, "
                 f"{size_text(free)} are free",
                 where=self.folder,
-                remedy="Set data.cache_folder to a larger disk, or cache_features=false",
+                remedy="Keep them on a larger disk (data.cache_folder, --cache), or set "
+                "data.cache_features=false",
                 kind="disk_full",
             )
+
+    def _refused(self, what: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.kind.name} of images {what} ({error})",
+            where=self.folder,
+            remedy="Free space, correct the rights, or keep them on another disk "
+            "(data.cache_folder, --cache)",
+            kind="cache_not_written",
+        )
+
+
+def fill_together(
+    store: FeatureStore, paths: Sequence[str], progress: Progress | None = None
+) -> None:
+    """Encode what a store lacks: each process of this run its share, then all see all.
+
+    Args:
+        store: the same in every process.
+        paths: all image files that will be read.
+        progress: as for :meth:`FeatureStore.fill`.
+
+    Raises:
+        DataError, ImageError: as there, in all processes.
+    """
+    state = process_state()
+    rank, processes = state.process_index, state.num_processes
+    in_all(state, lambda: store.fill(paths, rank=rank, processes=processes, progress=progress))
+    store.refresh()
+
+
+def read_inputs(
+    batches: Sequence[Sequence[str]],
+    preprocessing: Preprocessing,
+    workers: int = 0,
+    *,
+    pin: bool = False,
+) -> Generator[Tensor]:
+    """Encoder inputs of batches of image files, [images, 3, height, width] each.
+
+    Args:
+        batches: image files.
+        preprocessing: of the encoder.
+        workers: processes that read ahead; 0 reads in this one.
+        pin: see :func:`llava_rad.runs.loading.read_ahead`.
+
+    Raises:
+        ImageError: an image cannot be read, when its batch's turn comes.
+    """
+    yield from read_ahead(_Inputs(batches, preprocessing), range(len(batches)), workers, pin=pin)
+
+
+class _Inputs(Dataset[Tensor]):
+    def __init__(self, batches: Sequence[Sequence[str]], preprocessing: Preprocessing) -> None:
+        self.batches = batches
+        self.preprocessing = preprocessing
+
+    def __getitem__(self, number: int) -> Tensor:
+        rendering = self.preprocessing.rendering
+        images = (load_radiograph(path, rendering=rendering) for path in self.batches[number])
+        return torch.stack([self.preprocessing(image) for image in images])
 
 
 def _number(name: str) -> int:
     """The place of a shard among all, from its name."""
     digits = name.partition("-")[0]
     return int(digits) if digits.isdecimal() else 0
-
-
-def _checksum(tokens: Tensor) -> int:
-    return zlib.crc32(tokens.contiguous().view(torch.uint8).numpy().data)

@@ -19,7 +19,7 @@ from llava_rad.data import load_manifest
 from llava_rad.dinov2.config import SourceConfig
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, DataError
-from llava_rad.features import FeatureCache
+from llava_rad.features import BATCH, FeatureStore
 from llava_rad.images import load_radiograph
 from llava_rad.model.observation_head import ObservationHead
 from llava_rad.model.training_summary import TrainingSummary, cell_means
@@ -34,7 +34,6 @@ from llava_rad.probing import (
     read_examples,
 )
 from llava_rad.probing.calibration import CalibratedOutcome, fit_temperatures
-from llava_rad.probing.features import BATCH
 from llava_rad.probing.masks import ManifestMasks
 from llava_rad.probing.segmentation import segment
 from llava_rad.statistics import Floats
@@ -195,7 +194,7 @@ def make_outlines(
         whole,
         read_examples(config.manifests, _FRONTAL),
         [ManifestMasks(name) for name in config.structures],
-        FeatureCache(cache, whole),
+        FeatureStore(cache, whole),
         steps=config.steps,
         seeds=1,
         progress=say,

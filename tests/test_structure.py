@@ -47,7 +47,7 @@ ALLOWED = {
     "kernels": set(),
     "runs": set(),
     "data": {"images", "encoders"},
-    "features": {"images", "encoders"},
+    "features": {"images", "encoders", "runs"},
     "dinov2": {"images", "encoders", "data", "kernels", "runs"},
     "outlines": {"images", "encoders"},
     "model": {"images", "encoders", "kernels", "outlines"},

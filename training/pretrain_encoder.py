@@ -233,6 +233,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
                 rate = (step - first) * effective_batch / (time.perf_counter() - started)
                 tell(f"step {step}/{schedules.steps}  {rate:.1f} images/s", figures, lr=values.lr)
             if step % epoch_steps == 0 or step == schedules.steps:
+                unread.read()  # numbers that are not finite have no summary
                 summary = watch.summary()
                 watch.clear()
                 tell("epoch", summary)

@@ -36,14 +36,8 @@ from accelerate import Accelerator
 from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import TrainingError
-from llava_rad.features import FeatureCache
-from llava_rad.files import make_folder
-from llava_rad.report_training.batches import (
-    MicroBatch,
-    TrainingBatches,
-    count_tokens,
-    load_batches,
-)
+from llava_rad.features import FeatureStore
+from llava_rad.report_training.batches import TrainingBatches, count_tokens, load_batches
 from llava_rad.report_training.building import (
     build_in_all,
     check_saved,
@@ -52,7 +46,7 @@ from llava_rad.report_training.building import (
     whole_model,
 )
 from llava_rad.report_training.config import STAGES, ReportTrainingConfig
-from llava_rad.report_training.features import fill_cache
+from llava_rad.report_training.features import fill_store, open_store
 from llava_rad.report_training.launching import agree, start_accelerator
 from llava_rad.report_training.progress import Meter, draw_curve, progress_line
 from llava_rad.report_training.readable import check_readable
@@ -119,9 +113,12 @@ def main(config: ReportTrainingConfig) -> None:
             config.encoder, revision=config.encoder_revision, device=accelerator.device
         )
         say(f"encoder           {encoder.name}: {encoder.num_tokens} tokens of {encoder.dim}")
+        store = in_all(accelerator, lambda: open_store(config, encoder))
         in_all(
             accelerator,
-            lambda: check_readable(studies, config.data, encoder, config.output, accelerator),
+            lambda: check_readable(
+                studies, config.data, encoder, config.output, store, accelerator
+            ),
         )
         accelerator.init_trackers("trackers")
         border = StepBorder(accelerator)
@@ -133,7 +130,16 @@ def main(config: ReportTrainingConfig) -> None:
                 say(f"{stage} was done before: {folder}")
             else:
                 train_stage(
-                    config, stage, accelerator, border, studies, encoder, start, checkpoint, decides
+                    config,
+                    stage,
+                    accelerator,
+                    border,
+                    studies,
+                    encoder,
+                    store if config.stores_features(stage, accelerator.device.type) else None,
+                    start,
+                    checkpoint,
+                    decides,
                 )
                 checkpoint = None  # belongs to this stage only
             start = folder
@@ -157,6 +163,7 @@ def train_stage(
     border: StepBorder,
     studies: RunStudies,
     encoder: ImageEncoder,
+    store: FeatureStore | None,
     start: Path | None,
     checkpoint: Checkpoint | None,
     decides: dict[str, Any],
@@ -182,10 +189,13 @@ def train_stage(
         config.data.dropout,
         seed,
         augment=config.data.augment,
+        workers=config.data.workers,
     )
     validation = None
     if len(studies.validation):
-        validation = ReportSamples(studies.validation, processor, config.data.max_length)
+        validation = ReportSamples(
+            studies.validation, processor, config.data.max_length, workers=config.data.workers
+        )
     say(f"samples           {samples.summary()}")
     epoch_studies = sum(samples.weights)
     steps = steps_of(epoch_studies, settings.epochs, settings.batch_size)
@@ -194,17 +204,9 @@ def train_stage(
     say(f"length            {steps} steps of {settings.batch_size} studies, {epoch_steps} an epoch")
 
     # 3. Patch tokens: computed once, or images read and encoded in every step.
-    cache = None
-    if config.data.cache_features:
-        folder = config.data.cache_folder or make_folder(config.output / "features", private=True)
-        cache = FeatureCache(folder, encoder)
-        fill_cache(cache, [s for s in (samples, validation) if s is not None], accelerator)
-    preprocessing = None if cache else encoder.preprocessing
-
-    def inputs(batch: MicroBatch) -> dict[str, Any]:
-        if cache is not None:
-            batch.patches = cache.read(batch.paths)
-        return batch.model_inputs(accelerator.device)
+    if store is not None:
+        fill_store(store, [s for s in (samples, validation) if s is not None], accelerator)
+    images = store or encoder.preprocessing
 
     # 4. Go on from the checkpoint.
     step = 0
@@ -230,12 +232,12 @@ def train_stage(
             accumulate,
             accelerator.process_index,
             processes,
-            preprocessing,
+            images,
             multiple=COMPILED_LENGTHS if config.compile else 1,
         ),
-        step * accumulate,
-        steps * accumulate,
-        workers=0 if cache else config.data.workers,
+        range(step * accumulate, steps * accumulate),
+        images,
+        config.data.workers,
         pin=accelerator.device.type == "cuda",
     )
     log = RunLog(config.output, stage, step, STAGES, accelerator)
@@ -273,7 +275,7 @@ def train_stage(
         if validation is None:
             return None
         loss = validation_loss(
-            model, validation, settings.micro_batch, inputs, accelerator, preprocessing
+            model, validation, settings.micro_batch, accelerator, images, config.data.workers
         )
         say(f"{stage} {step}/{steps}  validation loss {loss:.4f}")
         log.write(step, validation_loss=loss)
@@ -311,7 +313,7 @@ def train_stage(
                 optimiser,
                 accelerator,
                 micro_batches,
-                inputs,
+                device=accelerator.device,
                 targets=targets,
                 clip=settings.clip,
             )
@@ -345,7 +347,7 @@ def train_stage(
                     if accelerator.is_main_process:
                         with accelerator.autocast():
                             scores = write_sample_reports(
-                                page, plain_model, validation, config.sample_count, inputs
+                                page, plain_model, validation, config.sample_count, images
                             )
                     log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
                     train_mode(model, stage)

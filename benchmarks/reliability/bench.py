@@ -203,8 +203,8 @@ class Bench:
             from llava_rad import features, load_encoder
             from llava_rad.files import write_tensors
 
-            features._ENCODE_BATCH, features._SHARD_BYTES = 1, 1  # a shard an image
-            cache = features.FeatureCache(to / "cache", load_encoder(MINI / "encoder"))
+            features.BATCH, features._SHARD_BYTES = 1, 1  # a shard an image
+            cache = features.FeatureStore(to / "cache", load_encoder(MINI / "encoder"))
             paths = [str(path) for path in self.images]
             cache.fill(paths)
             write_tensors({"patches": cache.read(paths)}, to / "out.safetensors")

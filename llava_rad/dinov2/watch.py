@@ -105,17 +105,26 @@ class EpochWatch:
         of the entropy of the feature covariance's spectrum (Roy and Vetterli 2007).
         """
         state = self.state()
-        used, moments = state["used"], state["moments"].double()
-        count = moments[-1, -1]
+        # One copy from the device, for which the host waits once.
+        found = (
+            torch.cat(
+                [state["used"].sum()[None], state["entropy"][None], state["moments"].flatten()]
+            )
+            .cpu()
+            .double()
+        )
+        used, entropy = found[:2].tolist()
+        moments = found[2:].view(state["moments"].shape)
+        count = float(moments[-1, -1])
         mean = moments[-1, :-1] / count
         covariance = moments[:-1, :-1] / count - torch.outer(mean, mean)
-        spectrum = torch.linalg.eigvalsh(covariance.cpu()).clamp_min(0)
+        spectrum = torch.linalg.eigvalsh(covariance).clamp_min(0)
         variance = float(spectrum.sum())
         shares = spectrum / max(variance, 1e-30)
         return {
-            "target_entropy": float(state["entropy"] / count) / math.log(max(self.prototypes, 2)),
-            "prototypes_seen": float(used.sum()),
-            "prototypes_used": float(used.sum()) / min(self.prototypes, max(float(count), 1.0)),
+            "target_entropy": entropy / count / math.log(max(self.prototypes, 2)),
+            "prototypes_seen": used,
+            "prototypes_used": used / min(self.prototypes, max(count, 1.0)),
             "feature_spread": math.sqrt(variance),
             "effective_rank": math.exp(-float(torch.special.xlogy(shares, shares).sum())),
         }

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from llava_rad.data.patient_shares import draw_patients
 from llava_rad.errors import ConfigError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore, fill_together
 from llava_rad.probing.attentive_probe import AttentiveProbe, ReadTokens, fit_attentive_probe
 from llava_rad.probing.examples import Example, Examples
-from llava_rad.probing.features import Features, fill_cache
+from llava_rad.probing.features import Features
 from llava_rad.probing.knn import knn_scores
 from llava_rad.probing.linear_probe import LinearProbe, fit_linear_probe
 from llava_rad.probing.outcome import BinaryOutcome, CategoryOutcome, NumberOutcome, Outcome
@@ -137,7 +137,7 @@ def run_linear_probe(
 
 
 def run_attentive_probe(
-    cache: FeatureCache,
+    store: FeatureStore,
     examples: Examples,
     targets: Sequence[Target],
     *,
@@ -148,7 +148,7 @@ def run_attentive_probe(
     """As :func:`run_linear_probe`, with a query of patch tokens that is learnt with the layer.
 
     Args:
-        cache: of the encoder's patch tokens; what it lacks is encoded.
+        store: of the encoder's patch tokens; what it lacks is encoded.
         examples: the images.
         targets: binary ones, which share a grid setting.
         seeds: number of fits.
@@ -169,17 +169,22 @@ def run_attentive_probe(
         )
     train, validation, test = (_matrix(targets, name) for name in ("train", "validation", "test"))
     patients = tuple(example.patient for example in examples.train)
-    fill_cache(cache, [e.path for e in examples.all], progress or (lambda line: None))
+    say = progress or (lambda line: None)
+    fill_together(
+        store,
+        [e.path for e in examples.all],
+        lambda done, of: say(f"encoded patches of {done} of {of}"),
+    )
 
     def fit(seed: int) -> tuple[Floats, AttentiveProbe]:
         chosen = np.flatnonzero(_drawn(patients, train, fraction, seed))
         probe = fit_attentive_probe(
             tuple(target.name for target in targets),
-            (_tokens(cache, [examples.train[index] for index in chosen]), train[chosen]),
-            (_tokens(cache, examples.validation), validation),
+            (_tokens(store, [examples.train[index] for index in chosen]), train[chosen]),
+            (_tokens(store, examples.validation), validation),
             seed=seed,
         )
-        return probe.predict(_tokens(cache, examples.test), len(test)), probe
+        return probe.predict(_tokens(store, examples.test), len(test)), probe
 
     results = share_jobs(fit, range(seeds))
     test_patients = tuple(example.patient for example in examples.test)
@@ -193,9 +198,9 @@ def run_attentive_probe(
     )
 
 
-def _tokens(cache: FeatureCache, examples: Sequence[Example]) -> ReadTokens:
+def _tokens(store: FeatureStore, examples: Sequence[Example]) -> ReadTokens:
     """The patch tokens of examples by their places."""
-    return lambda places: cache.read([examples[place].path for place in places]).float()
+    return lambda places: store.read([examples[place].path for place in places]).float()
 
 
 def _check(fraction: float, seeds: int) -> None:

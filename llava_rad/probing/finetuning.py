@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
+from llava_rad.features import BATCH, read_inputs
 from llava_rad.probing.classification import ProbeResult, count_patients
 from llava_rad.probing.examples import Example, Examples
-from llava_rad.probing.features import BATCH, InputBatches
 from llava_rad.probing.linear_probe import LinearProbe
 from llava_rad.probing.outcome import BinaryOutcome
 from llava_rad.probing.scores import Floats, mean_auroc
@@ -101,10 +100,8 @@ def fine_tune(
         state: dict[str, Any] = {}
         for epoch, order in enumerate(orders):
             paths = [[examples.train[int(i)].path for i in batch] for batch in order]
-            inputs = InputBatches(paths, tuned.preprocessing)
-            for batch, pixels in zip(
-                order, DataLoader(inputs, batch_size=None, num_workers=workers), strict=True
-            ):
+            inputs = read_inputs(paths, tuned.preprocessing, workers)
+            for batch, pixels in zip(order, inputs, strict=True):
                 truth = torch.from_numpy(train[batch.numpy()]).float().to(head.weight.device)
                 known = ~truth.isnan()
                 outputs = head(tuned.encode(pixels.to(head.weight.device)).cls.float())
@@ -158,9 +155,8 @@ def _predict(
 ) -> Floats:
     paths = [e.path for e in examples]
     batches = [paths[i : i + BATCH] for i in range(0, len(paths), BATCH)]
-    inputs = InputBatches(batches, encoder.preprocessing)
     outputs = [
         head(encoder.encode(pixels.to(head.weight.device)).cls.float()).sigmoid().cpu()
-        for pixels in DataLoader(inputs, batch_size=None, num_workers=workers)
+        for pixels in read_inputs(batches, encoder.preprocessing, workers)
     ]
     return torch.cat(outputs).double().numpy()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, DataError
-from llava_rad.features import FeatureCache
+from llava_rad.features import BATCH, FeatureStore, fill_together
 from llava_rad.outlines import (
     SCALE,
     SegmentationHead,
@@ -24,7 +24,6 @@ from llava_rad.outlines import (
     require_own,
 )
 from llava_rad.probing.examples import Example, Examples
-from llava_rad.probing.features import fill_cache
 from llava_rad.probing.masks import Mask, MaskSource, require_both_sides
 from llava_rad.probing.outcome import MaskOutcome
 from llava_rad.probing.overlap import dice, surface_distance
@@ -36,7 +35,6 @@ _NO_MASKS = (
     "like their images"
 )
 SIDE = 512  # pixels of the longer side, on which masks are compared
-BATCH = 16
 LEARNING_RATES = (1e-2, 1e-3, 1e-4)
 
 
@@ -95,7 +93,7 @@ def segment(
     encoder: ImageEncoder,
     examples: Examples,
     sources: Sequence[MaskSource],
-    cache: FeatureCache,
+    store: FeatureStore,
     *,
     head: str = "linear",
     width: int = 256,
@@ -113,7 +111,7 @@ def segment(
         encoder: from :func:`llava_rad.outlines.seeing_whole_images`.
         examples: images; those without any mask are passed over.
         sources: of the masks.
-        cache: of the encoder's patch tokens.
+        store: of the encoder's patch tokens.
         head: kind of head, see :mod:`llava_rad.outlines.heads`.
         width: its channels.
         steps: of each fit.
@@ -145,9 +143,13 @@ def segment(
             )
         say(f"{len(part.examples)} {name} images with masks")
     _check_masks(structures, tuple(parts.values()))
-    fill_cache(cache, [e.path for part in parts.values() for e in part.examples], say)
+    fill_together(
+        store,
+        [e.path for part in parts.values() for e in part.examples],
+        lambda done, of: say(f"encoded patches of {done} of {of}"),
+    )
     train = parts["train"]
-    mean, scale = _token_statistics(cache, train.examples)
+    mean, scale = _token_statistics(store, train.examples)
 
     def fit(job: tuple[int, float]) -> tuple[float, dict[str, Tensor]]:
         seed, learning_rate = job
@@ -155,8 +157,8 @@ def segment(
         made = SegmentationHead(head, structures, encoder.dim, width)
         made.mean.copy_(mean)
         made.scale.copy_(scale)
-        _train(made, train, cache, grid, learning_rate, steps, seed)
-        validated = _test(made, parts["validation"], sources, cache, grid, distances=False)
+        _train(made, train, store, grid, learning_rate, steps, seed)
+        validated = _test(made, parts["validation"], sources, store, grid, distances=False)
         quality = float(np.nanmean(np.nanmean(validated.dice, axis=0)))
         say(f"seed {seed}, learning rate {learning_rate:g}: validation Dice {quality:.3f}")
         return quality, {name: t.cpu() for name, t in made.state_dict().items()}
@@ -169,7 +171,7 @@ def segment(
     def test(state: dict[str, Tensor]) -> _Agreement:
         made = SegmentationHead(head, structures, encoder.dim, width)
         made.load_state_dict(state)
-        return _test(made, parts["test"], sources, cache, grid)
+        return _test(made, parts["test"], sources, store, grid)
 
     tests = share_jobs(test, states)
     first = SegmentationHead(head, structures, encoder.dim, width)
@@ -188,7 +190,7 @@ def evaluate_head(
     encoder: ImageEncoder,
     examples: Sequence[Example],
     sources: Sequence[MaskSource],
-    cache: FeatureCache,
+    store: FeatureStore,
     head: SegmentationHead,
 ) -> SegmentationResult:
     """Test a saved head on images with masks.
@@ -215,8 +217,8 @@ def evaluate_head(
             kind="no_masks",
         )
     _check_masks(structures, (part,))
-    fill_cache(cache, [e.path for e in part.examples], lambda line: None)
-    tests = [_test(head, part, sources, cache, grid)]
+    fill_together(store, [e.path for e in part.examples])
+    tests = [_test(head, part, sources, store, grid)]
     return SegmentationResult(_outcome(structures, part, tests), part.examples, head, {})
 
 
@@ -273,12 +275,12 @@ def _squared(mask: Mask) -> Image.Image:
     return Image.fromarray(square)
 
 
-def _token_statistics(cache: FeatureCache, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def _token_statistics(store: FeatureStore, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over at most 256 images' tokens."""
     paths = [e.path for e in examples[:: max(1, len(examples) // 256)]]
     count, total, square = 0, torch.zeros(()), torch.zeros(())
     for start in range(0, len(paths), BATCH):
-        tokens = cache.read(paths[start : start + BATCH]).double().flatten(0, 1)
+        tokens = store.read(paths[start : start + BATCH]).double().flatten(0, 1)
         count += len(tokens)
         total = total + tokens.sum(dim=0)
         square = square + tokens.square().sum(dim=0)
@@ -290,13 +292,13 @@ def _token_statistics(cache: FeatureCache, examples: Sequence[Example]) -> tuple
 def _train(
     head: SegmentationHead,
     masks: _Masks,
-    cache: FeatureCache,
+    store: FeatureStore,
     grid: tuple[int, int],
     learning_rate: float,
     steps: int,
     seed: int,
 ) -> None:
-    device = next(cache.encoder.parameters()).device
+    device = next(store.encoder.parameters()).device
     head.to(device).train()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -306,7 +308,7 @@ def _train(
         if len(order) < min(BATCH, len(masks.examples)):
             order += torch.randperm(len(masks.examples), generator=generator).tolist()
         batch, order = order[:BATCH], order[BATCH:]
-        patches = cache.read([masks.examples[i].path for i in batch]).to(device)
+        patches = store.read([masks.examples[i].path for i in batch]).to(device)
         loss = _loss(
             head(patches, grid),
             masks.targets[batch].to(device).float() / 255,
@@ -335,18 +337,18 @@ def _test(
     head: SegmentationHead,
     masks: _Masks,
     sources: Sequence[MaskSource],
-    cache: FeatureCache,
+    store: FeatureStore,
     grid: tuple[int, int],
     *,
     distances: bool = True,
 ) -> _Agreement:
-    device = next(cache.encoder.parameters()).device
+    device = next(store.encoder.parameters()).device
     head.to(device).eval()
     overlaps = np.full((len(masks.examples), len(head.structures)), np.nan)
     apart, outlined = np.full_like(overlaps, np.nan), np.zeros_like(overlaps)
     for start in range(0, len(masks.examples), BATCH):
         batch = masks.examples[start : start + BATCH]
-        logits = head(cache.read([e.path for e in batch]).to(device), grid).cpu()
+        logits = head(store.read([e.path for e in batch]).to(device), grid).cpu()
         for row, (example, image_logits) in enumerate(zip(batch, logits, strict=True), start):
             true = _masks_of(example, sources)
             shape = next(mask.shape for mask in true if mask is not None)

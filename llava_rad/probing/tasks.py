@@ -8,7 +8,7 @@ from typing import Annotated
 from llava_rad.config import Count, Range, check_ranges
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore
 from llava_rad.outlines import seeing_whole_images
 from llava_rad.probing.classification import (
     run_attentive_probe,
@@ -109,7 +109,7 @@ def run_task(
             whole,
             examples,
             open_masks(task.masks),
-            FeatureCache(cache, whole),
+            FeatureStore(cache, whole),
             head=task.head,
             width=task.width,
             steps=task.steps,
@@ -118,7 +118,7 @@ def run_task(
         ).outcome
     if task.pooling == ATTENTIVE:
         return run_attentive_probe(
-            FeatureCache(cache, encoder),
+            FeatureStore(cache, encoder),
             examples,
             _targets(task, examples),
             seeds=task.seeds,

@@ -6,17 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.features import FeatureStore
 from llava_rad.images import load_radiograph
 from llava_rad.model import IGNORE
 from llava_rad.model.processor import columns_with_targets, image_places
 from llava_rad.report_training.augmentation import augment
 from llava_rad.report_training.samples import ReportSample, ReportSamples
+from llava_rad.runs.loading import read_ahead
 from llava_rad.runs.order import BatchOrder
-from llava_rad.runs.stopping import calm_worker
+
+#: Where a batch's images come from: their files, read and prepared, or the store of their tokens.
+Images = Preprocessing | FeatureStore
 
 
 @dataclass
@@ -36,7 +40,8 @@ class MicroBatch:
         study_ids: which studies, in the order of the rows.
         paths: image files in the order of the image tokens.
         pixel_values: [images, 3, height, width] where images are read; or
-        patches: [images, tokens, dim] where their patch tokens are cached.
+        patches: [images, tokens, dim] where their patch tokens are stored.
+        lost: places of images whose stored tokens were not found.
     """
 
     input_ids: Tensor
@@ -50,6 +55,7 @@ class MicroBatch:
     paths: list[str] = field(default_factory=list)
     pixel_values: Tensor | None = None
     patches: Tensor | None = None
+    lost: list[int] = field(default_factory=list)
 
     def model_inputs(self, device: torch.device) -> dict[str, Any]:
         """The model's arguments on a device."""
@@ -68,7 +74,7 @@ class MicroBatch:
 def collate(
     samples: Sequence[ReportSample],
     data: ReportSamples,
-    preprocessing: Preprocessing | None,
+    images: Images | None,
     multiple: int = 1,
 ) -> MicroBatch:
     """Stack samples.
@@ -76,7 +82,7 @@ def collate(
     Args:
         samples: of one forward pass.
         data: that they come from.
-        preprocessing: reads and prepares the images; None leaves them to the feature cache.
+        images: where they come from; None leaves them out.
         multiple: that the length is padded to.
 
     Raises:
@@ -92,6 +98,7 @@ def collate(
         tokens=int(padded["attention_mask"].sum()),
         study_ids=[sample.study_id for sample in samples],
         paths=[path for sample in samples for path in sample.paths],
+        lost=[],
     )
     if batch.target_tokens == 0:
         raise DataError(
@@ -100,16 +107,18 @@ def collate(
             remedy="Leave studies without findings out, or raise data.max_length",
             kind="no_target",
         )
-    slots, images = len(batch.image_places), len(batch.paths)
-    if slots != images * data.processor.tokens_per_image:
+    slots, count = len(batch.image_places), len(batch.paths)
+    if slots != count * data.processor.tokens_per_image:
         raise DataError(
-            f"the batch has {slots} image tokens for {images} images",
+            f"the batch has {slots} image tokens for {count} images",
             where=", ".join(batch.study_ids),
             kind="tokens_per_image",
         )
-    if preprocessing is not None:
+    if isinstance(images, FeatureStore):
+        batch.patches, batch.lost = images.find(batch.paths)
+    elif images is not None:
         batch.pixel_values = torch.stack(
-            [_read(path, sample, preprocessing) for sample in samples for path in sample.paths]
+            [_read(path, sample, images) for sample in samples for path in sample.paths]
         )
     return batch
 
@@ -121,12 +130,17 @@ def _read(path: str, sample: ReportSample, preprocessing: Preprocessing) -> Tens
             radiograph = replace(radiograph, pixels=augment(radiograph.pixels, sample.rng))
         return preprocessing(radiograph)
     except LlavaRadError as error:
-        raise DataError(
-            f"an image of study {sample.study_id} cannot be read: {error.what}",
-            where=path,
-            remedy="Restore the file, or take the study out of the manifest",
-            kind="unreadable_image",
-        ) from error
+        raise unreadable(error, sample.study_id) from error
+
+
+def unreadable(error: LlavaRadError, study: str) -> DataError:
+    """What is said of an image of a study that cannot be read."""
+    return DataError(
+        f"an image of study {study} cannot be read: {error.what}",
+        where=error.where,
+        remedy="Restore the file, or take the study out of the manifest",
+        kind="unreadable_image",
+    )
 
 
 def count_tokens(batches: Sequence[MicroBatch]) -> list[int]:
@@ -148,7 +162,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         accumulate: forward passes of an optimiser step.
         rank: of this process.
         processes: that train together.
-        preprocessing: reads images; None where their patch tokens are cached.
+        images: where they come from.
         multiple: that the lengths are padded to.
     """
 
@@ -160,7 +174,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         accumulate: int,
         rank: int,
         processes: int,
-        preprocessing: Preprocessing | None,
+        images: Images | None,
         multiple: int = 1,
     ) -> None:
         self.data = data
@@ -169,7 +183,7 @@ class TrainingBatches(Dataset[MicroBatch]):
         self.accumulate = accumulate
         self.rank = rank
         self.processes = processes
-        self.preprocessing = preprocessing
+        self.images = images
         self.multiple = multiple
 
     def __getitem__(self, forward_pass: int) -> MicroBatch:
@@ -178,46 +192,35 @@ class TrainingBatches(Dataset[MicroBatch]):
         first = (place * self.processes + self.rank) * self.micro_batch
         drawn = self.order.batch(step)[first : first + self.micro_batch]
         samples = [self.data.sample(index, draw) for index, draw in drawn]
-        return collate(samples, self.data, self.preprocessing, self.multiple)
+        return collate(samples, self.data, self.images, self.multiple)
 
 
 def load_batches(
-    data: TrainingBatches, first: int, last: int, workers: int, *, pin: bool = False
+    data: Dataset[MicroBatch],
+    numbers: Sequence[int],
+    images: Images | None,
+    workers: int,
+    *,
+    pin: bool = False,
 ) -> Generator[MicroBatch]:
-    """The items ``first`` to ``last - 1``, read ahead by worker processes.
+    """The items of these numbers, read ahead by worker processes.
+
+    Tokens that a worker did not find are made here, where the encoder is.
 
     Args:
         data: of this process.
-        first: forward pass to start with.
-        last: one past the end.
+        numbers: of the items.
+        images: where those of ``data`` come from.
         workers: processes that read ahead; 0 reads in this one.
         pin: put them where a GPU can fetch them without the host waiting.
 
     Raises:
         DataError: as :func:`collate`, when the batch's turn comes.
     """
-    loader = DataLoader(
-        _Caught(data),
-        batch_size=None,
-        sampler=range(first, last),
-        num_workers=workers,
-        worker_init_fn=calm_worker if workers else None,
-        pin_memory=pin,
-    )
-    for item in loader:
-        if isinstance(item, LlavaRadError):
-            raise item
-        yield item
-
-
-class _Caught(Dataset[MicroBatch | LlavaRadError]):
-    """Gives errors as items: a worker process would bury their message in its traceback."""
-
-    def __init__(self, data: TrainingBatches) -> None:
-        self.data = data
-
-    def __getitem__(self, number: int) -> MicroBatch | LlavaRadError:
-        try:
-            return self.data[number]
-        except LlavaRadError as error:
-            return error
+    for batch in read_ahead(data, numbers, workers, pin=pin):
+        if batch.lost and batch.patches is not None and isinstance(images, FeatureStore):
+            try:
+                images.mend(batch.paths, batch.patches, batch.lost)
+            except LlavaRadError as error:
+                raise unreadable(error, ", ".join(batch.study_ids)) from error
+        yield batch

@@ -22,6 +22,7 @@ from llava_rad.config import (
 )
 from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
+from llava_rad.features import Keys
 from llava_rad.kernels.choice import Kernels
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 from llava_rad.model.loading import STAGES
@@ -121,12 +122,15 @@ class DataConfig:
         max_length: longest prompt and report together, in tokens; longer reports are cut at
             their end, and counted.
         cache_features: encode each image once and keep its patch tokens on disk. It needs
-            ``augment: false``.
+            ``augment: false``. ``null`` does so where it pays: on a CPU, and on an accelerator in
+            an alignment of more than one epoch (``llava-rad plan`` says what it takes).
         cache_folder: where the patch tokens lie; ``null`` is inside the run's folder. Runs with
             the same encoder share a folder.
+        cache_keys: how an image is known again: ``stamp`` by its path, size and time of change;
+            ``content`` by the SHA-256 of its file, for which each file is read once, and which
+            finds renamed and copied images too.
         augment: turn and shift each image a little, anew in each epoch.
-        workers: processes that read images where features are not cached, and before the first
-            step.
+        workers: processes that read images and patch tokens ahead.
         unreadable: what happens when, before the first step, an image cannot be read: ``error``
             lists them all and stops, ``leave_out`` lists them and goes on without them; a study
             that has no frontal image left is then left out too.
@@ -142,8 +146,9 @@ class DataConfig:
     context: list[ContextField] = field(default_factory=lambda: ["indication"])
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     max_length: Count = 2048
-    cache_features: bool = True
+    cache_features: bool | None = None
     cache_folder: Path | None = None
+    cache_keys: Keys = "stamp"
     augment: bool = False
     workers: Workers = 2
     unreadable: Literal["error", "leave_out"] = "error"
@@ -160,7 +165,7 @@ class DataConfig:
             not (self.augment and self.cache_features),
             "cached features are those of the image as it is: augmentation would have no effect",
             where="augment",
-            remedy="Set augment=false, or cache_features=false to encode each image in each step",
+            remedy="Set augment=false, or cache_features=null to encode each image in each step",
         )
 
 
@@ -343,6 +348,18 @@ class ReportTrainingConfig:
         """The settings of a stage."""
         return self.align if stage == "align" else self.finetune
 
+    def stores_features(self, stage: str, device: str) -> bool:
+        """Whether a stage learns from stored patch tokens.
+
+        Args:
+            stage: of :attr:`stages`.
+            device: its type, as ``cpu`` or ``cuda``.
+        """
+        if self.data.cache_features is not None:
+            return self.data.cache_features
+        pays = device == "cpu" or (stage == "align" and self.align.epochs > 1)
+        return pays and not self.data.augment
+
     def sharding_over(self, processes: int) -> Sharding:
         """How the model is spread: one process has nothing to split."""
         return self.sharding or "none" if processes > 1 else "none"
@@ -368,6 +385,6 @@ class ReportTrainingConfig:
     def decides_weights(self) -> dict[str, Any]:
         """The settings that a run must keep to go on from a checkpoint."""
         values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
-        for name in ("cache_folder", "workers", "unreadable"):
+        for name in ("cache_folder", "cache_keys", "workers", "unreadable"):
             del values["data"][name]
         return values

@@ -149,8 +149,9 @@ class Plan:
         gpu: name in :data:`GPUS`.
         processes: GPUs.
         studies: learnt from.
-        cache_gb: patch tokens on disk; 0 without the cache.
+        cache_gb: patch tokens on disk, were they kept.
         encode_hours: to compute them once.
+        cached: stages that learn from kept patch tokens.
         levers: what could be changed in the last stage, and what that would do.
         warnings: what will not work as it stands, each ``kind: text``.
     """
@@ -161,13 +162,15 @@ class Plan:
     studies: int
     cache_gb: float
     encode_hours: float
+    cached: list[str]
     levers: list[Lever]
     warnings: list[str] = field(default_factory=list)
 
     @property
     def hours(self) -> float:
-        """All stages and the encoding."""
-        return self.encode_hours + sum(stage.hours for stage in self.stages)
+        """All stages, and the encoding where patch tokens are kept."""
+        encoding = self.encode_hours if self.cached else 0.0
+        return encoding + sum(stage.hours for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -196,10 +199,9 @@ class Plan:
                 f"  time           {stage.hours:.1f} h for {stage.steps:,} steps ({time})",
             ]
         lines += ["", f"whole run        {self.hours:.1f} h"]
-        if self.cache_gb:
-            lines.append(
-                f"patch tokens     {self.cache_gb:.1f} GB on disk, {self.encode_hours:.1f} h once"
-            )
+        kept = f"kept for {' and '.join(self.cached)}" if self.cached else "not kept"
+        size = f"{self.cache_gb:.1f} GB on disk, {self.encode_hours:.1f} h once"
+        lines.append(f"patch tokens     {kept}; {size}")
         lines += ["", *_lever_table(self.levers, self.stages[-1].stage)]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
@@ -270,7 +272,7 @@ def plan(
         changed = _plan_stage(other, config.stages[-1], encoder, machines, handled, studies)
         speed = stages[-1].seconds / changed.seconds
         levers.append(Lever(name, now, then, speed, changed.peak_gb - stages[-1].peak_gb))
-    shown = studies * workload.images if config.data.cache_features else 0
+    shown = studies * workload.images
     return Plan(
         stages,
         gpu,
@@ -278,6 +280,7 @@ def plan(
         studies,
         cache_gb=shown * encoder.tokens * encoder.dim * 2 / 1e9,
         encode_hours=shown * encoder.flops / machines.flops / machines.count / 3600,
+        cached=[stage for stage in config.stages if _is_cached(config, stage)],
         levers=levers,
         warnings=warnings,
     )
@@ -324,7 +327,7 @@ def _changes(
         replace(config, attention="eager" if fused else None),
         workload,
     )
-    cached = config.data.cache_features
+    cached = _is_cached(config, config.stages[-1])
     data = replace(config.data, cache_features=not cached, augment=False)
     yield "cached features", *words(cached), replace(config, data=data), workload
     yield (
@@ -340,6 +343,10 @@ def _changes(
         replace(config, gradient_checkpointing=not twice),
         workload,
     )
+
+
+def _is_cached(config: ReportTrainingConfig, stage: str) -> bool:
+    return config.stores_features(stage, "cuda")  # the plan is of GPUs
 
 
 def _plan_stage(
@@ -374,7 +381,7 @@ def _plan_stage(
         adapter = sum(
             p.numel() for p in Adapter(config.adapter, encoder.dim, llm.hidden_size).parameters()
         )
-    images = 0.0 if config.data.cache_features else workload.images
+    images = 0.0 if _is_cached(config, stage) else workload.images
     flops = {
         "layers, image tokens": step.layer_flops * image_tokens / length / batch,
         "layers, text tokens": step.layer_flops * (1 - image_tokens / length) / batch,

@@ -9,7 +9,7 @@ from llava_rad.data import Study
 from llava_rad.data.checking import check_images, settle_unreadable
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError, ImageError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore
 from llava_rad.files import read_sealed, stamp_key, write_sealed
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies
@@ -23,11 +23,12 @@ def check_readable(
     config: DataConfig,
     encoder: ImageEncoder,
     output: Path,
+    store: FeatureStore | None,
     accelerator: Accelerator,
 ) -> None:
     """Open the images that the run may show, and list all that cannot be read.
 
-    Images whose patch tokens are kept already, and those that an earlier start of the run opened
+    Images whose patch tokens are stored already, and those that an earlier start of the run opened
     and that have not changed, are not opened again. Processes share the work.
 
     Args:
@@ -35,6 +36,7 @@ def check_readable(
         config: says what of a study is shown, and what happens to unreadable images.
         encoder: says how images are rendered.
         output: folder of the run.
+        store: of the run's patch tokens, if it has one.
         accelerator: of the processes.
 
     Raises:
@@ -44,12 +46,10 @@ def check_readable(
     for study in (*studies.train.studies, *studies.validation.studies):
         for path in _may_be_shown(study, config):
             wanted.setdefault(path, study.study_id)
-    folder = config.cache_folder or output / "features"
-    kept = FeatureCache(folder, encoder) if config.cache_features else None
     seen = _remembered(output)
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = list(wanted)[rank::processes]
-    to_open = [p for p in mine if stamp_key(p) not in seen and not _is_kept(p, kept)]
+    to_open = [p for p in mine if stamp_key(p) not in seen and not _is_stored(p, store)]
     rendering = encoder.preprocessing.rendering
     found = check_images(to_open, rendering=rendering, workers=config.workers)
     failures = dict(gather_object([(path, str(error)) for path, error in found.items()]))
@@ -73,9 +73,9 @@ def _may_be_shown(study: Study, config: DataConfig) -> list[str]:
     return paths
 
 
-def _is_kept(path: str, cache: FeatureCache | None) -> bool:
+def _is_stored(path: str, store: FeatureStore | None) -> bool:
     try:
-        return cache is not None and path in cache
+        return store is not None and path in store
     except ImageError:
         return False
 

@@ -1,20 +1,19 @@
 """Reports of a few validation studies while the training goes on, as a page with their images."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llava_rad.appearance.pages import fill_page, picture_uri
 from llava_rad.evaluation.labels import key_label
+from llava_rad.features import FeatureStore
 from llava_rad.files import write_text
 from llava_rad.images import load_radiograph
 from llava_rad.metrics import headline_values, score
 from llava_rad.model import ReportModel
-from llava_rad.report_training.batches import MicroBatch, collate
+from llava_rad.report_training.batches import Images, collate
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.reports.generate import GenerationSettings, generate_reports
 
@@ -30,7 +29,7 @@ def write_sample_reports(
     model: ReportModel,
     data: ReportSamples,
     count: int,
-    inputs: Callable[[MicroBatch], dict[str, Tensor]],
+    images: Images,
 ) -> dict[str, float]:
     """Generate reports and write them beside the true ones.
 
@@ -41,7 +40,7 @@ def write_sample_reports(
         model: whole, in this process.
         data: the validation split.
         count: how many studies, spread evenly over the split; the same ones every time.
-        inputs: makes the tensors of a batch into the model's arguments.
+        images: where those of the studies come from.
 
     Returns:
         Metrics of these few reports by ``metric/value``; they show a trend, not a result.
@@ -49,14 +48,16 @@ def write_sample_reports(
     model.eval()
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
     samples = [data.sample(index) for index in chosen]
-    preprocessing = data.processor.preprocessing
-    tensors = inputs(collate(samples, data, preprocessing))
-    patches = tensors.get("patches")
     with torch.no_grad():
-        if patches is None:
-            patches = model.encode_images(tensors["pixel_values"])
+        if isinstance(images, FeatureStore):
+            patches = images.read([path for sample in samples for path in sample.paths])
+        else:
+            inputs = collate(samples, data, images).model_inputs(model.device)
+            patches = model.encode_images(inputs["pixel_values"])
         requests = [data.request(index).request for index in chosen]
-        reports = generate_reports(model, requests, GenerationSettings(), patches=patches)
+        reports = generate_reports(
+            model, requests, GenerationSettings(), patches=patches.to(model.device)
+        )
     truths = [data.text(index) for index in chosen]
     found = score([report.findings for report in reports], truths, _METRICS)
     values = headline_values(found.results)

@@ -1,20 +1,36 @@
-"""Studies as tokenised samples: what of each study is shown, what is learnt, how long it is."""
+"""Studies as samples: what of each study is shown, what is learnt, how long it is.
 
-from collections.abc import Sequence
+They are tokenised once, by all processes and their workers, and kept as arrays.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
+from torch.utils.data import Dataset
 
+from llava_rad.data import Study
 from llava_rad.errors import DataError, ModelError
-from llava_rad.model import IGNORE, PromptTemplate, ReportProcessor, ReportRequest, Sample
+from llava_rad.model import (
+    IGNORE,
+    IMAGE_TOKEN,
+    PromptTemplate,
+    ReportProcessor,
+    ReportRequest,
+    Sample,
+)
+from llava_rad.processes import process_state
 from llava_rad.report_training.config import DropoutConfig
 from llava_rad.report_training.studies import Split
 from llava_rad.reports.request import StudyRequest, study_request
+from llava_rad.runs.loading import read_ahead
 from llava_rad.wording import counted
 
 # Independent streams of randomness under one seed.
 _DROPOUT_STREAM, _AUGMENT_STREAM = 1, 4
+_CHUNK = 256  # studies that are tokenised together
 
 
 def restricted_template(
@@ -60,6 +76,7 @@ class ReportSamples:
         dropout: of the optional parts; None shows all that a study has.
         seed: of the dropout and the augmentation; one number or several.
         augment: turn and shift the images of each draw.
+        workers: processes that tokenise; 0 does so in this one.
 
     Attributes:
         weights: how often each sample is drawn in an epoch.
@@ -79,6 +96,7 @@ class ReportSamples:
         dropout: DropoutConfig | None = None,
         seed: Sequence[int] = (0,),
         augment: bool = False,
+        workers: int = 0,
     ) -> None:
         self.processor = processor
         self.max_length = max_length
@@ -91,31 +109,37 @@ class ReportSamples:
         self._requests: list[StudyRequest] = []
         self._texts: list[str] = []
         self._ids: list[str] = []
-        self._costs: list[dict[str, int]] = []
-        lengths: list[int] = []
-        for study, text, weight in zip(split.studies, split.texts, split.weights, strict=True):
-            try:
-                request = study_request(study, processor.template)
-                tokens = processor.encode(request.request, text, max_length=max_length)
-            except ModelError as error:
-                self.left_out.setdefault(error.kind or error.what, []).append(study.study_id)
+        self._parts: list[tuple[str, ...]] = []
+        kept: list[_Tokens] = []
+        tokenise = _Tokenise(split, processor, max_length, tuple(self._droppable))
+        for place, found in enumerate(_in_all_processes(tokenise, len(split), workers)):
+            study, text = split.studies[place], split.texts[place]
+            if isinstance(found, str):
+                self.left_out.setdefault(found, []).append(study.study_id)
                 continue
-            if tokens.truncated:
+            if found[0].truncated:
                 self.truncated.append(study.study_id)
-            lengths.append(len(tokens.input_ids))
-            self.weights.append(weight)
-            self._requests.append(request)
+            kept += found
+            self.weights.append(split.weights[place])
+            self._requests.append(study_request(study, processor.template))
             self._texts.append(text)
             self._ids.append(study.study_id)
-            self._costs.append(self._part_costs(request.request, tokens))
-        self.lengths = np.array(lengths, dtype=np.int64)
-        if not lengths:
+            self._parts.append(tuple(tokens.without for tokens in found[1:]))
+        if not kept:
             raise DataError(
                 f"none of {counted(len(split), 'study', 'studies')} can be learnt from "
                 f"({self._reasons()})",
                 remedy="Check views, findings and data.max_length against the data",
                 kind="no_sample",
             )
+        # Few large arrays: data loader workers share them, and nothing counts references there.
+        self._tokens = np.concatenate([tokens.ids for tokens in kept])
+        self._ends = np.cumsum([len(tokens.ids) for tokens in kept])
+        self._prompts = np.array([tokens.prompt for tokens in kept])
+        self._lengths = np.array([tokens.length for tokens in kept])
+        variants = [1 + len(parts) for parts in self._parts]
+        self._first = np.cumsum([0, *variants[:-1]])
+        self.lengths = self._lengths[self._first]
 
     def summary(self) -> str:
         """One line for the log."""
@@ -164,8 +188,12 @@ class ReportSamples:
                 out nothing and does not augment.
         """
         whole = self._requests[index]
-        request = _without(whole.request, self._left_out_in(draw))
-        tokens = self.processor.encode(request, self._texts[index], max_length=self.max_length)
+        left_out = [part for part in self._left_out_in(draw) if part in self._parts[index]]
+        request = _without(whole.request, left_out)
+        if len(left_out) > 1:
+            tokens = self.processor.encode(request, self._texts[index], max_length=self.max_length)
+        else:
+            tokens = self._stored(self._variant(index, *left_out))
         roles = {image.role for image in request.images}
         paths = tuple(
             image.path
@@ -179,9 +207,24 @@ class ReportSamples:
 
     def length(self, index: int, draw: int) -> int:
         """Tokens of a sample as one draw shows it, as near as adding up tells."""
-        costs = self._costs[index]
-        left_out = self._left_out_in(draw) if costs else ()
-        return int(self.lengths[index]) - sum(costs.get(part, 0) for part in left_out)
+        whole = self._lengths[self._first[index]]
+        parts = self._parts[index]
+        left_out = [part for part in self._left_out_in(draw) if part in parts] if parts else []
+        saved = (whole - self._lengths[self._variant(index, part)] for part in left_out)
+        return int(whole - sum(saved))
+
+    def _variant(self, index: int, without: str | None = None) -> int:
+        """The place of a sample's tokens, whole or without one part, among those kept."""
+        return int(self._first[index]) + (1 + self._parts[index].index(without) if without else 0)
+
+    def _stored(self, variant: int) -> Sample:
+        """Tokens as they were made, each image's mark once more a run."""
+        start = self._ends[variant - 1] if variant else 0
+        ids = self._tokens[start : self._ends[variant]]
+        runs = np.where(ids == IMAGE_TOKEN, self.processor.tokens_per_image, 1)
+        whole = np.repeat(ids, runs).tolist()
+        prompt = int(self._prompts[variant])
+        return Sample(whole, [IGNORE] * prompt + whole[prompt:])
 
     def _left_out_in(self, draw: int | None) -> list[str]:
         """Parts that a draw leaves out."""
@@ -190,16 +233,73 @@ class ReportSamples:
         rng = np.random.default_rng([*self.seed, _DROPOUT_STREAM, draw])
         return [part for part, p in self._droppable.items() if rng.random() < p]
 
-    def _part_costs(self, request: ReportRequest, whole: Sample) -> dict[str, int]:
-        """Tokens that each part which may be left out takes."""
-        costs = {}
-        report = whole.truncated + sum(label != IGNORE for label in whole.labels)
-        for part in self._droppable:
-            rest = _without(request, [part])
-            if rest != request:
-                length = len(self.processor.encode(rest).input_ids) + report
-                costs[part] = len(whole.input_ids) - min(length, self.max_length)
-        return costs
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A study's tokens, whole or without one part.
+
+    Attributes:
+        without: the part that is left out; empty for none.
+        ids: int32, an image's run of tokens as one.
+        prompt: tokens that are not learnt.
+        length: tokens, those of images counted.
+        truncated: report tokens that the length limit cut off.
+    """
+
+    without: str
+    ids: np.ndarray
+    prompt: int
+    length: int
+    truncated: int
+
+
+class _Tokenise(Dataset[list[list[_Tokens] | str]]):
+    """Item ``i`` is the ``i``-th chunk of studies: tokens of each, or why it cannot be a sample.
+
+    First come those of the whole study, then those without each part that may be left out. What
+    lacks several parts is drawn seldom, and tokenised then.
+    """
+
+    def __init__(
+        self, split: Split, processor: ReportProcessor, max_length: int, parts: tuple[str, ...]
+    ) -> None:
+        self.split = split
+        self.processor = processor
+        self.max_length = max_length
+        self.parts = parts
+
+    def __getitem__(self, number: int) -> list[list[_Tokens] | str]:
+        chunk = slice(number * _CHUNK, (number + 1) * _CHUNK)
+        studies = zip(self.split.studies[chunk], self.split.texts[chunk], strict=True)
+        return [self._of(study, text) for study, text in studies]
+
+    def _of(self, study: Study, text: str) -> list[_Tokens] | str:
+        try:
+            request = study_request(study, self.processor.template).request
+            without = {part: _without(request, [part]) for part in self.parts}
+            shown = {"": request} | {p: rest for p, rest in without.items() if rest != request}
+            return [self._encode(part, rest, text) for part, rest in shown.items()]
+        except ModelError as error:
+            return error.kind or error.what
+
+    def _encode(self, without: str, request: ReportRequest, text: str) -> _Tokens:
+        sample = self.processor.encode(request, text, max_length=self.max_length)
+        ids = np.array(sample.input_ids, dtype=np.int32)
+        images = np.flatnonzero(ids == IMAGE_TOKEN)
+        repeated = images[np.arange(len(images)) % self.processor.tokens_per_image != 0]
+        prompt = sum(label == IGNORE for label in sample.labels)
+        return _Tokens(without, np.delete(ids, repeated), prompt, len(ids), sample.truncated)
+
+
+def _in_all_processes(
+    tokenise: _Tokenise, studies: int, workers: int
+) -> Iterator[list[_Tokens] | str]:
+    """What each study was made into, in their order; the processes of the run share the work."""
+    state, chunks = process_state(), range(-(-studies // _CHUNK))
+    mine = chunks[state.process_index :: state.num_processes]
+    made = read_ahead(tokenise, mine, workers if len(mine) > 1 else 0)
+    together = dict(gather_object(list(zip(mine, made, strict=True))))
+    return (found for number in chunks for found in together[number])
 
 
 def _without(request: ReportRequest, parts: Sequence[str]) -> ReportRequest:

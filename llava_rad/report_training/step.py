@@ -4,7 +4,7 @@ Nothing in it reads a value back from the device, so the host is never kept wait
 through one step while the next is being prepared.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +37,8 @@ def take_step(
     optimiser: Any,
     accelerator: Accelerator,
     batches: Sequence[MicroBatch],
-    inputs: Callable[[MicroBatch], dict[str, Any]],
     *,
+    device: torch.device,
     targets: int,
     clip: float,
 ) -> StepOutcome:
@@ -52,7 +52,7 @@ def take_step(
         optimiser: Accelerate's.
         accelerator: that all processes share, with its accumulation set to ``len(batches)``.
         batches: this process's.
-        inputs: makes a batch the model's arguments, on its device.
+        device: of the model.
         targets: target tokens of the step, in all processes.
         clip: largest norm of the gradient.
     """
@@ -64,7 +64,7 @@ def take_step(
             model.set_requires_gradient_sync(number == len(batches))
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                out = model(**inputs(batch))
+                out = model(**batch.model_inputs(device))
             loss = out.loss * (batch.target_tokens / targets)
             accelerator.backward(loss * scale)
             losses.append(loss.detach())

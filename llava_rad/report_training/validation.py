@@ -1,19 +1,15 @@
 """Loss on studies that are not trained on."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import Dataset
 
-from llava_rad.encoders import Preprocessing
-from llava_rad.report_training.batches import MicroBatch, collate
+from llava_rad.report_training.batches import Images, MicroBatch, collate, load_batches
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.runs.order import by_length
-
-#: Makes the tensors of a batch into the model's arguments, on the model's device.
-ModelInputs = Callable[[MicroBatch], dict[str, Any]]
 
 
 @torch.no_grad()
@@ -21,9 +17,9 @@ def validation_loss(
     model: nn.Module,
     data: ReportSamples,
     batch_size: int,
-    inputs: ModelInputs,
     accelerator: Accelerator,
-    preprocessing: Preprocessing | None,
+    images: Images,
+    workers: int,
 ) -> float:
     """Mean cross-entropy over all report tokens of a split, each token counting once.
 
@@ -33,25 +29,37 @@ def validation_loss(
         model: prepared for the accelerator.
         data: the split, with nothing left out.
         batch_size: studies of a forward pass of one process.
-        inputs: see :data:`ModelInputs`.
         accelerator: all processes call this together, each takes its share of the batches.
-        preprocessing: reads images; None where their patch tokens are cached.
+        images: where those of the studies come from.
+        workers: processes that read ahead.
     """
     model.eval()
-    batches = by_length(data.lengths, batch_size)
-    losses, tokens = [torch.zeros((), device=accelerator.device)], [0]  # read back once, at the end
-    for number, counts in share_out(len(batches), accelerator):
-        samples = [data.sample(index) for index in batches[number]]
-        batch = collate(samples, data, preprocessing)
+    batches = _Batches(data, by_length(data.lengths, batch_size), images)
+    shares = share_out(len(batches.places), accelerator)
+    numbers, device = [number for number, _ in shares], accelerator.device
+    loaded = load_batches(batches, numbers, images, workers, pin=device.type == "cuda")
+    losses, tokens = [torch.zeros((), device=device)], [0]  # read back once, at the end
+    for batch, (_, counts) in zip(loaded, shares, strict=True):
         with accelerator.autocast():
-            out = model(**inputs(batch))
+            out = model(**batch.model_inputs(device))
         if counts:
             losses.append(out.loss)
             tokens.append(batch.target_tokens)
     weights = torch.tensor(tokens, dtype=torch.float64)
     own = torch.stack([(torch.stack(losses).cpu().double() * weights).sum(), weights.sum()])
-    loss, count = accelerator.reduce(own.to(accelerator.device), "sum").tolist()
+    loss, count = accelerator.reduce(own.to(device), "sum").tolist()
     return loss / count
+
+
+class _Batches(Dataset[MicroBatch]):
+    def __init__(self, data: ReportSamples, places: list[list[int]], images: Images) -> None:
+        self.data = data
+        self.places = places
+        self.images = images
+
+    def __getitem__(self, number: int) -> MicroBatch:
+        samples = [self.data.sample(index) for index in self.places[number]]
+        return collate(samples, self.data, self.images)
 
 
 def share_out(items: int, accelerator: Accelerator) -> Sequence[tuple[int, bool]]:

@@ -173,7 +173,7 @@ def take_steps(model, gpu, count=3):
             optimiser,
             accelerator,
             [batch],
-            lambda given: given.model_inputs(gpu),
+            device=gpu,
             targets=batch.target_tokens,
             clip=1.0,
         )

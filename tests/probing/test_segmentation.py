@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 
 from llava_rad.errors import ConfigError, DataError, ModelError, WeightsError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore
 from llava_rad.images import load_radiograph
 from llava_rad.outlines import (
     HEADS,
@@ -104,7 +104,7 @@ def test_no_head():
 @pytest.fixture(scope="module")
 def setting(probing_data, tmp_path_factory):
     encoder = seeing_whole_images(PixelEncoder(56, 14))
-    cache = FeatureCache(tmp_path_factory.mktemp("tokens"), encoder)
+    cache = FeatureStore(tmp_path_factory.mktemp("tokens"), encoder)
     return encoder, read_examples([probing_data]), cache
 
 

@@ -164,6 +164,7 @@ def test_the_levers_of_the_published_size():
             "llm": "lmsys/vicuna-7b-v1.5",
             "gradient_checkpointing": True,
             "finetune": {"batch_size": 64},
+            "data": {"cache_features": True},
         },
     )
     found = plan(config, studies=100_000)
@@ -219,9 +220,28 @@ def test_a_lever_that_is_off_is_shown_on(folders):
 
 def test_the_cache_takes_two_bytes_a_number(folders):
     base = settings(folders)
-    assert plan(base, studies=10).cache_gb == 10 * 16 * 24 * 2 / 1e9
-    uncached = replace(base.data, cache_features=False)
-    assert plan(replace(base, data=uncached), studies=10).cache_gb == 0
+    kept, uncached = (
+        plan(replace(base, data=replace(base.data, cache_features=on)), studies=10)
+        for on in (True, False)
+    )
+    assert kept.cache_gb == uncached.cache_gb == 10 * 16 * 24 * 2 / 1e9
+    assert kept.encode_hours == uncached.encode_hours > 0
+    hours = sum(stage.hours for stage in kept.stages)
+    assert kept.hours == pytest.approx(kept.encode_hours + hours)
+    assert uncached.hours == pytest.approx(sum(stage.hours for stage in uncached.stages))
+    assert "kept for align and finetune; 0.0 GB" in kept.text()
+    assert "not kept; 0.0 GB" in uncached.text()
+
+
+def test_a_gpu_keeps_them_for_an_alignment_of_several_epochs(folders):
+    base = settings(folders)
+    once = replace(base, align=replace(base.align, epochs=1))
+    assert plan(base, studies=10).cached == ["align"]
+    assert plan(once, studies=10).cached == []
+    with_encoder, without = (
+        dict(plan(config, studies=10).stages[0].time)["encoder"] for config in (once, base)
+    )
+    assert with_encoder > without == 0
 
 
 @pytest.mark.parametrize(("sharding", "parts"), [("zero2", 1), ("zero3", 2), ("fsdp2", 2)])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava_rad.data import PriorStudy, Study, StudyImage
 from llava_rad.errors import DataError
-from llava_rad.features import FeatureCache
+from llava_rad.features import FeatureStore
 from llava_rad.report_training import readable
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies, Split
@@ -37,8 +37,9 @@ def studies(tmp_path: Path) -> RunStudies:
 
 
 def check(studies: RunStudies, output: Path, **settings) -> None:
-    config = DataConfig(cache_folder=output / "features", workers=0, **settings)
-    readable.check_readable(studies, config, ENCODER, output, Accelerator(cpu=True))
+    config = DataConfig(workers=0, **settings)
+    store = FeatureStore(output / "features", ENCODER)
+    readable.check_readable(studies, config, ENCODER, output, store, Accelerator(cpu=True))
 
 
 ALL = ["current_frontal", "current_lateral", "prior_frontal"]
@@ -78,14 +79,14 @@ def test_what_was_opened_or_encoded_is_not_opened_again(studies, tmp_path, monke
         return real(paths, **options)
 
     monkeypatch.setattr(readable, "check_images", counting)
-    settings = {"images": ["current_frontal"], "unreadable": "leave_out", "cache_features": False}
+    settings = {"images": ["current_frontal"], "unreadable": "leave_out"}
     whole = list(studies.validation.studies)
     for _ in range(2):
         studies.validation.studies = list(whole)
         check(studies, tmp_path / "run", **settings)
     assert opened == [["0_frontal.png", "1_frontal.png", "2_frontal.png"], ["2_frontal.png"]]
     paths = [str(tmp_path / f"{n}_frontal.png") for n in (0, 1)]
-    FeatureCache(tmp_path / "other" / "features", ENCODER).fill(paths)
+    FeatureStore(tmp_path / "other" / "features", ENCODER).fill(paths)
     studies.validation.studies = whole
-    check(studies, tmp_path / "other", **{**settings, "cache_features": True})
+    check(studies, tmp_path / "other", **settings)
     assert opened[2] == ["2_frontal.png"]

@@ -9,7 +9,13 @@ from llava_rad.data import load_manifest
 from llava_rad.data.targets import select_targets
 from llava_rad.errors import DataError
 from llava_rad.model import IGNORE, IMAGE_TOKEN, ReportProcessor
-from llava_rad.report_training import DropoutConfig, ReportSamples, TrainingBatches, collate
+from llava_rad.report_training import (
+    DropoutConfig,
+    ReportSamples,
+    TrainingBatches,
+    collate,
+    samples,
+)
 from llava_rad.report_training.batches import count_tokens
 from llava_rad.report_training.samples import restricted_template
 from llava_rad.report_training.studies import Split
@@ -84,6 +90,43 @@ def test_dropout_leaves_parts_out_as_often_as_told(split, processor):
         assert sample.tokens.input_ids == data.sample(index, draw).tokens.input_ids
         assert data.length(index, draw) == pytest.approx(len(sample.tokens.input_ids), abs=2)
     assert 0.62 < shown / 300 < 0.78
+
+
+@pytest.mark.parametrize("max_length", [512, 130])
+def test_samples_are_tokenised_once_and_are_what_the_processor_makes(
+    split, processor, monkeypatch, max_length
+):
+    shares = {"indication": 0.4, "current_lateral": 0.4, "prior_frontal": 0.4}
+    data = ReportSamples(split, processor, max_length, DropoutConfig(**shares), (0, 0))
+    again = ReportSamples(split, processor, max_length, DropoutConfig(**shares), (0, 0), workers=1)
+    real, asked = processor.encode, []
+    seen = set()
+    for index, draw in ((i, d) for i in range(len(data)) for d in (None, *range(8))):
+        left_out = tuple(data._left_out_in(draw))
+        request = samples._without(data.request(index).request, left_out)
+        expected = real(request, data.text(index), max_length=max_length)
+        monkeypatch.setattr(processor, "encode", lambda *a, **k: asked.append(a) or real(*a, **k))
+        sample = data.sample(index, draw).tokens
+        monkeypatch.undo()
+        assert (sample.input_ids, sample.labels) == (expected.input_ids, expected.labels)
+        missing = sum(
+            samples._without(data.request(index).request, [p]) != data.request(index).request
+            for p in left_out
+        )
+        assert len(asked) == (missing > 1)
+        asked.clear()
+        seen.add(missing)
+        assert again.sample(index, draw).tokens == data.sample(index, draw).tokens
+    assert seen >= {0, 1, 2}
+
+
+def test_work_is_shared_among_workers_in_chunks(split, processor, monkeypatch):
+    whole = samples_of(split, processor, indication=0.5)
+    monkeypatch.setattr(samples, "_CHUNK", 4)
+    made = ReportSamples(split, processor, 512, DropoutConfig(indication=0.5), (0, 0), workers=2)
+    for index in range(len(whole)):
+        assert made.sample(index, 3) == whole.sample(index, 3)
+    assert made.lengths.tolist() == whole.lengths.tolist()
 
 
 def test_a_long_report_is_cut_at_its_end_and_counted(split, processor):

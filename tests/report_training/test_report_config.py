@@ -30,7 +30,7 @@ def test_an_unknown_key_names_the_nearest(override, nearest):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.augment=true"], "cached features are those of the image as it is"),
+        (["data.augment=true", "data.cache_features=true"], "cached features are those of"),
         (["quantize=4bit", "lora=null"], "quantised LLM cannot be trained whole"),
         (["data.images=[current_lateral]"], "Keep current_frontal"),
         (["prompt=llava_rad", "data.images=[current_frontal, prior_frontal]"], "one frontal"),
@@ -69,6 +69,19 @@ def test_accumulation_makes_up_the_batch():
     assert [stage.accumulate(processes) for processes in (1, 2, 8)] == [16, 8, 2]
     with pytest.raises(ConfigError, match="Use a multiple of 48, such as 240"):
         stage.accumulate(3)
+
+
+def test_patch_tokens_are_kept_where_it_pays():
+    def kept(device, *overrides):
+        config = load(*overrides)
+        return [stage for stage in config.stages if config.stores_features(stage, device)]
+
+    assert kept("cpu") == ["align", "finetune"]
+    assert kept("cuda") == kept("mps") == []
+    assert kept("cuda", "align.epochs=2") == ["align"]
+    assert kept("cuda", "data.cache_features=true") == ["align", "finetune"]
+    assert kept("cpu", "data.cache_features=false") == []
+    assert kept("cpu", "data.augment=true") == []
 
 
 def test_only_what_decides_the_weights_binds_a_resumed_run():

@@ -46,7 +46,7 @@ def step_on(model, batches, device="cpu"):
         optimiser,
         accelerator,
         batches,
-        lambda batch: batch.model_inputs(torch.device(device)),
+        device=torch.device(device),
         targets=sum(b.target_tokens for b in batches),
         clip=1.0,
     )

@@ -438,9 +438,12 @@ class TestCollapse:
         assert last["feature_spread"] > 0.5
 
 
-def test_run_that_is_not_finite_stops_and_says_so(run):
+@pytest.mark.parametrize("log_steps", [1, 100])
+def test_run_that_is_not_finite_stops_and_says_so(run, log_steps):
+    """At the latest with its epoch, before anything else looks at the numbers."""
     with pytest.raises(TrainingError, match=r"loss is (nan|inf)") as caught:
         run(
+            log_steps=log_steps,
             optimiser__base_lr=1e18,
             optimiser__clip=None,
             schedule__warmup_epochs=0,
