@@ -3,8 +3,8 @@
     python benchmarks/checkpoint.py [--parameters 300000000] [--folder DISK]
 
 A model of random weights with its optimiser's state is made and saved once, then once more in the
-background. Printed: bytes saved, what the host's memory grew by above the model at its peak, seconds
-until training could go on, and processor seconds. Times depend on the disk; memory does not.
+background. Printed: bytes saved, what the host's memory grew by above the model at its peak,
+seconds until training could go on, and processor seconds. Times depend on the disk.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ def main() -> int:
             "exp_avg": torch.rand_like(parameter),
             "exp_avg_sq": torch.rand_like(parameter),
         }
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         "weights": dict(model.named_parameters()),
         "optimiser": optimiser_tensors(model.named_parameters(), optimiser),
     }
