@@ -17,37 +17,7 @@ from llava_rad.model import Adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.shapes import EncoderShape, encoder_shape, llm_shape
 from llava_rad.report_training.traced_step import StepShape, TracedStep, is_fused, trace_step
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as its maker's data sheet states it.
-
-    Attributes:
-        memory: in GB.
-        flops: of dense bfloat16 matrix products, a second.
-        bandwidth: of its memory, bytes a second.
-    """
-
-    memory: float
-    flops: float
-    bandwidth: float
-
-
-GPUS: dict[str, Gpu] = {
-    "rtx-4090": Gpu(24, 165e12, 1.01e12),
-    "a10g": Gpu(24, 70e12, 0.60e12),
-    "l40s": Gpu(48, 362e12, 0.86e12),
-    "a100-40gb": Gpu(40, 312e12, 1.56e12),
-    "a100-80gb": Gpu(80, 312e12, 2.04e12),
-    "h100": Gpu(80, 989e12, 3.35e12),
-    "h200": Gpu(141, 989e12, 4.80e12),
-}
-
-
-#: Share of a GPU's rated operations that training reaches: measured by ``benchmarks/gpu.py`` on an
-#: H200, Vicuna 7B with LoRA at a micro-batch of 2, plain kernels (docs/speed.md; Liger's: 0.33).
-UTILISATION = 0.29
+from llava_rad.runs.gpus import UTILISATION, Gpu, find_gpu
 
 
 @dataclass(frozen=True)
@@ -146,7 +116,7 @@ class Plan:
 
     Attributes:
         stages: in their order.
-        gpu: name in :data:`GPUS`.
+        gpu: name in :data:`llava_rad.runs.gpus.GPUS`.
         processes: GPUs.
         studies: learnt from.
         cache_gb: patch tokens on disk, were they kept.
@@ -236,7 +206,7 @@ def plan(
     Args:
         config: of the run.
         studies: learnt from in an epoch.
-        gpu: name in :data:`GPUS`.
+        gpu: name in :data:`llava_rad.runs.gpus.GPUS`.
         processes: GPUs; None takes the configuration's, else 1.
         workload: what a study is; default: one image and texts of common length.
         utilisation: share of the GPU's rated operations that are reached.
@@ -245,10 +215,9 @@ def plan(
         ConfigError: an unknown GPU, or a batch that does not divide.
         WeightsError: a model's configuration cannot be found.
     """
-    if gpu not in GPUS:
-        raise ConfigError(f"unknown GPU '{gpu}'", where="gpu", remedy=f"Use {', '.join(GPUS)}")
+    card = find_gpu(gpu)
     workload = workload or Workload()
-    machines = _Machines(GPUS[gpu], processes or config.processes or 1, utilisation)
+    machines = _Machines(card, processes or config.processes or 1, utilisation)
     encoder = encoder_shape(config.encoder, config.encoder_revision)
     stages = [
         _plan_stage(config, stage, encoder, machines, workload, studies) for stage in config.stages
@@ -262,10 +231,10 @@ def plan(
         )
     warnings += [
         f"memory: {found.stage} needs about {found.peak_gb:.0f} GB, a {gpu} has "
-        f"{GPUS[gpu].memory:.0f}: lower micro_batch, pool the patch tokens, set "
+        f"{card.memory:.0f}: lower micro_batch, pool the patch tokens, set "
         "gradient_checkpointing, quantize or sharding=fsdp2"
         for found in stages
-        if found.peak_gb > 0.9 * GPUS[gpu].memory
+        if found.peak_gb > 0.9 * card.memory
     ]
     levers = []
     for name, now, then, other, handled in _changes(config, workload):
