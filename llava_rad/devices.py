@@ -36,6 +36,35 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def pick_devices(name: str, processes: int | None, most: int) -> list[str]:
+    """The device of each process that does a share of some work.
+
+    Args:
+        name: as for :func:`pick_device`; a kind of device without a number, and ``"auto"``, is
+            spread over all there are of it.
+        processes: how many; None is one for each accelerator, and one on a CPU.
+        most: as many as there is work for, at least 1.
+
+    Returns:
+        As many devices as processes, for :func:`pick_device`.
+    """
+    kind = _best() if name == "auto" else name
+    there = _count(kind)
+    count = min(processes or (there if kind != "cpu" else 1), most)
+    if count == 1:
+        return [name]
+    return [f"{kind}:{number % there}" if there > 1 else kind for number in range(count)]
+
+
+def _count(kind: str) -> int:
+    """How many devices there are of a kind; 1 for a device with a number, or for none at all."""
+    try:
+        plain = torch.device(kind).index is None
+        return max(1, torch.get_device_module(kind).device_count()) if plain else 1
+    except (RuntimeError, AttributeError):
+        return 1
+
+
 def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
     """A number format.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import llava_rad
-from llava_rad.devices import pick_device, pick_dtype
+from llava_rad.devices import pick_device, pick_devices, pick_dtype
 from llava_rad.errors import ConfigError
 
 
@@ -13,10 +13,40 @@ from llava_rad.errors import ConfigError
     [({"cuda", "xpu", "mps"}, "cuda"), ({"xpu", "mps"}, "xpu"), ({"mps"}, "mps"), (set(), "cpu")],
 )
 def test_auto_is_the_best_that_is_there(monkeypatch, there, best):
+    pretend(monkeypatch, there)
+    assert pick_device("auto") == torch.device(best)
+
+
+def pretend(monkeypatch, there, count=1):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: "xpu" in there)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
-    assert pick_device("auto") == torch.device(best)
+    for kind in ("cuda", "xpu", "mps"):
+        module = getattr(torch, kind)
+        monkeypatch.setattr(module, "device_count", lambda k=kind: count if k in there else 0)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_processes_are_spread_over_the_accelerators(monkeypatch, kind):
+    pretend(monkeypatch, {kind}, count=3)
+    all_of_them = [f"{kind}:0", f"{kind}:1", f"{kind}:2"]
+    assert pick_devices("auto", None, most=9) == all_of_them
+    assert pick_devices(kind, None, most=9) == all_of_them
+    assert pick_devices("auto", 4, most=9) == [*all_of_them, f"{kind}:0"]
+    assert pick_devices("auto", None, most=2) == all_of_them[:2]  # there is no more work
+    assert pick_devices("auto", None, most=1) == ["auto"]
+    assert pick_devices(f"{kind}:1", 2, most=9) == [f"{kind}:1"] * 2
+    assert pick_devices("cpu", None, most=9) == ["cpu"]
+
+
+@pytest.mark.parametrize(("there", "kind"), [({"mps"}, "mps"), (set(), "cpu")])
+def test_where_there_is_one_device_processes_share_it_if_they_are_asked_for(
+    monkeypatch, there, kind
+):
+    pretend(monkeypatch, there)
+    assert pick_devices("auto", None, most=9) == ["auto"]
+    assert pick_devices("auto", 2, most=9) == [kind] * 2
+    assert pick_devices("warp-drive", 2, most=9) == ["warp-drive"] * 2  # refused by each of them
 
 
 def test_a_device_that_is_not_there_is_one_clear_error():

@@ -139,6 +139,12 @@ class Decoding:
     top_p: Annotated[
         float, typer.Option(help="With a temperature, the share of probability drawn from.")
     ] = 1.0
+    static_cache: Annotated[
+        bool,
+        typer.Option(
+            "--static-cache", help="Compile the decoding step on a GPU, for a cache of one size."
+        ),
+    ] = False
 
     def settings(self, seed: int) -> "GenerationSettings":
         """Of the decoding, with the seed of its draws. Raises ConfigError."""
@@ -150,6 +156,7 @@ class Decoding:
             temperature=self.temperature,
             top_p=self.top_p,
             seed=seed,
+            static_cache=self.static_cache,
         )
 
 

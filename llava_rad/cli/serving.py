@@ -61,7 +61,8 @@ def checked_formats(names: Iterable[FormatName], *, keep_identifiers: bool) -> "
 def load_model(model: str, device: str, dtype: str) -> "tuple[ReportModel, str]":
     """A model and the precision of its weights in words. Raises LlavaRadError."""
     from llava_rad.model import load
+    from llava_rad.reports.model_facts import ModelFacts
 
     with status(f"Loading {model}"):
         loaded = load(model, dtype=dtype, device=device)
-    return loaded, f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
+    return loaded, ModelFacts.of(loaded).precision
