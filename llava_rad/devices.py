@@ -70,7 +70,7 @@ def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "c
 
     Args:
         name: ``"float32"``, ``"bfloat16"``, ``"float16"``, one of torch's, or ``"auto"``: bfloat16
-            on CUDA and XPU, float32 elsewhere.
+            on CUDA, XPU and CPUs that are fast in it, float32 elsewhere.
         device: that it is for.
 
     Raises:
@@ -79,13 +79,23 @@ def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "c
     if isinstance(name, torch.dtype):
         return name
     if name == "auto":
-        on_gpu = torch.device(device).type in ("cuda", "xpu")
-        return torch.bfloat16 if on_gpu else torch.float32
+        kind = torch.device(device).type
+        short = kind in ("cuda", "xpu") or (kind == "cpu" and cpu_is_fast_in_bfloat16())
+        return torch.bfloat16 if short else torch.float32
     if name not in _DTYPES:
         raise ConfigError(
             f"dtype is {shown(name)}", remedy=f"Use auto or one of {', '.join(_DTYPES)}"
         )
     return _DTYPES[name]
+
+
+def cpu_is_fast_in_bfloat16() -> bool:
+    """Whether this CPU has units that multiply in bfloat16 (AMX, AVX512-BF16).
+
+    Others compute it in float32 and round, which is slower than float32 itself.
+    """
+    units = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 def _best() -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import llava_rad
+from llava_rad.cli.common import say_precision
 from llava_rad.devices import pick_device, pick_devices, pick_dtype
 from llava_rad.errors import ConfigError
 
@@ -58,9 +59,29 @@ def test_a_device_that_is_not_there_is_one_clear_error():
     assert pick_device(torch.device("cpu")) == torch.device("cpu")
 
 
-def test_auto_is_a_short_format_where_it_is_fast():
+def pretend_cpu(monkeypatch, **units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+
+
+def test_auto_is_a_short_format_where_it_is_fast(monkeypatch):
+    pretend_cpu(monkeypatch, avx2=True, amx_bf16=False)
     formats = {device: pick_dtype("auto", device) for device in ("cuda:1", "xpu", "mps", "cpu")}
     assert list(formats.values()) == [torch.bfloat16] * 2 + [torch.float32] * 2
     assert pick_dtype("float16") is pick_dtype(torch.float16) is torch.float16
     with pytest.raises(ConfigError, match="bfloat16"):
         pick_dtype("int4")
+
+
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16"])
+def test_a_cpu_with_units_for_bfloat16_uses_them_and_says_so(monkeypatch, capsys, unit):
+    pretend_cpu(monkeypatch, **{unit: True})
+    pretend(monkeypatch, set())
+    assert pick_dtype("auto", "cpu") is torch.bfloat16
+    assert pick_dtype("float32", "cpu") is torch.float32
+    say_precision("auto", "torch.bfloat16, not quantised", "auto")
+    assert "--dtype float32" in capsys.readouterr().err
+    say_precision("bfloat16", "torch.bfloat16, not quantised", "cpu")  # as was asked
+    say_precision("auto", "torch.float32, not quantised", "cpu")
+    pretend(monkeypatch, {"cuda"})
+    say_precision("auto", "torch.bfloat16, not quantised", "auto")
+    assert not capsys.readouterr().err

@@ -41,6 +41,21 @@ def say_once(text: str) -> None:
         say(text)
 
 
+def say_precision(dtype: str, precision: str, device: str) -> None:
+    """Say that a CPU computes in a short format where nobody asked for it.
+
+    Args:
+        dtype: that was asked for.
+        precision: of the model's weights, in words.
+        device: that was asked for.
+    """
+    if dtype == "auto" and "bfloat16" in precision and device in ("auto", "cpu"):
+        from llava_rad.devices import pick_device
+
+        if pick_device(device).type == "cpu":
+            say("bfloat16, in which this CPU is fast; for full precision: --dtype float32")
+
+
 def say_left_out(log: "ConversionLog") -> None:
     """Say which files were passed over, and what was noted of studies."""
     for line in log.summary():

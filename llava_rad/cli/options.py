@@ -62,11 +62,12 @@ Overwrite = Annotated[
 ]
 PrintFormat = Annotated[Format, typer.Option(help="How the result is printed.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network together.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, xpu or mps.")]
 Precision = Annotated[
     DType,
     typer.Option(
-        help="The number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU."
+        help="The number format of the weights; auto is bfloat16 on a GPU and on a CPU with units "
+        "for it, else float32."
     ),
 ]
 Frame = Annotated[

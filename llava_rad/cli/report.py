@@ -11,6 +11,7 @@ from llava_rad.cli.common import (
     progress,
     say,
     say_left_out,
+    say_precision,
     status,
     user_errors,
     write_json,
@@ -177,6 +178,7 @@ def report(
                         ReportsInProcesses(start, devices, settings, size, read)
                     )
             made_by, precision = writer.facts, writer.facts.precision
+            say_precision(loading.dtype, precision, loading.device)
             run = run_id(made_by, settings, precision=precision, frame=frame)
             facts = run_facts(made_by, settings, precision=precision, frame=frame)
             if documents is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_rad.cli.common import status
+from llava_rad.cli.common import say_precision, status
 
 if TYPE_CHECKING:
     from llava_rad.model import ReportModel
@@ -65,4 +65,6 @@ def load_model(model: str, device: str, dtype: str) -> "tuple[ReportModel, str]"
 
     with status(f"Loading {model}"):
         loaded = load(model, dtype=dtype, device=device)
-    return loaded, ModelFacts.of(loaded).precision
+    precision = ModelFacts.of(loaded).precision
+    say_precision(dtype, precision, device)
+    return loaded, precision

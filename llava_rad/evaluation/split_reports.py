@@ -313,7 +313,7 @@ def open_split(
             write, or findings where it does not say.
         settings: of the decoding.
         batch_size: studies decoded together.
-        precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        precision: of the weights; see :func:`llava_rad.devices.pick_dtype`.
         device: where to compute; None is this process's own.
         quantize: of the LLM, as :func:`llava_rad.load` takes it.
         base_llm: another place of the model's base LLM.
