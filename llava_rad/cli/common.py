@@ -1,6 +1,7 @@
 """What commands share: errors in one line, output and progress."""
 
 import contextlib
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,26 @@ def user_errors(stopped: str | Callable[[], str] = "") -> Iterator[None]:
 
     with plain_ending(say, stopped):
         yield
+
+
+@contextlib.contextmanager
+def starting_up() -> Iterator[Callable[[], None]]:
+    """Leave Python's collector of garbage off while modules are imported and weights are loaded.
+
+    Thousands of modules make none, and looking for it takes a twentieth of that time. What is given
+    is called when the work begins.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+
+    def started() -> None:
+        if was_on:
+            gc.enable()
+
+    try:
+        yield started
+    finally:
+        started()
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ from llava_rad.cli.common import (
     say,
     say_left_out,
     say_precision,
+    starting_up,
     status,
     user_errors,
     write_json,
@@ -87,7 +88,7 @@ def report(
             return f"{written_so_far('printed')}, the same command begins anew"
         return f"{written_so_far(f'added to {output}')}; the same command goes on there"
 
-    with user_errors(kept):
+    with user_errors(kept), starting_up() as started:
         from llava_rad.data import ConversionLog, expand_inputs
         from llava_rad.data.inputs import files_of
         from llava_rad.devices import pick_devices
@@ -177,6 +178,7 @@ def report(
                     writer = stack.enter_context(
                         ReportsInProcesses(start, devices, settings, size, read)
                     )
+            started()
             made_by, precision = writer.facts, writer.facts.precision
             say_precision(loading.dtype, precision, loading.device)
             run = run_id(made_by, settings, precision=precision, frame=frame)
