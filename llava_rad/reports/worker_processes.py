@@ -248,6 +248,7 @@ def _work(
     """What a process does: load, say what the model is, then a result for each study."""
     if number:  # the first one warns for all
         logging.disable(logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held
     torch.set_num_threads(threads)
     # Whoever started this process is gone where nothing can be sent or received any more.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
