@@ -1,5 +1,8 @@
 """Devices and number formats by name: the one place that says what ``auto`` means."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from llava_rad.errors import ConfigError, shown
@@ -94,7 +97,7 @@ def cpu_is_fast_in_bfloat16() -> bool:
 
     Others compute it in float32 and round, which is slower than float32 itself.
     """
-    units = getattr(torch.cpu, "get_capabilities", dict)()
+    units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 

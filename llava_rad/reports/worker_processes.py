@@ -149,7 +149,7 @@ class ReportsInProcesses:
         in_hand: dict[Connection, deque[_Batch]] = {c: deque() for c in self._processes}
         coming: deque[_Batch] = deque()  # in order, from the first with a result to be given
         told = False
-        while batches or coming or not told:
+        while True:
             while batches:
                 connection, own = min(in_hand.items(), key=lambda item: len(item[1]))
                 if len(own) == _IN_HAND:
@@ -162,12 +162,15 @@ class ReportsInProcesses:
                 told = True
                 for connection in in_hand:
                     self._send(connection, None)
-            for connection in wait([c for c, own in in_hand.items() if own]):
-                batch = in_hand[connection][0]  # type: ignore[index]
-                batch.results.append(self._receive(connection))  # type: ignore[arg-type]
-                batch.awaited -= 1
-                if not batch.awaited:
-                    in_hand[connection].popleft()  # type: ignore[index]
+            if not coming:
+                return
+            ready = wait([connection for connection, own in in_hand.items() if own])
+            for connection, own in in_hand.items():
+                if connection in ready:
+                    own[0].results.append(self._receive(connection))
+                    own[0].awaited -= 1
+                    if not own[0].awaited:
+                        own.popleft()
             while coming:
                 while coming[0].results:
                     yield coming[0].results.popleft()

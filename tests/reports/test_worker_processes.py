@@ -1,6 +1,7 @@
 """Several processes write what one writes, and end as one."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -61,6 +62,14 @@ def test_two_processes_give_what_one_gives_in_the_same_order(folder):
     for pid in children:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_where_nothing_is_left_to_do_the_processes_are_told_and_nobody_waits():
+    here, there = multiprocessing.Pipe()
+    processes = ReportsInProcesses.__new__(ReportsInProcesses)
+    processes._processes, processes._batch_size = {here: None}, 2
+    assert list(processes.reports([])) == []
+    assert there.recv() is None
 
 
 @pytest.mark.slow
