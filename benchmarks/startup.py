@@ -5,7 +5,8 @@
 Beside it, in turns, runs the import that every report needs, that of an LLM's class in
 transformers. The ratio of the two says what the rest costs: reading the film, loading the weights,
 writing the text. One run of each that is not measured comes first, since it may unpack the base
-LLM. Prints a Markdown table of medians on stdout.
+LLM. Prints a Markdown table of medians on stdout. Nothing large is imported here: Linux counts into
+the peak of a process what the one that started it held.
 """
 
 import argparse
