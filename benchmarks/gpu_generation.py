@@ -26,6 +26,9 @@ def rows(part: str, *, tiny: bool, device: str) -> dict[str, Callable[[], dict[s
         )
     if device == "cuda":
         for batch in (1, 8):
+            found[f"reports, static and compiled, batch {batch}"] = functools.partial(
+                measure, tiny, device, batch, write_compiled
+            )
             found[f"transformers, static and compiled, batch {batch}"] = functools.partial(
                 measure, tiny, device, batch, generate_compiled
             )
@@ -56,7 +59,7 @@ def measure(
 
     def step(number: int) -> None:
         # The first call warms up: a few tokens are enough but where code is made.
-        short = number == 0 and write is not generate_compiled
+        short = number == 0 and write not in (generate_compiled, write_compiled)
         count = min(8, sizes.new_tokens) if short else sizes.new_tokens
         written = write(model, batch, count)
         if written != batch * count:
@@ -79,12 +82,17 @@ def pixels(model: ReportModel, batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, side, side, device=model.device, dtype=torch.bfloat16)
 
 
-def write_reports(model: ReportModel, batch: int, count: int) -> int:
+def write_reports(model: ReportModel, batch: int, count: int, *, static_cache: bool = False) -> int:
     """As ``llava-rad report`` does after an image is read."""
     requests = [ReportRequest((RequestImage("current_frontal"),))] * batch
     patches = model.encode_images(pixels(model, batch))
-    settings = GenerationSettings(max_new_tokens=count)
+    settings = GenerationSettings(max_new_tokens=count, static_cache=static_cache)
     return sum(r.tokens for r in generate_reports(model, requests, settings, patches=patches))
+
+
+def write_compiled(model: ReportModel, batch: int, count: int) -> int:
+    """The same with ``--static-cache``."""
+    return write_reports(model, batch, count, static_cache=True)
 
 
 @torch.inference_mode()

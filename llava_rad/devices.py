@@ -1,5 +1,8 @@
 """Devices and number formats by name: the one place that says what ``auto`` means."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from llava_rad.errors import ConfigError, shown
@@ -36,12 +39,41 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def pick_devices(name: str, processes: int | None, most: int) -> list[str]:
+    """The device of each process that does a share of some work.
+
+    Args:
+        name: as for :func:`pick_device`; a kind of device without a number, and ``"auto"``, is
+            spread over all there are of it.
+        processes: how many; None is one for each accelerator, and one on a CPU.
+        most: as many as there is work for, at least 1.
+
+    Returns:
+        As many devices as processes, for :func:`pick_device`.
+    """
+    kind = _best() if name == "auto" else name
+    there = _count(kind)
+    count = min(processes or (there if kind != "cpu" else 1), most)
+    if count == 1:
+        return [name]
+    return [f"{kind}:{number % there}" if there > 1 else kind for number in range(count)]
+
+
+def _count(kind: str) -> int:
+    """How many devices there are of a kind; 1 for a device with a number, or for none at all."""
+    try:
+        plain = torch.device(kind).index is None
+        return max(1, torch.get_device_module(kind).device_count()) if plain else 1
+    except (RuntimeError, AttributeError):
+        return 1
+
+
 def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
     """A number format.
 
     Args:
         name: ``"float32"``, ``"bfloat16"``, ``"float16"``, one of torch's, or ``"auto"``: bfloat16
-            on CUDA and XPU, float32 elsewhere.
+            on CUDA, XPU and CPUs that are fast in it, float32 elsewhere.
         device: that it is for.
 
     Raises:
@@ -50,13 +82,23 @@ def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "c
     if isinstance(name, torch.dtype):
         return name
     if name == "auto":
-        on_gpu = torch.device(device).type in ("cuda", "xpu")
-        return torch.bfloat16 if on_gpu else torch.float32
+        kind = torch.device(device).type
+        short = kind in ("cuda", "xpu") or (kind == "cpu" and cpu_is_fast_in_bfloat16())
+        return torch.bfloat16 if short else torch.float32
     if name not in _DTYPES:
         raise ConfigError(
             f"dtype is {shown(name)}", remedy=f"Use auto or one of {', '.join(_DTYPES)}"
         )
     return _DTYPES[name]
+
+
+def cpu_is_fast_in_bfloat16() -> bool:
+    """Whether this CPU has units that multiply in bfloat16 (AMX, AVX512-BF16).
+
+    Others compute it in float32 and round, which is slower than float32 itself.
+    """
+    units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 def _best() -> str:

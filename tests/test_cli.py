@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llava_rad.cli import app
+from llava_rad.cli.common import starting_up
 
 RUN = CliRunner()
 
@@ -584,3 +586,13 @@ def test_data_says_what_it_knows_of_patients(tmp_path):
     assert result.exit_code == 2 and "test is no option of a data set" in result.stderr
     result = run("data", "folder", tmp_path / "exams", "-o", output, "-O", "headers=true")
     assert result.exit_code == 2 and "text_headers" in result.stderr
+
+
+def test_the_collector_of_garbage_is_off_while_a_command_starts_and_no_longer():
+    with starting_up() as started:
+        assert not gc.isenabled()
+        started()
+        assert gc.isenabled()
+    with pytest.raises(KeyError), starting_up():
+        raise KeyError  # such as a model that is not found
+    assert gc.isenabled()

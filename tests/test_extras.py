@@ -156,13 +156,15 @@ def test_every_other_command_names_what_it_needs(work):
 
 
 @pytest.mark.slow
-def test_a_report_imports_nothing_that_it_does_not_need(work):
+def test_reports_by_command_python_and_service_import_nothing_that_they_do_not_need(work):
     """With the extras installed."""
     code = (
-        "import sys; from llava_rad.cli import main\n"
+        "import sys, llava_rad, llava_rad.serve.app; from llava_rad.cli import main\n"
+        "llava_rad.load('model').report('images/0.png')\n"
         "main(['report', 'images/0.png', '--model', 'model', '--max-new-tokens', '4'])\n"
     )
     avoided = ("peft", "bitsandbytes", "datasets", "sklearn", "matplotlib", "tensorboard")
+    avoided += ("pydicom.sr", "highdicom", "fpdf")  # of formats that were not asked for
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print([m for m in {avoided} if m in sys.modules]))\n{code}"

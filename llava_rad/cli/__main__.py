@@ -2,4 +2,5 @@
 
 from llava_rad.cli.app import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_rad.cli.common import progress, say, say_left_out, status, user_errors
+from llava_rad.cli.common import progress, say, say_left_out, say_precision, status, user_errors
 from llava_rad.cli.options import (
     BATCH_SIZE,
     BatchSize,
@@ -58,6 +58,7 @@ def encode(
         say_left_out(log)
         with status(f"Loading {encoder}"):
             loaded = load_encoder(encoder, dtype=dtype, device=device)
+        say_precision(dtype, str(loaded.dtype), device)
         with progress("Images", len(paths)) as advance:
 
             def told(_: str, error: "LlavaRadError | None") -> None:

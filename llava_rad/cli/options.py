@@ -62,11 +62,12 @@ Overwrite = Annotated[
 ]
 PrintFormat = Annotated[Format, typer.Option(help="How the result is printed.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many go through the network together.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, xpu or mps.")]
 Precision = Annotated[
     DType,
     typer.Option(
-        help="The number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU."
+        help="The number format of the weights; auto is bfloat16 on a GPU and on a CPU with units "
+        "for it, else float32."
     ),
 ]
 Frame = Annotated[
@@ -139,6 +140,12 @@ class Decoding:
     top_p: Annotated[
         float, typer.Option(help="With a temperature, the share of probability drawn from.")
     ] = 1.0
+    static_cache: Annotated[
+        bool,
+        typer.Option(
+            "--static-cache", help="Compile the decoding step on a GPU, for a cache of one size."
+        ),
+    ] = False
 
     def settings(self, seed: int) -> "GenerationSettings":
         """Of the decoding, with the seed of its draws. Raises ConfigError."""
@@ -150,6 +157,7 @@ class Decoding:
             temperature=self.temperature,
             top_p=self.top_p,
             seed=seed,
+            static_cache=self.static_cache,
         )
 
 

@@ -11,6 +11,8 @@ from llava_rad.cli.common import (
     progress,
     say,
     say_left_out,
+    say_precision,
+    starting_up,
     status,
     user_errors,
     write_json,
@@ -54,6 +56,14 @@ def report(
     ] = None,
     keep_identifiers: KeepIdentifiers = False,
     overwrite: Overwrite = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many write reports, each with a model of its own; by default one a GPU, or "
+            "one on a CPU.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only this part, into OUTPUT.I-of-N; see: merge."),
@@ -78,9 +88,10 @@ def report(
             return f"{written_so_far('printed')}, the same command begins anew"
         return f"{written_so_far(f'added to {output}')}; the same command goes on there"
 
-    with user_errors(kept):
+    with user_errors(kept), starting_up() as started:
         from llava_rad.data import ConversionLog, expand_inputs
         from llava_rad.data.inputs import files_of
+        from llava_rad.devices import pick_devices
         from llava_rad.errors import ConfigError
         from llava_rad.model import load
         from llava_rad.outputs import refuse_foreign, refuse_inputs
@@ -91,7 +102,6 @@ def report(
             refusing,
         )
         from llava_rad.reports.file import (
-            Remembering,
             ReportFile,
             Shard,
             is_report_file,
@@ -100,14 +110,13 @@ def report(
         )
         from llava_rad.reports.report import Report
         from llava_rad.reports.study import (
-            READERS,
             Failure,
             StudyReader,
             empty_report,
             read_study,
-            report_studies,
             with_indication,
         )
+        from llava_rad.reports.worker_processes import ReportsHere, ReportsInProcesses
         from llava_rad.wording import counted, verb
 
         style = format.value if format else "json" if output else "text"
@@ -145,29 +154,38 @@ def report(
                 refuse_inputs(target, files_of(everything, images))
             refuse_foreign(output, is_report_file, "file of reports", overwrite=overwrite)
         settings = decoding.settings(seed)
-        with status(f"Loading {model}"):
-            loaded = load(
-                model,
-                device=loading.device,
-                dtype=loading.dtype,
-                quantize=loading.quantize,
-                base_llm=loading.base_llm,
-            )
-        precision = f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
-        run = run_id(loaded, settings, precision=precision, frame=frame)
         read: StudyReader = functools.partial(read_study, frame=frame)
         if documents is not None and documents.format.needs_dicom:
             read = refusing(read)
+        size = decoding.batch_size
+        devices = pick_devices(loading.device, processes, max(1, -(-len(studies) // size)))
+        start = functools.partial(
+            load,
+            model,
+            dtype=loading.dtype,
+            quantize=loading.quantize,
+            base_llm=loading.base_llm,
+        )
         as_text = functools.partial(Report.to_text, heading=True)
-        facts = run_facts(loaded, settings, precision=precision, frame=frame)
-
         failed, incomplete, total = [], 0, len(studies)
         file: ReportFile | DocumentWriter | None = None
-        remember = Remembering(read)
         with contextlib.ExitStack() as stack:
+            writer: ReportsHere | ReportsInProcesses
+            with status(f"Loading {model}"):
+                if len(devices) == 1:
+                    writer = ReportsHere(start(device=devices[0]), settings, size, read)
+                else:
+                    writer = stack.enter_context(
+                        ReportsInProcesses(start, devices, settings, size, read)
+                    )
+            started()
+            made_by, precision = writer.facts, writer.facts.precision
+            say_precision(loading.dtype, precision, loading.device)
+            run = run_id(made_by, settings, precision=precision, frame=frame)
+            facts = run_facts(made_by, settings, precision=precision, frame=frame)
             if documents is not None:
                 file = stack.enter_context(
-                    documents.open(loaded, run, made_with=facts, frame=frame)
+                    documents.open(made_by, run, made_with=facts, frame=frame)
                 )
             elif output is not None:
                 file = stack.enter_context(
@@ -181,7 +199,6 @@ def report(
                     )
                 )
             if file is not None:
-                read = remember
                 for study in studies:
                     if study.study_id in file.empty:
                         failed.append(study.study_id)
@@ -191,9 +208,8 @@ def report(
                 there = total - len(todo)
                 say(f"{there} of {total} {verb(there)} in {output} already")
             advance = stack.enter_context(progress("Reports", len(todo)))
-            for result in report_studies(
-                loaded, todo, settings, batch_size=decoding.batch_size, workers=READERS, read=read
-            ):
+            results = stack.enter_context(contextlib.closing(writer.reports(todo)))
+            for result, shown in results:
                 if isinstance(result, Failure):
                     failed.append(result.study_id)
                     say(f"error: {result.error}")
@@ -207,7 +223,7 @@ def report(
                     failed.append(result.study_id or "")
                     say(f"error: {empty_report(result.study_id)}")
                 if file is not None:
-                    file.write(result, remember.take(result.study_id))
+                    file.write(result, shown)
                 elif style == "json":
                     write_json({**result.to_dict(), "run": run})
                 else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llava_rad.cli.common import say, status, user_errors
+from llava_rad.cli.common import say, say_precision, status, user_errors
 from llava_rad.cli.options import BATCH_SIZE, BatchSize, Loading
 from llava_rad.cli.serving import KeepIdentifiers, MaxNewTokens
 
@@ -101,6 +101,7 @@ def serve(
                             base_llm=loading.base_llm,
                         )
                     )
+            say_precision(loading.dtype, str(loaded[0].encoder.dtype), loading.device)
             app = create_app(loaded, settings)
             if token is None and not (host.startswith("127.") or host in ("localhost", "::1")):
                 say(f"warning: whoever reaches {host} may ask; set a token with --token-file")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_rad.cli.common import status
+from llava_rad.cli.common import say_precision, status
 
 if TYPE_CHECKING:
     from llava_rad.model import ReportModel
@@ -61,7 +61,10 @@ def checked_formats(names: Iterable[FormatName], *, keep_identifiers: bool) -> "
 def load_model(model: str, device: str, dtype: str) -> "tuple[ReportModel, str]":
     """A model and the precision of its weights in words. Raises LlavaRadError."""
     from llava_rad.model import load
+    from llava_rad.reports.model_facts import ModelFacts
 
     with status(f"Loading {model}"):
         loaded = load(model, dtype=dtype, device=device)
-    return loaded, f"{loaded.encoder.dtype}, {loaded.quantize or 'not quantised'}"
+    precision = ModelFacts.of(loaded).precision
+    say_precision(dtype, precision, device)
+    return loaded, precision

@@ -7,6 +7,7 @@ single process; the main process alone writes.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -32,7 +33,7 @@ from llava_rad.readers import read_json_lines
 from llava_rad.reports.file import Remembering, ReportFile, run_facts, run_id
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.report import Report
-from llava_rad.reports.study import Failure, StudyReader, read_study, report_studies
+from llava_rad.reports.study import READERS, Failure, StudyReader, read_study, report_studies
 from llava_rad.wording import counted, verb
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -139,18 +140,27 @@ class SplitReports:
         # A batch that was cut off is decoded whole again, in the company it always has.
         todo = [b for b in batches if not done.issuperset(study.study_id for study in b)]
 
+        mine = todo[state.process_index :: state.num_processes]
+        results_of_mine = report_studies(
+            self.model,
+            itertools.chain.from_iterable(mine),
+            self.settings,
+            batch_size=self.batch_size,
+            workers=READERS,
+            read=shown,
+        )
+
         def decode(batch: Sequence[Study]) -> list[_Result] | LlavaRadError:
+            """The results of the next batch of this process; the one after it is read meanwhile."""
             try:
-                reports = report_studies(
-                    self.model, batch, self.settings, batch_size=self.batch_size, read=shown
-                )
+                reports = itertools.islice(results_of_mine, len(batch))
                 return [(result, shown.take(result.study_id)) for result in reports]
             except LlavaRadError as error:
                 return error
 
         failures: list[Failure] = []
         count, said = len(done), time.monotonic()
-        with file or contextlib.nullcontext():
+        with file or contextlib.nullcontext(), contextlib.closing(results_of_mine):
             for start in range(0, len(todo), state.num_processes):
                 for results in share_jobs(decode, todo[start : start + state.num_processes]):
                     if isinstance(results, LlavaRadError):
@@ -303,7 +313,7 @@ def open_split(
             write, or findings where it does not say.
         settings: of the decoding.
         batch_size: studies decoded together.
-        precision: of the weights; ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        precision: of the weights; see :func:`llava_rad.devices.pick_dtype`.
         device: where to compute; None is this process's own.
         quantize: of the LLM, as :func:`llava_rad.load` takes it.
         base_llm: another place of the model's base LLM.

@@ -59,7 +59,7 @@ def add_saved_lora(llm: Any, folder: Path, *, expected: str | None = None) -> An
     for name, layer in layers.items():
         weight: Any = layer.weight.data
         down, up = (tensors[key].to(weight.device, torch.float32) for key in _keys(name))
-        update = (up @ down) * scale
+        update = (up @ down).mul_(scale)
         weight += update.T if isinstance(layer, Conv1D) else update  # rounded once, to its dtype
         require_finite(weight)
     llm.requires_grad_(False)

@@ -2,8 +2,8 @@
 
 :mod:`writer` is the model that people use. :mod:`given` makes studies of what they give,
 :mod:`request` chooses the images and texts of a study, :mod:`generate` decodes, :mod:`study` goes
-through many studies, :mod:`file` keeps what they gave so that an interrupted run resumes,
-:mod:`attention` says where the model looked.
+through many studies, :mod:`worker_processes` does so on several devices, :mod:`file` keeps what
+they gave so that an interrupted run resumes, :mod:`attention` says where the model looked.
 """
 
 from llava_rad.reports.attention import ImageAttention, SentenceAttention, report_attention

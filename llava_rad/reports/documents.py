@@ -8,6 +8,7 @@ manifest does.
 """
 
 import contextlib
+import functools
 import hashlib
 import re
 import sys
@@ -30,6 +31,7 @@ from llava_rad.reports import Report
 from llava_rad.reports.file import ReportFile
 from llava_rad.reports.formats import report_document, report_format
 from llava_rad.reports.formats.dicom_sr import no_sr
+from llava_rad.reports.model_facts import ModelFacts
 from llava_rad.reports.request import StudyRequest
 from llava_rad.reports.study import Failure, StudyReader
 
@@ -114,7 +116,7 @@ class Documents:
 
     def open(
         self,
-        model: ReportModel,
+        model: ReportModel | ModelFacts,
         run: str,
         *,
         made_with: Mapping[str, Any],
@@ -133,17 +135,17 @@ def refusing(read: StudyReader) -> StudyReader:
 
     The model then need not write a text that has nowhere to go.
     """
+    return functools.partial(_refusing, read)
 
-    def checked(model: ReportModel, study: Study) -> StudyRequest | Failure:
-        result = read(model, study)
-        if isinstance(result, Failure):
-            return result
-        for image, shown in zip(result.images, result.request.images, strict=True):
-            if not shown.role.startswith("prior") and read_source_instance(image.path) is None:
-                return Failure(study.study_id, no_sr(study.study_id, image.path))
+
+def _refusing(read: StudyReader, model: ReportModel, study: Study) -> StudyRequest | Failure:
+    result = read(model, study)
+    if isinstance(result, Failure):
         return result
-
-    return checked
+    for image, shown in zip(result.images, result.request.images, strict=True):
+        if not shown.role.startswith("prior") and read_source_instance(image.path) is None:
+            return Failure(study.study_id, no_sr(study.study_id, image.path))
+    return result
 
 
 class DocumentWriter:
@@ -157,7 +159,7 @@ class DocumentWriter:
     def __init__(
         self,
         documents: Documents,
-        model: ReportModel,
+        model: ReportModel | ModelFacts,
         run: str,
         made_with: Mapping[str, Any],
         frame: int | None,

@@ -24,6 +24,7 @@ from llava_rad.locks import FileLock
 from llava_rad.model import ReportModel
 from llava_rad.outputs import cannot_write, is_special, make_parent
 from llava_rad.reports.generate import GenerationSettings
+from llava_rad.reports.model_facts import ModelFacts
 from llava_rad.reports.report import Report
 from llava_rad.reports.shown import changes, shown_of
 from llava_rad.wording import counted, verb
@@ -503,7 +504,7 @@ class Remembering:
 
 
 def run_facts(
-    model: ReportModel,
+    model: ReportModel | ModelFacts,
     settings: GenerationSettings,
     *,
     precision: str,
@@ -513,14 +514,14 @@ def run_facts(
     default = GenerationSettings().to_dict()
     chosen = {name: v for name, v in settings.to_dict().items() if v != default[name]}
     facts = {
-        "model": f"{model.config.name} {(model.folder_hash or '')[:12]}".strip(),
+        "model": f"{ModelFacts.of(model).name} {(model.folder_hash or '')[:12]}".strip(),
         "precision": precision,
     }
     return {**facts, **chosen, **({} if frame is None else {"frame": frame})}
 
 
 def run_id(
-    model: ReportModel,
+    model: ReportModel | ModelFacts,
     settings: GenerationSettings,
     *,
     precision: str,

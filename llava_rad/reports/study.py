@@ -5,6 +5,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import torch
+from torch import Tensor
+
 from llava_rad.data import Study
 from llava_rad.errors import ImageError, LlavaRadError, ModelError
 from llava_rad.images import PictureSource, Radiograph, load_radiograph
@@ -89,7 +92,7 @@ def read_study(
     return replace(result, warnings=(*seen, *lost, *result.warnings))
 
 
-#: Threads that read ahead; a picture is read much faster than a report is written.
+#: Threads that read and preprocess ahead; pictures are ready much faster than reports are written.
 READERS = 2
 
 #: Makes a study into what the model is shown, as :func:`read_study` does.
@@ -112,25 +115,29 @@ def report_studies(
         studies: each with its images' paths; a failure among them is given in its place.
         settings: of the decoding.
         batch_size: studies decoded together.
-        workers: threads that read the next studies while these are decoded; with 0 each batch is
-            read before it is decoded.
+        workers: threads that read and preprocess the next studies while these are decoded; with
+            0 that is done before each batch is decoded.
         read: how a study becomes a request.
 
     Yields:
         One result a study.
     """
 
-    def request_of(study: Study | Failure) -> StudyRequest | Failure:
-        return study if isinstance(study, Failure) else read(model, study)
+    def prepared(study: Study | Failure) -> _Prepared | Failure:
+        result = study if isinstance(study, Failure) else read(model, study)
+        if isinstance(result, Failure):
+            return result
+        try:
+            return _Prepared(result, model.processor.pixel_values([result.request]))
+        except LlavaRadError as error:
+            return Failure(study.study_id, error)
 
     ahead = max(batch_size, workers)
-    with contextlib.closing(
-        read_ahead(studies, request_of, workers=workers, ahead=ahead)
-    ) as results:
+    with contextlib.closing(read_ahead(studies, prepared, workers=workers, ahead=ahead)) as results:
         while batch := list(islice(results, batch_size)):
-            ready = [(s.study_id, r) for s, r in batch if isinstance(r, StudyRequest)]
-            keys, requests = [key for key, _ in ready], [request for _, request in ready]
-            reports = iter(_generate(model, requests, settings, keys))
+            ready = [(s.study_id, p) for s, p in batch if isinstance(p, _Prepared)]
+            keys = [key for key, _ in ready]
+            reports = iter(_generate(model, [one for _, one in ready], settings, keys))
             for study, result in batch:
                 if isinstance(result, Failure):
                     yield result
@@ -139,26 +146,51 @@ def report_studies(
                 if isinstance(report, ModelError):
                     yield Failure(study.study_id, report)
                     continue
+                shown = result.request
                 yield replace(
                     report,
                     study_id=study.study_id,
-                    images=tuple(image.path for image in result.images),
-                    roles=tuple(image.role for image in result.request.images),
-                    warnings=cautions_first((*result.warnings, *report.warnings)),
-                    thumbnails=result.thumbnails,
+                    images=tuple(image.path for image in shown.images),
+                    roles=tuple(image.role for image in shown.request.images),
+                    warnings=cautions_first((*shown.warnings, *report.warnings)),
+                    thumbnails=shown.thumbnails,
                 )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the model is shown of a study, as the encoder takes it.
+
+    Attributes:
+        request: what the study became.
+        pixel_values: of its images, [images, 3, height, width].
+    """
+
+    request: StudyRequest
+    pixel_values: Tensor
 
 
 def _generate(
     model: ReportModel,
-    ready: Sequence[StudyRequest],
+    ready: Sequence[_Prepared],
     settings: GenerationSettings | None,
     keys: Sequence[str],
 ) -> list[Report | ModelError]:
     """A report each; what goes wrong with one of several is not the others' fault."""
+    if not ready:
+        return []
+    requests = [one.request for one in ready]
     try:
-        requests, follow = [r.request for r in ready], [r.follow for r in ready]
-        return [*generate_reports(model, requests, settings, keys=keys, follow=follow)]
+        return [
+            *generate_reports(
+                model,
+                [r.request for r in requests],
+                settings,
+                pixel_values=torch.cat([one.pixel_values for one in ready]),
+                keys=keys,
+                follow=[r.follow for r in requests],
+            )
+        ]
     except ModelError as error:
         if len(ready) == 1:
             return [error]

@@ -226,7 +226,7 @@ def load(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"``, ``"mps"``; ``"auto"`` is the first
             of CUDA, XPU and MPS that is there, else the CPU.
         dtype: of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is
-            bfloat16 on CUDA and XPU, float32 elsewhere.
+            bfloat16 on CUDA, XPU and CPUs that are fast in it, float32 elsewhere.
         revision: branch, tag or commit of a hub repository.
         quantize: ``"4bit"`` or ``"8bit"`` for the LLM, ``"none"`` for plain weights; None is what
             its LoRA was trained on. The LoRA is merged where the LLM is not quantised.

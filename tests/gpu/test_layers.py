@@ -49,6 +49,27 @@ def test_liger_computes_what_transformers_does(gpu, family):
         assert_near(found, expected)
 
 
+@pytest.mark.compiles
+def test_the_compiled_decoding_step_writes_the_same(gpu):
+    from llava_rad.reports.generate import GenerationSettings, generate_reports
+
+    tokenizer = byte_level_tokenizer()
+    model = build(tokenizer).to(gpu).eval()
+    requests = [ReportRequest((RequestImage("current_frontal"),), indication="cough")] * 2
+    patches = torch.randn(2, 16, 24, device=gpu)
+    plain, static = (
+        generate_reports(
+            model,
+            requests,
+            GenerationSettings(max_new_tokens=12, static_cache=static),
+            patches=patches,
+        )
+        for static in (False, True)
+    )
+    assert [r.findings for r in static] == [r.findings for r in plain]
+    assert hasattr(model.llm, "_compiled_call")
+
+
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.compiles)])
 @pytest.mark.parametrize("kernels", ["plain", pytest.param("liger", marks=needs_liger)])
 def test_the_backbone_computes_what_transformers_does(gpu, kernels, compiled):

@@ -1,10 +1,14 @@
+import contextlib
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture, tiny_llm
-from transformers import LlamaForCausalLM
+from transformers import CompileConfig, LlamaForCausalLM
 
 from llava_rad.errors import ConfigError, ModelError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
+from llava_rad.reports import generate
 from llava_rad.reports.generate import (
     GenerationSettings,
     generate_reports,
@@ -23,6 +27,20 @@ def lengths_5_to_40(count):
     """Requests whose prompts differ in length as real ones do."""
     words = "cough fever dyspnea chest pain after fall"
     return [request(i, indication=" ".join([words] * (i % 4)) or None) for i in range(count)]
+
+
+@contextlib.contextmanager
+def seen_caches(llm):
+    """Names of the caches that an LLM is called with."""
+    names = []
+
+    def look(_module, _args, kwargs):
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        names.append(type(cache).__name__)
+
+    handle = llm.register_forward_pre_hook(look, with_kwargs=True)
+    yield names
+    handle.remove()
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +80,60 @@ def test_a_batch_gives_token_for_token_what_single_runs_give(tokenizer, family):
     alone = [generate_reports(model, [r], SHORT)[0] for r in requests]
     assert [r.findings for r in together] == [r.findings for r in alone]
     assert len({r.findings for r in together}) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "phi2", "phi3", "qwen2"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_beams": 3}, {"temperature": 1.0, "seed": 3}],
+    ids=["greedy", "beams", "T"],
+)
+def test_a_static_cache_gives_the_same_texts(tokenizer, family, settings):
+    model = build(tokenizer, family)
+    requests = lengths_5_to_40(4)
+    plain = GenerationSettings(max_new_tokens=24, **settings)
+    static = replace(plain, static_cache=True)
+    assert static.to_dict() == plain.to_dict()  # a stopped run resumes with either
+    with seen_caches(model.llm) as caches:
+        wanted = generate_reports(model, requests, plain)
+    assert set(caches) == {"DynamicCache"}
+    with seen_caches(model.llm) as caches:
+        # Twice: the second batch, of fewer and shorter prompts, uses what the first one has made.
+        found = generate_reports(model, requests, static)
+        shorter = generate_reports(model, requests[:1], static)
+    assert set(caches) == {"StaticCache"}
+    assert [r.findings for r in found] == [r.findings for r in wanted]
+    assert shorter[0].findings == wanted[0].findings
+    for report, other in zip(found, wanted, strict=True):
+        for sentence, same in zip(report.sentences, other.sentences, strict=True):
+            assert sentence.log_probability == pytest.approx(same.log_probability, abs=2e-4)
+
+
+def test_the_compiled_step_gives_the_same_texts_and_is_compiled_once(tokenizer, monkeypatch):
+    """As on a GPU; here the graph is run by torch itself, which compiles nothing for the CPU."""
+    model = build(tokenizer)
+    requests = lengths_5_to_40(4)
+    wanted = generate_reports(model, requests, SHORT)
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph
+
+    config = CompileConfig(backend=backend, mode=None)
+    config._compile_all_devices = True
+    made = generate.GenerationConfig
+    monkeypatch.setattr(
+        generate, "GenerationConfig", lambda **options: made(**options, compile_config=config)
+    )
+    static = replace(SHORT, static_cache=True)
+    found = generate_reports(model, requests, static)
+    assert graphs
+    count = len(graphs)
+    again = generate_reports(model, list(reversed(requests)), static)
+    assert len(graphs) == count
+    assert [r.findings for r in found] == [r.findings for r in wanted]
+    assert [r.findings for r in again] == [r.findings for r in reversed(wanted)]
 
 
 def test_greedy_text_is_the_argmax_of_the_forward_pass(tokenizer):

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from llava_rad import __version__
@@ -30,6 +28,7 @@ from llava_rad.reports.formats.observation_codes import snomed_code
 
 if TYPE_CHECKING:
     from highdicom.sr import ContainerContentItem, ContentSequence
+    from pydicom.sr.coding import Code
 
 _MAKER = "llava-rad"
 _SPACE = uuid.uuid5(uuid.NAMESPACE_OID, "llava-rad structured report")
@@ -143,6 +142,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
         RelationshipTypeValues,
         TextContentItem,
     )
+    from pydicom.sr.codedict import codes
 
     contains = RelationshipTypeValues.CONTAINS
     device = DeviceObserverIdentifyingAttributes(
@@ -161,7 +161,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
         ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device))
     )
 
-    def section(heading: Code, texts: Sequence[tuple[Code, str]]) -> "ContainerContentItem":
+    def section(heading: "Code", texts: Sequence[tuple["Code", str]]) -> "ContainerContentItem":
         container = ContainerContentItem(heading, relationship_type=contains)
         container.ContentSequence = ContentSequence(
             [TextContentItem(name, text, contains) for name, text in texts]
@@ -214,6 +214,8 @@ def _measured(
         SourceImageForMeasurementGroup,
         TrackingIdentifier,
     )
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
 
     facts = f"{name} {document.model} {' '.join(source.uid for source in sources)}"
     # A code of our own ("99" is DICOM's mark of such schemes) where the standard lists none.

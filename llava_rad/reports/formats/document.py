@@ -21,6 +21,7 @@ from llava_rad.images.source_instance import SourceInstance, read_source_instanc
 from llava_rad.model import ReportModel
 from llava_rad.names import escape_name, one_line
 from llava_rad.reports import Report
+from llava_rad.reports.model_facts import ModelFacts
 from llava_rad.reports.report import CAUTION
 
 UNVERIFIED = "Written by a model; not verified by a radiologist."
@@ -115,7 +116,7 @@ class ReportDocument:
 def report_document(
     report: Report,
     study: Study,
-    model: ReportModel,
+    model: ReportModel | ModelFacts,
     *,
     identifiers: Identifiers | None = None,
     contents: Mapping[str, bytes] | None = None,
@@ -127,7 +128,7 @@ def report_document(
     Args:
         report: of the study.
         study: that was reported on.
-        model: that wrote it.
+        model: that wrote it, or what is known of it.
         identifiers: make the names of study and patient; those that keep let a document name the
             patient. None makes new pseudonyms.
         contents: of images that are in memory, by path.
@@ -158,7 +159,7 @@ def report_document(
         patient_name=identifiers.patient(study.patient_id if names_nobody(patient) else patient),
         identifiers_kept=identifiers.keep,
         model_hash=model.folder_hash,
-        rendering=model.processor.preprocessing.rendering,
+        rendering=ModelFacts.of(model).rendering,
         frame=frame,
         written=(written or datetime.now(UTC)).astimezone(),
     )
