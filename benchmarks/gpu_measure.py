@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llava_rad.report_training.plan import GPUS
+from llava_rad.runs.gpus import GPUS
 
 Step = Callable[[int], object]
 

@@ -1,5 +1,7 @@
 """Devices and number formats by name: the one place that says what ``auto`` means."""
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,8 +97,12 @@ def pick_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "c
 def cpu_is_fast_in_bfloat16() -> bool:
     """Whether this CPU has units that multiply in bfloat16 (AMX, AVX512-BF16).
 
-    Others compute it in float32 and round, which is slower than float32 itself.
+    Others compute it in float32 and round, which is slower than float32 itself; so does one that
+    ``ONEDNN_MAX_CPU_ISA`` keeps from using them.
     """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if limit not in ("DEFAULT", "ALL") and not re.search("AMX|BF16|FP16|AVX10", limit):
+        return False
     units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 

@@ -31,7 +31,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
-from llava_rad.extras import require
+from llava_rad.extras import is_installed, require
 from llava_rad.files import user_cache
 from llava_rad.hub import download
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
@@ -319,7 +319,8 @@ def load_llm(
     else:
         if quantize:
             options["quantization_config"] = _quantization(quantize, dtype)
-        if quantize or (device is not None and torch.device(device).type != "cpu"):
+        elsewhere = device is not None and torch.device(device).type != "cpu"
+        if quantize or (elsewhere and is_installed("accelerate")):
             # Tensor by tensor to where it is to lie: the host does not hold the whole of it.
             options["device_map"] = {"": str(device or "cpu")}
         llm = _read_weights(reference, source.folder, causal, options)
