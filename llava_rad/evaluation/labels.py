@@ -21,12 +21,16 @@ _METRICS = {
     "chexbert": "CheXbert",
     "radgraph": "RadGraph",
     "bertscore": "BERTScore",
+    "bleu_rexrank": "BLEU (ReXrank)",
+    "radgraph_radcliq": "RadGraph (RadCliQ's)",
+    "radcliq_v0": "RadCliQ-v0",
     "radcliq_v1": "RadCliQ-v1",
 }
 _VALUES = {
     "radgraph_f1": f"RadGraph F1, level {PUBLISHED_LEVEL}",
     "cider": "CIDEr-D",
     "meteor": "METEOR",
+    "radcliq_v0": "RadCliQ-v0",
     "radcliq_v1": "RadCliQ-v1",
     "f1": "F1",
     **{f"rouge{kind}": f"ROUGE-{kind}" for kind in ("1", "2", "L", "Lsum")},

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import BertScorer, bertscore
-from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu
+from llava_rad.metrics.bleu import bleu_coco, bleu_rexrank, bleu_sacrebleu
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.meteor import meteor, meteor_wordnet
-from llava_rad.metrics.radcliq import radcliq_v1
+from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
 from llava_rad.metrics.radgraph import radgraph_f1, score_annotations
 from llava_rad.metrics.result import MetricResult
 from llava_rad.metrics.rouge import rouge, rouge_l_coco
@@ -43,12 +43,14 @@ __all__ = [
     "CheXbert",
     "MetricResult",
     "MetricSettings",
+    "RadCliQParts",
     "RadGraphAnnotator",
     "ReportMetric",
     "Scorer",
     "Scores",
     "bertscore",
     "bleu_coco",
+    "bleu_rexrank",
     "bleu_sacrebleu",
     "chexbert",
     "chexpert_rules",
@@ -60,8 +62,9 @@ __all__ = [
     "load_metric",
     "meteor",
     "meteor_wordnet",
-    "radcliq_v1",
+    "radcliq",
     "radgraph_f1",
+    "radgraph_radcliq",
     "rouge",
     "rouge_l_coco",
     "score",

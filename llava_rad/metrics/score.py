@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
-from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu, tokenize_13a
+from llava_rad.metrics.bleu import (
+    bleu_coco,
+    bleu_rexrank,
+    bleu_sacrebleu,
+    split_rexrank,
+    tokenize_13a,
+)
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
-from llava_rad.metrics.radcliq import radcliq_v1
+from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
 from llava_rad.metrics.radgraph import radgraph_f1
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
 from llava_rad.metrics.rouge import rouge, rouge_l_coco, split_at_spaces, tokenize_letters
@@ -94,6 +100,10 @@ class _Shared:
         return Tokens(split_at_spaces)
 
     @cached_property
+    def tokens_rexrank(self) -> Tokens:
+        return Tokens(split_rexrank)
+
+    @cached_property
     def tokens_13a(self) -> Tokens:
         return Tokens(tokenize_13a())
 
@@ -138,8 +148,9 @@ class _Shared:
         )
 
     @cached_property
-    def bertscore_of_radcliq(self) -> BertScorer:
-        return BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+    def radcliq(self) -> RadCliQParts:
+        scorer = BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+        return RadCliQParts(self.radgraph_of_radcliq, scorer, self.chexbert)
 
     def _annotator(self, model_type: str) -> RadGraphAnnotator:
         s = self.settings
@@ -164,13 +175,10 @@ METRICS: dict[str, _Compute] = {
         p, r, annotator=s.radgraph, casing=s.settings.radgraph_casing
     ),
     "bertscore": lambda p, r, s: bertscore(p, r, scorer=s.bertscore),
-    "radcliq_v1": lambda p, r, s: radcliq_v1(
-        p,
-        r,
-        annotator=s.radgraph_of_radcliq,
-        scorer=s.bertscore_of_radcliq,
-        labeler=s.chexbert,
-    ),
+    "bleu_rexrank": lambda p, r, s: bleu_rexrank(p, r, tokens=s.tokens_rexrank),
+    "radgraph_radcliq": lambda p, r, s: radgraph_radcliq(p, r, annotator=s.radgraph_of_radcliq),
+    "radcliq_v0": lambda p, r, s: radcliq("radcliq_v0", p, r, parts=s.radcliq),
+    "radcliq_v1": lambda p, r, s: radcliq("radcliq_v1", p, r, parts=s.radcliq),
 }
 """Every metric, by name."""
 
@@ -197,19 +205,38 @@ DEFINITIONS = {
     "it; mean of reports; 0 to 1",
     "bertscore": "BERTScore (Zhang 2020) by bert_score's rules without idf; mean of reports; at "
     "most 1",
-    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of radiologists' error counts; mean of "
+    "bleu_rexrank": "BLEU-2 by ReXrank's rules (CXR-Report-Metric): lower-cased, spaces between "
+    "tokens, smoothed; mean of reports; 0 to 1",
+    "radgraph_radcliq": "Mean of the F1 of RadGraph's entities and of its relations (Yu 2023), as "
+    "ReXrank prints it; mean of reports; 0 to 1",
+    "radcliq_v0": "RadCliQ-v0 (Yu 2023), a linear model of radiologists' error counts; mean of "
     "reports; lower is better",
+    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of radiologists' error counts, standardised; "
+    "mean of reports; lower is better",
 }
 """What each metric is, from where, and its range."""
 
-RANGES = {"bleu_sacrebleu": 100.0, "cider": 10.0}
+RANGES = {"bleu_sacrebleu": 100.0, "cider": 10.0, "radcliq_v0": 10.0}
 """The largest value of the metrics whose range does not end at 1."""
 
-DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("meteor_wordnet", "radcliq_v1"))
-
-ENGLISH_ONLY = frozenset(
-    ("meteor_wordnet", "chexpert_rules", "chexbert", "radgraph", "bertscore", "radcliq_v1")
+_WHEN_ASKED = (
+    "meteor_wordnet",
+    "bleu_rexrank",
+    "radgraph_radcliq",
+    "radcliq_v0",
+    "radcliq_v1",
 )
+DEFAULT_METRICS = tuple(name for name in METRICS if name not in _WHEN_ASKED)
+
+SPELLING = frozenset(
+    (
+        *("bleu_coco", "bleu_sacrebleu", "bleu_rexrank", "rouge", "rouge_l_coco"),
+        *("meteor", "cider"),
+    )
+)
+"""Metrics that compare words alone, in any language."""
+
+ENGLISH_ONLY = frozenset(METRICS) - SPELLING
 """Metrics whose rules or networks know English alone."""
 
 # Published tables count uncertain mentions either way, so both stand side by side.
@@ -231,11 +258,14 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "chexbert": (*_LABELS, "embedding_similarity"),
     "radgraph": ("radgraph_f1", "simple/f1", "complete/f1"),
     "bertscore": ("f1",),
+    "bleu_rexrank": ("bleu_2",),
+    "radgraph_radcliq": ("f1", "entity_f1", "relation_f1"),
+    "radcliq_v0": ("radcliq_v0",),
     "radcliq_v1": ("radcliq_v1",),
 }
 """The values of each metric that tables show; the others are in the results."""
 
-LOWER_IS_BETTER = frozenset(("radcliq_v1",))
+LOWER_IS_BETTER = frozenset(("radcliq_v0", "radcliq_v1"))
 
 
 @dataclass(frozen=True)
