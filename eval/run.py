@@ -35,12 +35,13 @@ from llava_rad.cli.options import (
     Model,
     OutputFolder,
     Overwrite,
+    Preset,
     Section,
     Seed,
     Split,
     how_written,
 )
-from llava_rad.cli.scoring import Scoring
+from llava_rad.cli.scoring import Scoring, published_section
 from llava_rad.ending import GOES_ON, program_ending
 from llava_rad.evaluation import (
     control_table,
@@ -62,6 +63,7 @@ def main(
     loading: Loading,
     decoding: Decoding,
     scoring: Scoring,
+    preset: Preset = None,
     split: Split = "test",
     section: Section = None,
     image_control: Annotated[
@@ -79,6 +81,8 @@ def main(
 
         state = process_state()
         names = {**GENERATED, **SCORES, **(CONTROL if image_control else {})}
+        scoring, published = scoring.as_published(preset, say_once)
+        section, published = published_section(published, section, say_once)
         scorer = scoring.scorer(loading.device)
         how = scoring.testing(seed)
         with own_shared_results(output, names, [manifest], what="evaluation", overwrite=overwrite):
@@ -105,6 +109,7 @@ def main(
                 section=studies.section,
                 training=studies.training or None,
                 **how,
+                preset=published,
                 progress=lambda step: say_once(f"computing {step}"),
             )
             generation = studies.facts(reports)

@@ -144,7 +144,10 @@ def _scorers() -> Iterator[Weights]:
     yield _of_hub("scorer", "chexbert", about, REPOSITORY, [FILENAME])
     about = "BERT's vocabulary, for chexbert"
     yield _of_hub("scorer", "chexbert-vocabulary", about, VOCABULARY, ["vocab.txt"])
-    for name, metrics in (("radgraph-xl", "radgraph"), ("radgraph", "radgraph_radcliq and radcliq")):
+    for name, metrics in (
+        ("radgraph-xl", "radgraph"),
+        ("radgraph", "radgraph_radcliq and radcliq"),
+    ):
         about = f"the RadGraph model for {metrics}"
         yield _of_hub("scorer", name, about, RADGRAPH_REPOSITORY, [f"{name}.tar.gz"])
     about = "the model of bertscore and radcliq"

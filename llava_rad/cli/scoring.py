@@ -1,12 +1,14 @@
 """The options of the metrics, for every program that scores texts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
-from llava_rad.cli.options import Resamples, names
+from llava_rad.cli.options import PresetName, Resamples, SectionName, names
+from llava_rad.evaluation.presets import AppliedPreset, load_preset
 from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
@@ -75,6 +77,30 @@ class Scoring:
     bertscore_baseline: Annotated[
         Path | None, typer.Option(help="The bert_score package's table of baselines.")
     ] = None
+    given: frozenset[str] = frozenset()
+
+    def as_published(
+        self, preset: PresetName | None, tell: Callable[[str], None]
+    ) -> "tuple[Scoring, AppliedPreset | None]":
+        """These options with what a preset sets; what the command line names stays, and is told.
+
+        Raises:
+            ConfigError: the preset's file is wrong.
+        """
+        if preset is None:
+            return self, None
+        published = load_preset(preset)
+        chosen: dict[str, Any] = {}
+        overridden: dict[str, Any] = {}
+        for name, value in published.options().items():
+            given = getattr(self, name)
+            same = names(given) == names(value) if name == "metrics" else given == value
+            if name in self.given and not same:
+                overridden[name] = given
+                tell(_instead(preset, name, given, value))
+            else:
+                chosen[name] = value
+        return replace(self, **chosen), AppliedPreset(preset, published, overridden)
 
     def testing(self, seed: int) -> dict[str, Any]:
         """What decides intervals and tests, by the names that the functions of evaluation have."""
@@ -108,3 +134,23 @@ class Scoring:
             device=None if device == "auto" else str(pick_device(device)),
         )
         return Scorer(names(self.metrics), settings, require=self.require)
+
+
+def published_section(
+    applied: AppliedPreset | None, section: SectionName | None, tell: Callable[[str], None]
+) -> tuple[SectionName | None, AppliedPreset | None]:
+    """The section to compare with, and the preset as it is used: a section that is named wins."""
+    if applied is None or section == applied.preset.section:
+        return section, applied
+    if section is None:
+        return applied.preset.section, applied
+    tell(_instead(applied.name, "section", section, applied.preset.section))
+    return section, replace(applied, overridden={**applied.overridden, "section": section})
+
+
+def _instead(preset: str, name: str, given: object, value: object) -> str:
+    option = name.replace("_", "-")
+    return (
+        f"warning: --{option} {given} is used instead of {value}, which --preset {preset} sets; "
+        "the numbers are not those of the published table"
+    )

@@ -150,4 +150,25 @@ def evaluation_table(evaluation: Evaluation) -> str:
         )
         for name, result in evaluation.scores.results.items()
     ]
-    return "\n".join([*facts, "", text_table(head, rows), "", "scorers:", *scorers])
+    table = [*facts, "", text_table(head, rows), ""]
+    return "\n".join([*table, *_published_table(evaluation), "scorers:", *scorers])
+
+
+def _published_table(evaluation: Evaluation) -> list[str]:
+    """The columns of the table whose convention was followed; nothing without a preset."""
+    if evaluation.preset is None:
+        return []
+    title = evaluation.preset.preset.title
+    rows = [
+        [
+            row["name"],
+            "" if row["number"] is None else f"{row['number']:.4f}",
+            row["missing"] or f"{row['printed']} of {row['value']}" + _times(row["scale"]),
+        ]
+        for row in evaluation.published()
+    ]
+    return [f"as {title} prints it:", text_table(["column", "number", "what it is"], rows), ""]
+
+
+def _times(scale: float) -> str:
+    return "" if scale == 1 else f", times {scale:g}"

@@ -34,6 +34,7 @@ LAYERS = {
     "microsoft/deberta-xlarge-mnli": 40,
 }
 BASELINES = {
+    ("distilbert-base-uncased", 5): (0.6666034, 0.66660464, 0.66620487),
     ("distilroberta-base", 5): (0.84732, 0.84759504, 0.8473319),
     ("roberta-large", 17): (0.83150584, 0.8314941, 0.83122575),
 }

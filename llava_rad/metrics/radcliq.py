@@ -61,9 +61,7 @@ class RadCliQParts:
         MetricError: a network is not the one the composite was fitted on.
     """
 
-    def __init__(
-        self, annotator: RadGraphAnnotator, scorer: BertScorer, labeler: CheXbert
-    ) -> None:
+    def __init__(self, annotator: RadGraphAnnotator, scorer: BertScorer, labeler: CheXbert) -> None:
         fits = (
             annotator.model_type == "radgraph",
             Path(scorer.name).name == BERTSCORE_MODEL,

@@ -211,7 +211,7 @@ DEFINITIONS = {
     "ReXrank prints it; mean of reports; 0 to 1",
     "radcliq_v0": "RadCliQ-v0 (Yu 2023), a linear model of radiologists' error counts; mean of "
     "reports; lower is better",
-    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of radiologists' error counts, standardised; "
+    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of standardised error counts; "
     "mean of reports; lower is better",
 }
 """What each metric is, from where, and its range."""
