@@ -115,7 +115,7 @@ def presets() -> str:
             for column in preset.columns
         ]
         parts += [
-            f"## {name}",
+            f"### {name}",
             "\n".join(["| | |", "|---|---|", *said]),
             "\n".join(["| column | is | printed |", "|---|---|---|", *columns]),
         ]
