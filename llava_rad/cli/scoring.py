@@ -62,7 +62,7 @@ class Scoring:
     ] = "lowercase"
     radgraph_cache: Annotated[
         Path | None,
-        typer.Option(help="The folder for RadGraph's annotations, if not the user's cache."),
+        typer.Option(help="The folder for annotations and answers, if not the user's cache."),
     ] = None
     bertscore_model: Annotated[
         str, typer.Option(help="BERTScore's model: a folder or a hub id in the cache.")
@@ -76,6 +76,31 @@ class Scoring:
     ] = False
     bertscore_baseline: Annotated[
         Path | None, typer.Option(help="The bert_score package's table of baselines.")
+    ] = None
+    green: Annotated[str, typer.Option(help="GREEN's LLM: a folder or a hub id in the cache.")] = (
+        MetricSettings.green
+    )
+    ratescore_ner: Annotated[
+        str, typer.Option(help="RaTEScore's finder of entities: a folder or a hub id in the cache.")
+    ] = MetricSettings.ratescore_ner
+    ratescore_encoder: Annotated[
+        str, typer.Option(help="RaTEScore's encoder: a folder or a hub id in the cache.")
+    ] = MetricSettings.ratescore_encoder
+    srr_bert: Annotated[str, typer.Option(help="SRR-BERT: a folder or a hub id in the cache.")] = (
+        MetricSettings.srr_bert
+    )
+    srr_bert_vocabulary: Annotated[
+        Path | None, typer.Option(help="CXR-BERT's vocab.txt or its folder, for SRR-BERT.")
+    ] = None
+    radfact_llm: Annotated[
+        str | None, typer.Option(help="RadFact's judge: a folder or a hub id in the cache.")
+    ] = None
+    radfact_endpoint: Annotated[
+        str | None,
+        typer.Option(help="An API of OpenAI's form that judges for RadFact; reports go to it."),
+    ] = None
+    radfact_model: Annotated[
+        str | None, typer.Option(help="The judge's name at --radfact-endpoint.")
     ] = None
     given: frozenset[str] = frozenset()
 
@@ -130,6 +155,14 @@ class Scoring:
             bertscore_layer=self.bertscore_layer,
             bertscore_rescale=self.bertscore_rescale,
             bertscore_baseline=self.bertscore_baseline,
+            green=self.green,
+            ratescore_ner=self.ratescore_ner,
+            ratescore_encoder=self.ratescore_encoder,
+            srr_bert=self.srr_bert,
+            srr_bert_vocabulary=self.srr_bert_vocabulary,
+            radfact_llm=self.radfact_llm,
+            radfact_endpoint=self.radfact_endpoint,
+            radfact_model=self.radfact_model,
             cache=self.radgraph_cache,
             device=None if device == "auto" else str(pick_device(device)),
         )

@@ -34,7 +34,7 @@ from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
-from llava_rad.metrics.score import DEFINITIONS, Scorer, Scores, headline_values
+from llava_rad.metrics.score import DEFINITIONS, JUDGED, Scorer, Scores, headline_values
 from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.statistics import LEVEL, RESAMPLES, Interval, Units, bootstrap
@@ -175,6 +175,7 @@ _SAMPLES = tuple(f"{policy}/14/samples/f1" for policy in POLICIES)
 _PAIR_VALUES = {
     "chexpert_rules": _SAMPLES,
     "chexbert": (*_SAMPLES, "embedding_similarity"),
+    "srr_bert": ("samples/f1",),
 }
 
 
@@ -281,8 +282,14 @@ def _baselines(
     if features is not None:
         lists.append(_nearest_reports(predictions, training or {}, features))
 
-    scored = score_each(scorer, lists, references)
+    # Dozens of fixed reports would cost a judge dozens of evaluations; one another's costs one.
+    judged = tuple(name for name in scorer.metrics if name in JUDGED)
+    others = tuple(name for name in scorer.metrics if name not in JUDGED)
+    scored = score_each(scorer.only(others), lists, references)
     rest = scored[len(candidates) :]
+    if judged:
+        for found, texts in zip(rest, lists[len(candidates) :], strict=True):
+            found.update(scorer.only(judged)(texts, references).results)
     return Baselines(
         fixed=best_fixed_report(scored[: len(candidates)], candidates),
         fixed_from="training reports" if training else "the references themselves",

@@ -25,6 +25,11 @@ _METRICS = {
     "radgraph_radcliq": "RadGraph (RadCliQ's)",
     "radcliq_v0": "RadCliQ-v0",
     "radcliq_v1": "RadCliQ-v1",
+    "temporal_f1": "Temporal F1",
+    "srr_bert": "F1-SRR-BERT",
+    "ratescore": "RaTEScore",
+    "green": "GREEN",
+    "radfact": "RadFact",
 }
 _VALUES = {
     "radgraph_f1": f"RadGraph F1, level {PUBLISHED_LEVEL}",
@@ -32,6 +37,8 @@ _VALUES = {
     "meteor": "METEOR",
     "radcliq_v0": "RadCliQ-v0",
     "radcliq_v1": "RadCliQ-v1",
+    "ratescore": "RaTEScore",
+    "green": "GREEN",
     "f1": "F1",
     **{f"rouge{kind}": f"ROUGE-{kind}" for kind in ("1", "2", "L", "Lsum")},
     **{f"bleu_{order}": f"BLEU-{order}" for order in range(1, 5)},

@@ -20,14 +20,20 @@ from llava_rad.metrics.bleu import (
 )
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
+from llava_rad.metrics.green import DEFAULT_GREEN, green, green_judge, green_prompt_hash
+from llava_rad.metrics.judge_llm import RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
 from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
+from llava_rad.metrics.radfact import radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
+from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER, RaTEScorer, ratescore
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
 from llava_rad.metrics.rouge import rouge, rouge_l_coco, split_at_spaces, tokenize_letters
 from llava_rad.metrics.rules import chexpert_rules, label_reports
+from llava_rad.metrics.srr_bert import DEFAULT_SRR_BERT, SrrBert, srr_bert
+from llava_rad.metrics.temporal import temporal_f1
 from llava_rad.metrics.tokens import Tokens
 from llava_rad.observations import Mention
 
@@ -52,7 +58,15 @@ class MetricSettings:
         bertscore_layer: hidden layer to compare.
         bertscore_rescale: subtract the baseline of unrelated sentences.
         bertscore_baseline: table of baselines.
-        cache: folder for RadGraph annotations; else the user's cache folder.
+        green: GREEN's LLM, a folder or cached hub id.
+        ratescore_ner: RaTEScore's finder of entities, a folder or cached hub id.
+        ratescore_encoder: RaTEScore's encoder of synonyms, a folder or cached hub id.
+        srr_bert: SRR-BERT, a folder or cached hub id.
+        srr_bert_vocabulary: its ``vocab.txt`` or the folder; else beside the model or the cache.
+        radfact_llm: RadFact's judge, a folder or cached hub id.
+        radfact_endpoint: address of an API of OpenAI's form, which judges instead.
+        radfact_model: the judge's name at the endpoint.
+        cache: folder for annotations and judges' answers; else the user's cache folder.
         device: where networks run; CUDA where there is one by default.
     """
 
@@ -69,6 +83,14 @@ class MetricSettings:
     bertscore_layer: int | None = None
     bertscore_rescale: bool = False
     bertscore_baseline: Path | None = None
+    green: str = DEFAULT_GREEN
+    ratescore_ner: str = DEFAULT_NER
+    ratescore_encoder: str = DEFAULT_ENCODER
+    srr_bert: str = DEFAULT_SRR_BERT
+    srr_bert_vocabulary: Path | None = None
+    radfact_llm: str | None = None
+    radfact_endpoint: str | None = None
+    radfact_model: str | None = None
     cache: Path | None = None
     device: str | None = None
 
@@ -152,6 +174,27 @@ class _Shared:
         scorer = BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
         return RadCliQParts(self.radgraph_of_radcliq, scorer, self.chexbert)
 
+    @cached_property
+    def green(self) -> RememberingJudge:
+        judge = green_judge(self.settings.green, device=self.settings.device)
+        return RememberingJudge(judge, green_prompt_hash(), self.settings.cache)
+
+    @cached_property
+    def ratescore(self) -> RaTEScorer:
+        s = self.settings
+        return RaTEScorer.load(s.ratescore_ner, s.ratescore_encoder, device=s.device)
+
+    @cached_property
+    def srr_bert(self) -> SrrBert:
+        s = self.settings
+        return SrrBert.load(s.srr_bert, vocabulary=s.srr_bert_vocabulary, device=s.device)
+
+    @cached_property
+    def radfact(self) -> RememberingJudge:
+        s = self.settings
+        judge = radfact_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model, device=s.device)
+        return RememberingJudge(judge, radfact_prompt_hash(), s.cache)
+
     def _annotator(self, model_type: str) -> RadGraphAnnotator:
         s = self.settings
         return RadGraphAnnotator(model_type, weights=s.radgraph, cache=s.cache, device=s.device)
@@ -179,6 +222,11 @@ METRICS: dict[str, _Compute] = {
     "radgraph_radcliq": lambda p, r, s: radgraph_radcliq(p, r, annotator=s.radgraph_of_radcliq),
     "radcliq_v0": lambda p, r, s: radcliq("radcliq_v0", p, r, parts=s.radcliq),
     "radcliq_v1": lambda p, r, s: radcliq("radcliq_v1", p, r, parts=s.radcliq),
+    "temporal_f1": lambda p, r, s: temporal_f1(p, r),
+    "srr_bert": lambda p, r, s: srr_bert(p, r, labeler=s.srr_bert),
+    "ratescore": lambda p, r, s: ratescore(p, r, scorer=s.ratescore),
+    "green": lambda p, r, s: green(p, r, judge=s.green),
+    "radfact": lambda p, r, s: radfact(p, r, judge=s.radfact),
 }
 """Every metric, by name."""
 
@@ -213,6 +261,14 @@ DEFINITIONS = {
     "reports; lower is better",
     "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of standardised error counts; "
     "mean of reports; lower is better",
+    "temporal_f1": "F1 of the words of change (new, unchanged, worse ...) of both reports, as "
+    "RadEval prints it, without Stanza; mean of reports; 0 to 1",
+    "srr_bert": "F1 of SRR-BERT's labels (Delbrouck 2025), weighted by support; 0 to 1",
+    "ratescore": "RaTEScore (Zhao 2024), entities matched by meaning; mean of reports; 0 to 1",
+    "green": "GREEN (Ostmeier 2024), an LLM's count of matched findings and significant errors; "
+    "mean of reports; 0 to 1",
+    "radfact": "RadFact's logical scores (Bannur 2024), by a judge and prompts that the output "
+    "names; 0 to 1",
 }
 """What each metric is, from where, and its range."""
 
@@ -225,6 +281,11 @@ _WHEN_ASKED = (
     "radgraph_radcliq",
     "radcliq_v0",
     "radcliq_v1",
+    "temporal_f1",
+    "srr_bert",
+    "ratescore",
+    "green",
+    "radfact",
 )
 DEFAULT_METRICS = tuple(name for name in METRICS if name not in _WHEN_ASKED)
 
@@ -262,8 +323,16 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "radgraph_radcliq": ("f1", "entity_f1", "relation_f1"),
     "radcliq_v0": ("radcliq_v0",),
     "radcliq_v1": ("radcliq_v1",),
+    "temporal_f1": ("f1",),
+    "srr_bert": ("weighted/f1", "micro/f1", "macro/f1"),
+    "ratescore": ("ratescore",),
+    "green": ("green",),
+    "radfact": ("logical_precision", "logical_recall", "logical_f1"),
 }
 """The values of each metric that tables show; the others are in the results."""
+
+JUDGED = frozenset(("green", "radfact"))
+"""Metrics for which an LLM reads each pair."""
 
 LOWER_IS_BETTER = frozenset(("radcliq_v0", "radcliq_v1"))
 

@@ -26,7 +26,7 @@ def test_a_preset_sets_metrics_section_and_resamples(predictions, tmp_path, run_
     assert metrics["predictions"]["section"] == "findings_and_impression"
     assert list(metrics["metrics"]) == ["bleu_rexrank"]
     assert set(metrics["left_out"]) == {
-        *("bertscore", "chexbert", "radgraph_radcliq", "radcliq_v1"),
+        *("bertscore", "chexbert", "radgraph_radcliq", "radcliq_v1", "ratescore", "green"),
     }
 
 

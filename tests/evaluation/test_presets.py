@@ -86,7 +86,9 @@ def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     assert content["set"]["bertscore_rescale"] is True
     assert content["set"]["section"] == "findings_and_impression"
     columns = {row["name"]: row for row in content["table"]}
-    assert list(columns) == ["BLEU-2", "BERTScore", "SembScore", "RadGraph", "1/RadCliQ-v1"]
+    assert list(columns) == [
+        *("BLEU-2", "BERTScore", "SembScore", "RadGraph", "1/RadCliQ-v1", "RaTEScore", "GREEN")
+    ]
     value = evaluation.scores.results["bleu_rexrank"].values["bleu_2"]
     assert columns["BLEU-2"]["number"] == pytest.approx(value)
     assert evaluation.units.count == 25  # patients
