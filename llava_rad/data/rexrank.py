@@ -158,7 +158,7 @@ def _split_of(name: str) -> Split:
 
 
 def _listed(row: Mapping[str, Any], names: tuple[str, ...], study_id: str, path: Path) -> list[str]:
-    value = next((row[name] for name in names if not is_missing(row.get(name))), [])
+    value: Any = next((row[name] for name in names if not is_missing(row.get(name))), [])
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
         raise DataError(

