@@ -2,6 +2,7 @@
 
 - ``<!-- data-sets -->`` becomes a section for each adapter, ``<!-- weights KIND -->`` and
   ``<!-- metrics -->`` the tables of what is known to the package;
+- ``<!-- presets -->`` becomes a section for each preset of published numbers;
 - ``<!-- docstring MODULE -->`` becomes the text of a module's docstring;
 - each notebook becomes a page of its text and code.
 
@@ -97,7 +98,32 @@ def metrics() -> str:
     return "\n".join(["| name | definition | computed by default |", "|---|---|---|", *rows])
 
 
+def presets() -> str:
+    """Each preset: what it reproduces, from where, what it sets, and its columns."""
+    from llava_rad.evaluation.presets import PRESETS, AppliedPreset, load_preset
+
+    parts = []
+    for name in PRESETS:
+        preset = load_preset(name)
+        facts = AppliedPreset(name, preset).facts()
+        said = [f"| {key} | {facts[key]} |" for key in ("reproduces", "source", "checked", "open")]
+        said += [f"| {key.replace('_', ' ')} | {value} |" for key, value in facts["set"].items()]
+        columns = [
+            f"| {column.name} | `{column.value}` | {column.printed}"
+            + ("" if column.scale == 1 else f", times {column.scale:g}")
+            + " |"
+            for column in preset.columns
+        ]
+        parts += [
+            f"### {name}",
+            "\n".join(["| | |", "|---|---|", *said]),
+            "\n".join(["| column | is | printed |", "|---|---|---|", *columns]),
+        ]
+    return "\n\n".join(parts)
+
+
 PARTS: dict[str, Any] = {
+    "presets": presets,
     "data-sets": data_sets,
     "docstring": docstring,
     "metrics": metrics,

@@ -29,7 +29,7 @@ import typer
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import ColumnNames, Device, Numbers, Seed
+from llava_rad.cli.options import ColumnNames, Device, Numbers, Preset, Seed
 from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, DataError
@@ -56,25 +56,31 @@ def main(
     columns: ColumnNames,
     scoring: Scoring,
     numbers: Numbers,
+    preset: Preset = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Parse, score, compare, print."""
-    primary = scoring.primary
     with program_ending():
         if len(files) < 2:
             raise ConfigError(
                 "there is nothing to compare with", where=files[0], remedy="Give at least two files"
             )
         numbers.claim(("first", "pairs", "files"), files)
+        scoring, published = scoring.as_published(preset, say_once)
+        primary = scoring.primary
         asked = scoring.scorer(device)
         scorer = with_primary(asked, primary)
         read = [read_predictions(path, columns.columns()) for path in files]
+        if published is not None:
+            read = [published.prepare(predictions) for predictions in read]
         ids = _shared_ids(read)
-        units = Units.of(_patients(read, ids))
+        patients = _patients(read, ids)
+        units = Units.of(patients) if published is None else published.units(patients)
         languages = sorted({language for file in read for language in file.languages})
         scores = [_score(scorer, predictions, ids, languages) for predictions in read]
-        require_computed(scores[0], asked.metrics, primary)
+        by_preset = published is not None and primary == published.preset.primary
+        require_computed(scores[0], asked.metrics, primary, by_preset=by_preset)
         shown = shown_values(scores[0].results, asked.metrics, primary)
         how = scoring.testing(seed)
         results = [
@@ -90,10 +96,13 @@ def main(
             f"\n{path}\n{_table(tests, scores[0], mine)}"
             for (path, tests), mine in zip(results, scores[1:], strict=True)
         ]
-        facts = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
+        facts: dict[str, Any] = {"first": files[0].name, "pairs": len(ids), "unit": units.name}
+        if published is not None:
+            facts["preset"] = published.facts()
+            head = f"convention of {published.preset.title}; {head}"
         content = {**facts, "units": units.count, **how, "files": _differences(results)}
         numbers.put(content, "\n".join([head, *tables]))
-    if units.name == "study":
+    if units.name == "study" and not any(patients):
         say_once(
             "warning: the files name no patients, so studies are resampled, and intervals are too "
             "narrow if patients have several; add a column of patients (--patient)"

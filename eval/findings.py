@@ -34,10 +34,11 @@ from llava_rad.cli.options import (
     Device,
     OutputFolder,
     Overwrite,
+    Preset,
     Section,
     Seed,
 )
-from llava_rad.cli.scoring import Scoring
+from llava_rad.cli.scoring import Scoring, published_section
 from llava_rad.ending import program_ending
 from llava_rad.errors import MetricError
 from llava_rad.evaluation import (
@@ -59,6 +60,7 @@ def main(
     output: OutputFolder,
     columns: ColumnNames,
     scoring: Scoring,
+    preset: Preset = None,
     section: Section = None,
     training_reports: Annotated[
         Path | None,
@@ -83,6 +85,8 @@ def main(
 ) -> None:
     """Parse, score, write, print."""
     with program_ending("nothing was written"):
+        scoring, published = scoring.as_published(preset, say_once)
+        section, published = published_section(published, section, say_once)
         scorer = scoring.scorer(device)
         read = [path for path in (predictions, training_reports, features) if path is not None]
         with own_results(output, SCORES, read, what="scoring", overwrite=overwrite):
@@ -94,6 +98,7 @@ def main(
                 training=read_reports(training_reports, names) if training_reports else None,
                 features=_read_features(features) if features else None,
                 **scoring.testing(seed),
+                preset=published,
                 progress=lambda step: say_once(f"computing {step}"),
             )
             write_evaluation(evaluation, output, cases=cases)

@@ -5,9 +5,10 @@
 Reports are written for the split's studies that have findings, or the section that --section names
 or the model was trained to write; the others are left out and counted. The output folder gets
 reports.jsonl (the reports as they are written), predictions.jsonl (beside the true texts, as
-eval/findings.py reads them), metrics.json, per_sample.jsonl and report.html. --image-control adds
-what eval/image_control.py finds. If the manifest has training studies, the best single report is
-chosen among theirs.
+eval/findings.py reads them), metrics.json, per_sample.jsonl and report.html. --preset computes and
+prints what a published table does; of ReXrank's it adds rexrank.json, the file to submit.
+--image-control adds what eval/image_control.py finds. If the manifest has training studies, the
+best single report is chosen among theirs.
 
 The same command resumes a stopped run. `torchrun --nproc_per_node N eval/run.py ...` shares the
 studies among processes; the files are those of a single process.
@@ -35,12 +36,13 @@ from llava_rad.cli.options import (
     Model,
     OutputFolder,
     Overwrite,
+    Preset,
     Section,
     Seed,
     Split,
     how_written,
 )
-from llava_rad.cli.scoring import Scoring
+from llava_rad.cli.scoring import Scoring, published_section
 from llava_rad.ending import GOES_ON, program_ending
 from llava_rad.evaluation import (
     control_table,
@@ -50,7 +52,8 @@ from llava_rad.evaluation import (
     write_evaluation,
     write_page,
 )
-from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES
+from llava_rad.evaluation.results import CONTROL, GENERATED, SCORES, SUBMISSION
+from llava_rad.evaluation.rexrank import write_submission
 from llava_rad.outputs import own_shared_results
 from llava_rad.wording import failed_of
 
@@ -62,6 +65,7 @@ def main(
     loading: Loading,
     decoding: Decoding,
     scoring: Scoring,
+    preset: Preset = None,
     split: Split = "test",
     section: Section = None,
     image_control: Annotated[
@@ -78,7 +82,11 @@ def main(
         from llava_rad.processes import process_state
 
         state = process_state()
+        scoring, published = scoring.as_published(preset, say_once)
+        section, published = published_section(published, section, say_once)
+        submitted = published is not None and published.name == "rexrank"
         names = {**GENERATED, **SCORES, **(CONTROL if image_control else {})}
+        names |= SUBMISSION if submitted else {}
         scorer = scoring.scorer(loading.device)
         how = scoring.testing(seed)
         with own_shared_results(output, names, [manifest], what="evaluation", overwrite=overwrite):
@@ -88,6 +96,7 @@ def main(
                 output,
                 split=split,
                 section=section,
+                headed=published is not None and published.preset.headed,
                 **how_written(loading, decoding, seed),
             )
             if studies.selection.left_out:
@@ -98,6 +107,8 @@ def main(
             if not state.is_main_process:
                 return
             studies.write_predictions(output / "predictions.jsonl", reports)
+            if submitted:
+                write_submission(output / "rexrank.json", studies.studies, reports.texts)
             predictions = read_predictions(output / "predictions.jsonl")
             evaluation = evaluate_predictions(
                 replace(predictions, notes=(*predictions.notes, *studies.notes(reports))),
@@ -105,6 +116,7 @@ def main(
                 section=studies.section,
                 training=studies.training or None,
                 **how,
+                preset=published,
                 progress=lambda step: say_once(f"computing {step}"),
             )
             generation = studies.facts(reports)
@@ -120,7 +132,8 @@ def main(
         say_once(f"warning: {warning}")
     for name, reason in evaluation.scores.left_out.items():
         say_once(f"not computed: {name}: {reason}")
-    say_once(f"written to {output}: predictions.jsonl, metrics.json, per_sample.jsonl, report.html")
+    files = "predictions.jsonl, metrics.json, per_sample.jsonl, report.html"
+    say_once(f"written to {output}: {files}" + (", rexrank.json to submit" if submitted else ""))
     for failure in failures.values():
         say_once(f"error: {failure.error}")
     if failures:

@@ -21,6 +21,7 @@ from llava_rad.files import clear_leftovers, size_of, user_cache
 KINDS = {
     "llm/*": "a base LLM, converted from its GGUF file",
     "models/*": "a metric's model, unpacked from its archive",
+    "judges.sqlite": "answers of judges: they hold the words of reports",
     "radgraph.sqlite": "RadGraph annotations: they hold the words of reports",
 }
 LIMIT = "LLAVA_RAD_CACHE_LIMIT"

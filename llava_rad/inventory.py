@@ -15,6 +15,10 @@ from llava_rad.errors import ConfigError, WeightsError
 from llava_rad.metrics.annotator import REPOSITORY as RADGRAPH_REPOSITORY
 from llava_rad.metrics.bertscore import DEFAULT_MODEL
 from llava_rad.metrics.chexbert import FILENAME, REPOSITORY, VOCABULARY
+from llava_rad.metrics.green import DEFAULT_GREEN
+from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER
+from llava_rad.metrics.srr_bert import DEFAULT_SRR_BERT
+from llava_rad.metrics.srr_bert import VOCABULARY as SRR_VOCABULARY
 from llava_rad.model.configuration import ReportModelConfig
 from llava_rad.model.llm import WEIGHT_PACKAGES
 from llava_rad.readers import read_json
@@ -144,11 +148,23 @@ def _scorers() -> Iterator[Weights]:
     yield _of_hub("scorer", "chexbert", about, REPOSITORY, [FILENAME])
     about = "BERT's vocabulary, for chexbert"
     yield _of_hub("scorer", "chexbert-vocabulary", about, VOCABULARY, ["vocab.txt"])
-    for name, metrics in (("radgraph-xl", "radgraph"), ("radgraph", "radcliq_v1")):
+    for name, metrics in (
+        ("radgraph-xl", "radgraph"),
+        ("radgraph", "radgraph_radcliq and radcliq"),
+    ):
         about = f"the RadGraph model for {metrics}"
         yield _of_hub("scorer", name, about, RADGRAPH_REPOSITORY, [f"{name}.tar.gz"])
-    about = "the model of bertscore and radcliq_v1"
+    about = "the model of bertscore and radcliq"
     yield _of_hub("scorer", DEFAULT_MODEL, about, DEFAULT_MODEL, [])
+    for name, repository, about in (
+        ("green", DEFAULT_GREEN, "GREEN's LLM, 7B"),
+        ("ratescore-ner", DEFAULT_NER, "RaTEScore's finder of entities"),
+        ("ratescore-encoder", DEFAULT_ENCODER, "RaTEScore's encoder of synonyms"),
+        ("srr-bert", DEFAULT_SRR_BERT, "SRR-BERT"),
+    ):
+        yield _of_hub("scorer", name, about, repository, [])
+    about = "CXR-BERT's vocabulary, for srr_bert"
+    yield _of_hub("scorer", "srr-bert-vocabulary", about, SRR_VOCABULARY, ["vocab.txt"])
     yield _word_net()
 
 

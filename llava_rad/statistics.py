@@ -7,7 +7,7 @@ every metric are one matrix product.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -117,10 +117,18 @@ class Units:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval of values that hold with the stated confidence."""
+    """An interval of values that hold with the stated confidence.
+
+    Attributes:
+        low: its lower end.
+        high: its upper end.
+        median: of the resamples, which some tables print in place of the value; None where the
+            resamples are not at hand.
+    """
 
     low: float
     high: float
+    median: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -161,8 +169,8 @@ def percentile_interval(samples: Floats, units: Units, level: float = LEVEL) -> 
     if units.count < 2 or not len(known):
         return None
     tail = 100 * (1 - level) / 2
-    low, high = np.percentile(known, [tail, 100 - tail])
-    return Interval(float(low), float(high))
+    low, median, high = np.percentile(known, [tail, 50, 100 - tail])
+    return Interval(float(low), float(high), float(median))
 
 
 def paired_difference(

@@ -1,5 +1,6 @@
 """Fixtures that every test folder shares."""
 
+import json
 import os
 import random
 import signal
@@ -40,6 +41,12 @@ def shared_data() -> Path:
 def shared_parity() -> Path:
     """Outputs of reference implementations."""
     return _shared("parity")
+
+
+@pytest.fixture(scope="session")
+def metric_parity(shared_parity) -> dict:
+    """200 pairs and what other people's scorers gave for them."""
+    return json.loads((shared_parity / "report_metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

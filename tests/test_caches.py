@@ -17,7 +17,7 @@ from llava_rad.caches import (
 )
 from llava_rad.cli import app
 from llava_rad.errors import ConfigError
-from llava_rad.metrics.annotator import _Store
+from llava_rad.metrics.store import TextStore
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_what_was_used_least_recently_makes_room(cache, monkeypatch):
 def test_annotations_are_for_the_user_alone_wherever_they_lie(tmp_path, mask):
     before = os.umask(mask)
     try:
-        with _Store(tmp_path / "shared" / "radgraph.sqlite", str) as store:
+        with TextStore(tmp_path / "shared" / "radgraph.sqlite", str) as store:
             store.write({"large effusion": {"text": "large effusion", "entities": {}}})
             inside = list((tmp_path / "shared").iterdir())
             assert {path.stat().st_mode & 0o777 for path in inside} == {0o600}

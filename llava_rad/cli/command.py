@@ -39,6 +39,7 @@ EXIT_CODES = (
 
 # Sections of the help in this order, groups after them.
 _FIRST = {"Arguments": 0, "Options": 1}
+_CONTEXT = "command_context"
 # Columns for names; what is left of 80 holds the longest default that there is.
 _WIDEST = 24
 
@@ -119,7 +120,7 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let each parameter of a command that is a dataclass stand for its fields.
 
     Fields are options, ``Annotated`` as parameters are. The class's ``TITLE`` heads them in the
-    help.
+    help. A field ``given`` is no option: it gets the names of those that the command line sets.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}
@@ -134,12 +135,23 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
                 parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
             )
 
+    parameters.append(
+        inspect.Parameter(
+            _CONTEXT, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context
+        )
+    )
+
     @functools.wraps(command)
     def called(**values: Any) -> Any:
-        made = {
-            name: group(**{field.name: values.pop(field.name) for field in _fields(group)})
-            for name, group in groups.items()
-        }
+        context = values.pop(_CONTEXT, None)
+        made = {}
+        for name, group in groups.items():
+            options = {field.name: values.pop(field.name) for field in _fields(group)}
+            if any(field.name == "given" for field in dataclasses.fields(group)):
+                given = frozenset(option for option in options if _is_given(context, option))
+                made[name] = group(**options, given=given)
+            else:
+                made[name] = group(**options)
         return command(**values, **made)
 
     signature = inspect.Signature(parameters)
@@ -148,8 +160,14 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def _is_given(context: Any, option: str) -> bool:
+    """Whether the command line names an option, rather than leave it at its default."""
+    source = context.get_parameter_source(option) if context is not None else None
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
 def _fields(group: Any) -> Sequence[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(group) if field.init]
+    return [f for f in dataclasses.fields(group) if f.init and f.name != "given"]
 
 
 def _options_of(group: Any) -> Iterator[inspect.Parameter]:

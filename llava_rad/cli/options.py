@@ -23,6 +23,8 @@ BATCH_SIZE = 8
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["text", "json"]
 SectionName = Literal["findings", "impression", "findings_and_impression"]
+# Those of llava_rad.evaluation.presets, whose import takes seconds.
+PresetName = Literal["llava-rad", "maira-2", "rexrank", "radeval", "f1chexbert"]
 
 # --- one option each -----------------------------------------------------------------------------
 
@@ -85,6 +87,12 @@ Split = Annotated[
 Section = Annotated[
     SectionName | None,
     typer.Option(help="The section of reports to compare with; by default model or file say it."),
+]
+Preset = Annotated[
+    PresetName | None,
+    typer.Option(
+        help="Compute and print what a published table does; options given beside it win."
+    ),
 ]
 AnyPooling = Annotated[
     Literal["cls", "mean", "cls+mean", "attentive"],

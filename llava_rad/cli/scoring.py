@@ -1,12 +1,14 @@
 """The options of the metrics, for every program that scores texts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
-from llava_rad.cli.options import Resamples, names
+from llava_rad.cli.options import PresetName, Resamples, SectionName, names
+from llava_rad.evaluation.presets import AppliedPreset, load_preset
 from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
@@ -60,7 +62,7 @@ class Scoring:
     ] = "lowercase"
     radgraph_cache: Annotated[
         Path | None,
-        typer.Option(help="The folder for RadGraph's annotations, if not the user's cache."),
+        typer.Option(help="The folder for annotations and answers, if not the user's cache."),
     ] = None
     bertscore_model: Annotated[
         str, typer.Option(help="BERTScore's model: a folder or a hub id in the cache.")
@@ -75,6 +77,55 @@ class Scoring:
     bertscore_baseline: Annotated[
         Path | None, typer.Option(help="The bert_score package's table of baselines.")
     ] = None
+    green: Annotated[str, typer.Option(help="GREEN's LLM: a folder or a hub id in the cache.")] = (
+        MetricSettings.green
+    )
+    ratescore_ner: Annotated[
+        str, typer.Option(help="RaTEScore's finder of entities: a folder or a hub id in the cache.")
+    ] = MetricSettings.ratescore_ner
+    ratescore_encoder: Annotated[
+        str, typer.Option(help="RaTEScore's encoder: a folder or a hub id in the cache.")
+    ] = MetricSettings.ratescore_encoder
+    srr_bert: Annotated[str, typer.Option(help="SRR-BERT: a folder or a hub id in the cache.")] = (
+        MetricSettings.srr_bert
+    )
+    srr_bert_vocabulary: Annotated[
+        Path | None, typer.Option(help="CXR-BERT's vocab.txt or its folder, for SRR-BERT.")
+    ] = None
+    radfact_llm: Annotated[
+        str | None, typer.Option(help="RadFact's judge: a folder or a hub id in the cache.")
+    ] = None
+    radfact_endpoint: Annotated[
+        str | None,
+        typer.Option(help="An API of OpenAI's form that judges for RadFact; reports go to it."),
+    ] = None
+    radfact_model: Annotated[
+        str | None, typer.Option(help="The judge's name at --radfact-endpoint.")
+    ] = None
+    given: frozenset[str] = frozenset()
+
+    def as_published(
+        self, preset: PresetName | None, tell: Callable[[str], None]
+    ) -> "tuple[Scoring, AppliedPreset | None]":
+        """These options with what a preset sets; what the command line names stays, and is told.
+
+        Raises:
+            ConfigError: the preset's file is wrong.
+        """
+        if preset is None:
+            return self, None
+        published = load_preset(preset)
+        chosen: dict[str, Any] = {}
+        overridden: dict[str, Any] = {}
+        for name, value in published.options().items():
+            given = getattr(self, name)
+            same = names(given) == names(value) if name == "metrics" else given == value
+            if name in self.given and not same:
+                overridden[name] = given
+                tell(_instead(preset, name, given, value))
+            else:
+                chosen[name] = value
+        return replace(self, **chosen), AppliedPreset(preset, published, overridden)
 
     def testing(self, seed: int) -> dict[str, Any]:
         """What decides intervals and tests, by the names that the functions of evaluation have."""
@@ -104,7 +155,35 @@ class Scoring:
             bertscore_layer=self.bertscore_layer,
             bertscore_rescale=self.bertscore_rescale,
             bertscore_baseline=self.bertscore_baseline,
+            green=self.green,
+            ratescore_ner=self.ratescore_ner,
+            ratescore_encoder=self.ratescore_encoder,
+            srr_bert=self.srr_bert,
+            srr_bert_vocabulary=self.srr_bert_vocabulary,
+            radfact_llm=self.radfact_llm,
+            radfact_endpoint=self.radfact_endpoint,
+            radfact_model=self.radfact_model,
             cache=self.radgraph_cache,
             device=None if device == "auto" else str(pick_device(device)),
         )
         return Scorer(names(self.metrics), settings, require=self.require)
+
+
+def published_section(
+    applied: AppliedPreset | None, section: SectionName | None, tell: Callable[[str], None]
+) -> tuple[SectionName | None, AppliedPreset | None]:
+    """The section to compare with, and the preset as it is used: a section that is named wins."""
+    if applied is None or section == applied.preset.section:
+        return section, applied
+    if section is None:
+        return applied.preset.section, applied
+    tell(_instead(applied.name, "section", section, applied.preset.section))
+    return section, replace(applied, overridden={**applied.overridden, "section": section})
+
+
+def _instead(preset: str, name: str, given: object, value: object) -> str:
+    option = name.replace("_", "-")
+    return (
+        f"warning: --{option} {given} is used instead of {value}, which --preset {preset} sets; "
+        "the numbers are not those of the published table"
+    )

@@ -28,6 +28,7 @@ from llava_rad.data import (
     nih,
     openi,
     padchest,
+    rexrank,
     vindr_cxr,
 )
 from llava_rad.data.conversion import ConversionLog
@@ -58,6 +59,7 @@ ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
     "openi": openi.read,
     "iu-xray": iu_xray.read,
     "chexpert-plus": chexpert_plus.read,
+    "rexrank": rexrank.read,
     "padchest": padchest.read,
     "nih": nih.read,
     "vindr-cxr": vindr_cxr.read,

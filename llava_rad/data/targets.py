@@ -1,11 +1,13 @@
 """Which text of each study a model is trained on or judged by; never an empty one."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from llava_rad.data.prior_comparisons import without_prior_comparisons
 from llava_rad.data.report_text import JOINT
+from llava_rad.data.rexrank import ROW, sections_of
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 
@@ -47,6 +49,7 @@ def select_targets(
     use_joint_sections: bool = False,
     drop_prior_comparisons: bool = False,
     leave_out_addenda: bool = False,
+    headed: bool = False,
 ) -> TargetSelection:
     """Choose each study's target text.
 
@@ -61,13 +64,15 @@ def select_targets(
         drop_prior_comparisons: leave sentences out that compare with an earlier image
             (:mod:`llava_rad.data.prior_comparisons`), and studies of which nothing is left.
         leave_out_addenda: leave studies out whose report was added to after it was signed.
+        headed: findings and impression with their headers, as :func:`headed_report` writes them;
+            studies that lack one of them are kept.
 
     Raises:
         DataError: no study has a target.
     """
     selection = TargetSelection([], [])
     for study in studies:
-        text, reason = _target(study, section, fallback, use_joint_sections)
+        text, reason = _target(study, section, fallback, use_joint_sections, headed)
         if text is not None and leave_out_addenda and study.extra.get("addenda"):
             text, reason = None, "has_addendum"
         if text is not None and drop_prior_comparisons:
@@ -86,12 +91,29 @@ def select_targets(
     return selection
 
 
+def headed_report(findings: str | None, impression: str | None) -> str:
+    """Both sections with their headers, as ReXrank's references are: None is written as a word.
+
+    Example:
+        >>> from llava_rad.data.targets import headed_report
+        >>> headed_report("No effusion.", None)
+        'Findings: No effusion. Impression: None'
+    """
+    return f"Findings: {findings} Impression: {impression}"
+
+
 def _target(
-    study: Study, section: Section, fallback: Fallback | None, use_joint: bool
+    study: Study, section: Section, fallback: Fallback | None, use_joint: bool, headed: bool
 ) -> tuple[str | None, str]:
     """A study's text, or None and the reason that it has none."""
     joint = JOINT in study.extra
     reason = f"no_{section}"
+    if section == "findings_and_impression" and headed:
+        of_file = study.extra.get(ROW)
+        sections = (
+            sections_of(json.loads(of_file)) if of_file else (study.findings, study.impression)
+        )
+        return (None, reason) if sections == (None, None) else (headed_report(*sections), "")
     if section == "findings_and_impression":
         parts = [study.findings] if joint else [study.findings, study.impression]
         texts = [text for text in parts if text is not None and text.strip()]

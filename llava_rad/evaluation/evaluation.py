@@ -29,11 +29,12 @@ from llava_rad.evaluation.baselines import (
 )
 from llava_rad.evaluation.labels import metric_label
 from llava_rad.evaluation.predictions import Predictions
+from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
-from llava_rad.metrics.score import DEFINITIONS, Scorer, Scores, headline_values
+from llava_rad.metrics.score import DEFINITIONS, JUDGED, Scorer, Scores, headline_values
 from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.statistics import LEVEL, RESAMPLES, Interval, Units, bootstrap
@@ -102,6 +103,7 @@ class Evaluation:
         most_common: the most frequent prediction and how often it comes.
         warnings: what a reader of the numbers must know.
         resamples: of the bootstrap.
+        preset: the published convention that was followed, if one was.
     """
 
     predictions: Predictions
@@ -119,11 +121,16 @@ class Evaluation:
     most_common: tuple[str, int]
     warnings: tuple[str, ...]
     resamples: int
+    preset: AppliedPreset | None = None
 
     @property
     def count(self) -> int:
         """Number of pairs."""
         return len(self.predictions.rows)
+
+    def published(self) -> list[dict[str, Any]]:
+        """The columns of the table whose convention was followed; empty without a preset."""
+        return [] if self.preset is None else self.preset.rows(self.scores, self.intervals)
 
     def by_reference(self) -> dict[str, dict[str, float]]:
         """Headline values on the normal and on the abnormal references, where there are any."""
@@ -168,6 +175,7 @@ _SAMPLES = tuple(f"{policy}/14/samples/f1" for policy in POLICIES)
 _PAIR_VALUES = {
     "chexpert_rules": _SAMPLES,
     "chexbert": (*_SAMPLES, "embedding_similarity"),
+    "srr_bert": ("samples/f1",),
 }
 
 
@@ -181,6 +189,7 @@ def evaluate_predictions(
     features: Mapping[str, Floats] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    preset: AppliedPreset | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Score predictions with intervals and baselines.
@@ -195,6 +204,7 @@ def evaluate_predictions(
         features: image features [dim] by id, of the file's studies and of training reports.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the choice of other patients.
+        preset: prepares the texts and says what is resampled, as a published table does.
         progress: told what is being done.
 
     Raises:
@@ -212,15 +222,19 @@ def evaluate_predictions(
             remedy=f"Use one of {', '.join(SECTIONS)}",
             kind="unknown_section",
         )
+    if preset is not None:
+        predictions = preset.prepare(predictions)
     texts, references = predictions.predictions, predictions.references
     asked = scorer.metrics
     scorer = with_primary(scorer, primary)
     scores = scorer(texts, references, languages=predictions.languages, progress=progress)
-    require_computed(scores, asked, primary, predictions.path)
+    by_preset = preset is not None and primary == preset.preset.primary
+    require_computed(scores, asked, primary, predictions.path, by_preset=by_preset)
     progress("baselines")
     baselines = _baselines(predictions, scorer, scores, training, features, seed)
     progress("intervals")
-    units = Units.of([row.patient for row in predictions.rows])
+    patients = [row.patient for row in predictions.rows]
+    units = Units.of(patients) if preset is None else preset.units(patients)
     intervals = bootstrap(scores.results, units, resamples=resamples, seed=seed)
     mentions = None
     if is_english(predictions.languages):
@@ -243,6 +257,7 @@ def evaluate_predictions(
         most_common=outputs.most_common(1)[0],
         warnings=_warnings(predictions, scores, units, outputs, section),
         resamples=resamples,
+        preset=preset,
     )
 
 
@@ -267,8 +282,14 @@ def _baselines(
     if features is not None:
         lists.append(_nearest_reports(predictions, training or {}, features))
 
-    scored = score_each(scorer, lists, references)
+    # Dozens of fixed reports would cost a judge dozens of evaluations; one another's costs one.
+    judged = tuple(name for name in scorer.metrics if name in JUDGED)
+    others = tuple(name for name in scorer.metrics if name not in JUDGED)
+    scored = score_each(scorer.only(others), lists, references)
     rest = scored[len(candidates) :]
+    if judged:
+        for found, texts in zip(rest, lists[len(candidates) :], strict=True):
+            found.update(scorer.only(judged)(texts, references).results)
     return Baselines(
         fixed=best_fixed_report(scored[: len(candidates)], candidates),
         fixed_from="training reports" if training else "the references themselves",
@@ -355,7 +376,12 @@ def _warnings(
         )
     if units.count < 100:
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
-    if units.name == "study":
+    if any(row.patient for row in predictions.rows) and units.name == "study":
+        warnings.append(
+            "the preset resamples studies, as the published table does: intervals are too narrow "
+            "where patients have several"
+        )
+    elif units.name == "study":
         warnings.append(
             "no patients are named, so intervals resample studies and are too narrow if patients "
             "have several; add 'patient_id' (patients=... in Python)"
@@ -414,6 +440,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "most_common_prediction": {"text": e.most_common[0], "times": e.most_common[1]},
         },
         "primary": e.primary,
+        **({} if e.preset is None else {"preset": {**e.preset.facts(), "table": e.published()}}),
         "metrics": metrics,
         "left_out": e.scores.left_out,
         "intervals": {
@@ -500,4 +527,7 @@ def _with_interval(value: float, interval: Interval | None) -> dict[str, float |
         "value": json_number(value),
         "low": json_number(interval.low) if interval else None,
         "high": json_number(interval.high) if interval else None,
+        "median": json_number(interval.median)
+        if interval is not None and interval.median is not None
+        else None,
     }

@@ -90,7 +90,8 @@ def table_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
     Returns:
         For each ``metric`` and ``value`` its ``result``, its interval from ``low`` to ``high``
-        (None where there is none), and a number for each baseline and part of the references.
+        (None where there is none), and a number for each baseline and part of the references
+        (None of a baseline that a judge was not asked about).
     """
     baselines = evaluation.baselines.headlines()
     parts = evaluation.by_reference()
@@ -106,7 +107,7 @@ def table_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
                     "result": evaluation.scores.results[name].values[value],
                     "low": interval.low if interval else None,
                     "high": interval.high if interval else None,
-                    **{BASELINE_NAMES[of]: numbers[key] for of, numbers in baselines.items()},
+                    **{BASELINE_NAMES[of]: numbers.get(key) for of, numbers in baselines.items()},
                     **{f"{part} refs": numbers[key] for part, numbers in parts.items()},
                 }
             )
@@ -123,7 +124,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
             value_label(row["value"]),
             f"{row['result']:.4f}",
             "" if row["low"] is None else f"{row['low']:.4f}-{row['high']:.4f}",
-            *(f"{row[name]:.4f}" for name in others),
+            *("" if row[name] is None else f"{row[name]:.4f}" for name in others),
         ]
         for row in values
     ]
@@ -150,4 +151,25 @@ def evaluation_table(evaluation: Evaluation) -> str:
         )
         for name, result in evaluation.scores.results.items()
     ]
-    return "\n".join([*facts, "", text_table(head, rows), "", "scorers:", *scorers])
+    table = [*facts, "", text_table(head, rows), ""]
+    return "\n".join([*table, *_published_table(evaluation), "scorers:", *scorers])
+
+
+def _published_table(evaluation: Evaluation) -> list[str]:
+    """The columns of the table whose convention was followed; nothing without a preset."""
+    if evaluation.preset is None:
+        return []
+    title = evaluation.preset.preset.title
+    rows = [
+        [
+            row["name"],
+            "" if row["number"] is None else f"{row['number']:.4f}",
+            row["missing"] or f"{row['printed']} of {row['value']}" + _times(row["scale"]),
+        ]
+        for row in evaluation.published()
+    ]
+    return [f"as {title} prints it:", text_table(["column", "number", "what it is"], rows), ""]
+
+
+def _times(scale: float) -> str:
+    return "" if scale == 1 else f", times {scale:g}"

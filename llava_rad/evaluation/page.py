@@ -58,6 +58,7 @@ def render_page(
         made=_made(generation),
         section=evaluation.section.replace("_", " "),
         control=None if control is None else _control(control),
+        published=_published(evaluation),
         groups=[_group(evaluation, name) for name in evaluation.shown],
         baseline_names={name: BASELINE_NAMES[name] for name in evaluation.baselines.headlines()},
         class_tables=_class_tables(evaluation),
@@ -117,6 +118,24 @@ def _control(control: Mapping[str, Any]) -> dict[str, Any]:
         "primary": key_label(control["primary"]),
         "rows": rows,
     }
+
+
+def _published(e: Evaluation) -> dict[str, Any] | None:
+    """The columns of the published table that was followed, and all that its preset set."""
+    if e.preset is None:
+        return None
+    facts = e.preset.facts()
+    rows = [
+        {
+            "name": row["name"],
+            "number": "" if row["number"] is None else f"{row['number']:.3f}",
+            "what": row["missing"]
+            or f"{row['printed']}: {key_label(row['value'])}"
+            + ("" if row["scale"] == 1 else f", times {row['scale']:g}"),
+        }
+        for row in e.published()
+    ]
+    return {**facts, "rows": rows}
 
 
 def _span(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Reading a file of generated reports: JSON lines, CSV, TSV or Parquet, columns of any name."""
+"""Reading a file of generated reports: JSON lines, CSV, TSV, Parquet, or ReXrank's JSON."""
 
 import re
 from collections import Counter
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, described
+from llava_rad.evaluation.rexrank import holds_rexrank, rexrank_records
 from llava_rad.metrics.result import check_pairs
 from llava_rad.names import one_line, plain_text
 from llava_rad.observations import OBSERVATIONS
@@ -118,7 +119,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     both are counted.
 
     Args:
-        path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; any other is read as JSON lines.
+        path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; ``.json`` in ReXrank's form, an
+            object of studies; any other is read as JSON lines.
         columns: names of the fields.
 
     Raises:
@@ -232,6 +234,10 @@ def _records(
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Yield (file and line, fields, labels); of a table, labels are columns or JSON in one."""
     name = one_line(str(path))
+    if path.name.lower().endswith(".json") and holds_rexrank(path):
+        for where, record in rexrank_records(path):
+            yield where, record, None
+        return
     if not path.name.lower().endswith(TABLE_ENDINGS):
         lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=replace_surrogates)
         for line, record in lines:

@@ -67,12 +67,18 @@ def with_primary(scorer: Scorer, primary: str) -> Scorer:
 
 
 def require_computed(
-    scores: Scores, asked: Sequence[str], primary: str, where: object = None
+    scores: Scores,
+    asked: Sequence[str],
+    primary: str,
+    where: object = None,
+    *,
+    by_preset: bool = False,
 ) -> None:
     """Refuse to go on without any metric that was asked for, or without a value that was declared.
 
     The default primary value is passed over: reports in other languages have no chexpert-rules, and
-    what is printed of them says that nothing was tested.
+    what is printed of them says that nothing was tested. So is a preset's (``by_preset``), whose
+    other columns stand without it.
 
     Raises:
         MetricError: none of the metrics, or not the declared value's, was computed.
@@ -85,7 +91,7 @@ def require_computed(
             kind="nothing_computed",
         )
     metric = metric_of(primary)
-    if primary != PRIMARY and metric not in scores.results:
+    if primary != PRIMARY and not by_preset and metric not in scores.results:
         raise MetricError(
             f"it was not computed: {scores.left_out[metric].rstrip('.')}",
             where=f"primary {primary}",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from llava_rad.evaluation.rexrank import is_submission
 from llava_rad.outputs import has_keys, starts_with
 
 Known = dict[str, Callable[[Path], bool]]
@@ -19,6 +20,7 @@ GENERATED: Known = {
     **REPORTS,
     "predictions.jsonl": lambda path: has_keys(path, "id", "prediction", "reference", lines=True),
 }
+SUBMISSION: Known = {"rexrank.json": is_submission}
 CONTROL: Known = {
     "image_control.json": lambda path: has_keys(path, "verdict", "controls"),
     "image_control.jsonl": lambda path: has_keys(path, "id", "other_patient", lines=True),

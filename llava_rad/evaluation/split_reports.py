@@ -295,6 +295,7 @@ def open_split(
     *,
     split: Split | Literal["all"] = "test",
     section: Section | None = None,
+    headed: bool = False,
     settings: GenerationSettings | None = None,
     batch_size: int = 1,
     precision: Precision = "auto",
@@ -311,6 +312,7 @@ def open_split(
         split: whose studies are judged; ``all`` for a manifest without splits.
         section: of the reports to compare with; None is the one that the model was trained to
             write, or findings where it does not say.
+        headed: compare with 'Findings: ... Impression: ...', as ReXrank does.
         settings: of the decoding.
         batch_size: studies decoded together.
         precision: of the weights; see :func:`llava_rad.devices.pick_dtype`.
@@ -332,12 +334,13 @@ def open_split(
     if section is None:
         section = trained.get("section", "findings")
     use_joint = bool(trained.get("use_joint_sections", False))
-    selection = select_targets(studies, section=section, use_joint_sections=use_joint)
+    how: dict[str, Any] = {"section": section, "use_joint_sections": use_joint, "headed": headed}
+    selection = select_targets(studies, **how)
     training = {}
     if split in ("validation", "test"):
         of_training = [study for study in load_manifest(manifest) if study.split == "train"]
         with contextlib.suppress(DataError):  # none of them has the section
-            chosen = select_targets(of_training, section=section, use_joint_sections=use_joint)
+            chosen = select_targets(of_training, **how)
             training = {
                 study.study_id: text
                 for study, text in zip(chosen.studies, chosen.texts, strict=True)

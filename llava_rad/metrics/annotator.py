@@ -8,8 +8,6 @@ to it. A report that is empty or white space has no entities and never reaches t
 
 import contextlib
 import hashlib
-import json
-import sqlite3
 import sys
 import tarfile
 import tempfile
@@ -19,11 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llava_rad.caches import keep_within_limit, mark_used, open_private_database
+from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.files import user_cache
 from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
+from llava_rad.metrics.store import TextStore
 from llava_rad.metrics.weights import file_hash, resolve_file
 
 Annotation = dict[str, Any]
@@ -92,7 +91,7 @@ class RadGraphAnnotator:
             One annotation for each text.
         """
         distinct = [text for text in dict.fromkeys(texts) if not is_empty(text)]
-        with _Store(self.cache / "radgraph.sqlite", self._key) as store:
+        with TextStore(self.cache / "radgraph.sqlite", self._key) as store:
             known = store.read(distinct)
             missing = [text for text in distinct if text not in known]
             done = 0
@@ -220,51 +219,6 @@ def _quiet() -> Iterator[None]:
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-class _Store:
-    """Annotations on disk, by a hash of model and text.
-
-    They repeat the reports' words, so the file is for the user alone wherever it lies.
-    """
-
-    def __init__(self, path: Path, key: Callable[[str], str]) -> None:
-        self.path, self.key = path, key
-
-    def __enter__(self) -> "_Store":
-        try:
-            self.connection = open_private_database(self.path)
-            self.connection.execute(
-                "CREATE TABLE IF NOT EXISTS annotations (key TEXT PRIMARY KEY, value TEXT)"
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise MetricError(
-                f"the annotation cache cannot be used: {error}",
-                where=self.path,
-                remedy="Remove the file, or choose another cache folder",
-                kind="cache",
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-    def read(self, texts: Sequence[str]) -> dict[str, Annotation]:
-        found = {}
-        for text in texts:
-            row = self.connection.execute(
-                "SELECT value FROM annotations WHERE key = ?", (self.key(text),)
-            ).fetchone()
-            if row:
-                found[text] = json.loads(row[0])
-        return found
-
-    def write(self, annotations: dict[str, Annotation]) -> None:
-        with self.connection:
-            self.connection.executemany(
-                "INSERT OR REPLACE INTO annotations VALUES (?, ?)",
-                [(self.key(text), json.dumps(value)) for text, value in annotations.items()],
-            )
 
 
 def package_version() -> str:

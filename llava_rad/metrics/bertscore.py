@@ -9,7 +9,6 @@ is then no longer bounded below. A pair with an empty text scores 0 in both scal
 The values depend on the model and layer more than on the texts: name both.
 """
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llava_rad.errors import ConfigError, MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError
+from llava_rad.metrics.networks import load_network
 from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result, some_empty
 from llava_rad.readers import read_table
 
@@ -34,6 +34,7 @@ LAYERS = {
     "microsoft/deberta-xlarge-mnli": 40,
 }
 BASELINES = {
+    ("distilbert-base-uncased", 5): (0.6666034, 0.66660464, 0.66620487),
     ("distilroberta-base", 5): (0.84732, 0.84759504, 0.8473319),
     ("roberta-large", 17): (0.83150584, 0.8314941, 0.83122575),
 }
@@ -87,42 +88,7 @@ class BertScorer:
                 kind="no_layer",
             )
         baseline = _baseline(model, layer, baseline_file) if rescale else None
-        missing = WeightsError(
-            "the model is not on this machine",
-            where=f"bertscore: {model}",
-            remedy=f"Fetch it with: hf download {model}",
-            kind="missing",
-        )
-        if not _is_here(model):
-            raise missing
-        # Imported after the look-up, so that a missing model is told at once.
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            # A folder may name code of its own; it is neither run nor asked about.
-            options = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer = AutoTokenizer.from_pretrained(model, **options)
-            encoder = AutoModel.from_pretrained(model, weights_only=True, **options)
-        except (OSError, ValueError) as error:
-            if "trust_remote_code" in str(error):
-                raise WeightsError(
-                    "the model needs code of its own, which is not run",
-                    where=f"bertscore: {model}",
-                    remedy=f"Use a model that transformers has, such as {DEFAULT_MODEL}",
-                    kind="foreign_code",
-                ) from error
-            raise missing from error
-        except Exception as error:  # pickle and safetensors readers raise what they like
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            unsafe = isinstance(error, pickle.UnpicklingError)
-            reason = "its weights hold objects that can run code" if unsafe else lines[0]
-            raise WeightsError(
-                f"the model cannot be loaded ({reason.rstrip('.')})",
-                where=f"bertscore: {model}",
-                remedy=f"Fetch it again with: hf download {model}",
-                kind="damaged_weights",
-            ) from error
+        encoder, tokenizer = load_network(model, "AutoModel", metric="bertscore", device=device)
         if not 0 <= layer <= encoder.config.num_hidden_layers:
             raise ConfigError(
                 f"the model has layers 0 to {encoder.config.num_hidden_layers}, not {layer}",
@@ -130,8 +96,7 @@ class BertScorer:
                 remedy="Name one of them",
                 kind="no_layer",
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(encoder.float().to(device).eval(), tokenizer, model, layer, baseline)
+        return cls(encoder, tokenizer, model, layer, baseline)
 
     def embed(self, texts: Sequence[str], *, batch_size: int = 32) -> "list[torch.Tensor]":
         """Unit vectors of each text's word pieces, specials included [pieces, dim]."""
@@ -206,19 +171,6 @@ def _positions(encoder: Any) -> int:
         if name.endswith("position_embeddings") and padding is not None:
             return len(module.weight) - padding - 1
     return getattr(encoder.config, "max_position_embeddings", None) or _UNBOUNDED
-
-
-def _is_here(model: str) -> bool:
-    """Whether a model's configuration is in a folder of that name or in the local hub cache."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if (Path(model) / "config.json").is_file():
-        return True
-    try:
-        return isinstance(try_to_load_from_cache(model, "config.json"), str)
-    except HFValidationError:
-        return False
 
 
 def _baseline(model: str, layer: int, file: Path | None) -> tuple[float, float, float]:

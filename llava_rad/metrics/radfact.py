@@ -1,0 +1,205 @@
+"""RadFact's logical scores (Bannur et al., arXiv:2406.04449): are the statements true, in [0, 1].
+
+An LLM splits each report into phrases that state one finding each, then says for each phrase of the
+one report whether the other report entails it. Precision is the share of the prediction's phrases
+that the reference entails, recall the share of the reference's phrases that the prediction entails.
+The aggregation is RadFact's: a report without phrases has no share and is left out of that mean;
+F1 is that of the two means. An answer that cannot be read counts as not entailed.
+
+The judge is any local LLM or any endpoint of OpenAI's form. The prompts are this project's, without
+RadFact's examples: the numbers compare systems under one judge, not with those of the paper, whose
+judge was Llama-3-70B with RadFact's prompts. The output names the judge and the prompts' hash.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.metrics.judge_llm import (
+    EndpointJudge,
+    Judge,
+    LocalJudge,
+    RememberingJudge,
+    hash_of,
+)
+from llava_rad.metrics.result import (
+    Floats,
+    MetricResult,
+    check_pairs,
+    harmonic,
+    is_empty,
+    ratio,
+)
+
+SPLIT = """Rewrite a chest X-ray report as a list of short statements.
+Each statement names one finding, device or structure, and says that it is there, that it is not
+there, or how it has changed. Keep what the report says of side, place, size and certainty. Leave
+out advice, causes that are only suspected, and remarks on how the picture was taken.
+Answer with a JSON list of strings and nothing else. Answer [] if nothing is stated.
+
+Report:
+{text}
+"""
+ENTAIL = """Here are all statements of one chest X-ray report:
+{premises}
+
+Another statement about the same X-ray:
+{phrase}
+
+Does the report say that this is true? What it does not mention is not said.
+Answer with one word: yes or no.
+"""
+
+
+def radfact_judge(
+    llm: str | None, endpoint: str | None, model: str | None, *, device: str | None = None
+) -> Judge:
+    """The judge that settings name: an endpoint, or an LLM of this machine.
+
+    Raises:
+        WeightsError: none is named, or the LLM is not there (kind ``missing``).
+        MetricError: the endpoint's address or its model is missing.
+    """
+    if endpoint is not None:
+        if not model:
+            raise MetricError(
+                "an endpoint needs the name of a model",
+                where="radfact",
+                remedy="Name it with --radfact-model",
+                kind="no_model",
+            )
+        return EndpointJudge(endpoint, model)
+    if llm is None:
+        raise WeightsError(
+            "no judge is named",
+            where="radfact",
+            remedy="Fetch one, such as: hf download meta-llama/Meta-Llama-3-70B-Instruct, and name "
+            "it with --radfact-llm; or name an API with --radfact-endpoint and --radfact-model",
+            kind="missing",
+        )
+    return LocalJudge(llm, metric="radfact", longest=4096, longest_answer=1024, device=device)
+
+
+def radfact_prompt_hash() -> str:
+    """SHA-256 of the wording around the reports."""
+    return hash_of(SPLIT, ENTAIL)
+
+
+def radfact(
+    predictions: Sequence[str], references: Sequence[str], *, judge: RememberingJudge
+) -> MetricResult:
+    """Logical precision, recall and F1.
+
+    Args:
+        predictions: generated texts.
+        references: true texts, in the same order.
+        judge: splits reports and says what follows from them.
+
+    Returns:
+        Values ``logical_precision``, ``logical_recall`` and ``logical_f1``; of a pair whose text
+        has no phrase they are 0. The details of a pair are its phrases and what was said of them.
+
+    Raises:
+        MetricError: the pairs are not two equally long, non-empty lists of strings.
+    """
+    check_pairs(predictions, references)
+    texts = [text for text in dict.fromkeys([*predictions, *references]) if not is_empty(text)]
+    answers = judge.answer([SPLIT.replace("{text}", text.strip(), 1) for text in texts])
+    phrases = {text: read_phrases(answer) for text, answer in zip(texts, answers, strict=True)}
+    mine = [phrases.get(text, []) for text in predictions]
+    theirs = [phrases.get(text, []) for text in references]
+    ways = [*zip(mine, theirs, strict=True), *zip(theirs, mine, strict=True)]
+    asked = [
+        ENTAIL.replace("{premises}", _listed(premises), 1).replace("{phrase}", phrase, 1)
+        for stated, premises in ways
+        if premises
+        for phrase in stated
+    ]
+    said = iter(judge.answer(asked))
+    entailed = [
+        [read_entailment(next(said)) if premises else False for _ in stated]
+        for stated, premises in ways
+    ]
+    count = len(predictions)
+    return aggregate(
+        entailed[:count],
+        entailed[count:],
+        facts={
+            "scorer": "llava_rad (RadFact's aggregation, prompts of llava_rad)",
+            **judge.facts(),
+            "phrases": {"prediction": sum(map(len, mine)), "reference": sum(map(len, theirs))},
+        },
+        details=[
+            {
+                "prediction": [
+                    {"phrase": phrase, "entailed": true}
+                    for phrase, true in zip(mine[i], entailed[i], strict=True)
+                ],
+                "reference": [
+                    {"phrase": phrase, "entailed": true}
+                    for phrase, true in zip(theirs[i], entailed[count + i], strict=True)
+                ],
+            }
+            for i in range(count)
+        ],
+    )
+
+
+def aggregate(
+    predicted: Sequence[Sequence[bool]],
+    expected: Sequence[Sequence[bool]],
+    *,
+    facts: dict[str, object] | None = None,
+    details: Sequence[dict[str, object]] = (),
+) -> MetricResult:
+    """RadFact's scores from what is entailed.
+
+    Args:
+        predicted: of each pair, whether the reference entails each phrase of the prediction.
+        expected: of each pair, whether the prediction entails each phrase of the reference.
+        facts: what the answers depend on.
+        details: more about each pair.
+    """
+    columns = []
+    for phrases in (predicted, expected):
+        counts = np.array([len(of_pair) for of_pair in phrases], dtype=np.float64)
+        shares = ratio([sum(of_pair) for of_pair in phrases], counts)
+        columns += [shares, (counts > 0).astype(np.float64)]
+    sums = np.column_stack(columns)
+
+    def combine(totals: Floats) -> dict[str, Floats]:
+        precision = ratio(totals[..., 0], totals[..., 1])
+        recall = ratio(totals[..., 2], totals[..., 3])
+        return {
+            "logical_precision": precision,
+            "logical_recall": recall,
+            "logical_f1": harmonic(precision, recall),
+        }
+
+    facts = {**(facts or {}), "range": "0-1"}
+    return MetricResult("radfact", combine(sums), sums, combine, facts, (), tuple(details))
+
+
+def read_phrases(answer: str) -> list[str]:
+    """The phrases of an answer: a JSON list, else its lines without bullets and numbers."""
+    found = re.search(r"\[.*\]", answer, re.DOTALL)
+    if found:
+        try:
+            values = json.loads(found[0])
+            return [text for value in values if (text := str(value).strip())]
+        except ValueError:
+            pass
+    lines = (re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip() for line in answer.splitlines())
+    return [line.strip("\"',") for line in lines if line.strip("\"',[]")]
+
+
+def read_entailment(answer: str) -> bool:
+    """Whether an answer begins with yes; anything else is no."""
+    return bool(re.match(r"\W*(?:yes|entailment|true)\b", answer, re.IGNORECASE))
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return "\n".join(f"- {phrase}" for phrase in phrases)

@@ -1,0 +1,69 @@
+"""--preset on the command line: what it sets, and what wins over it."""
+
+import json
+
+import pytest
+
+ROWS = [
+    {"id": "1", "prediction": "No effusion.", "reference": "No pleural effusion."},
+    {"id": "2", "prediction": "Large heart.", "reference": "The heart is large."},
+]
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    return path
+
+
+def test_a_preset_sets_metrics_section_and_resamples(predictions, tmp_path, run_program):
+    done = run_program("findings", predictions, "-o", tmp_path / "out", "--preset", "rexrank")
+    assert done.exit_code == 0, done.stderr
+    assert "as ReXrank prints it:" in done.stdout and "used instead" not in done.stderr
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["preset"]["name"] == "rexrank" and metrics["preset"]["overridden"] == {}
+    assert metrics["predictions"]["section"] == "findings_and_impression"
+    assert list(metrics["metrics"]) == ["bleu_rexrank"]
+    assert set(metrics["left_out"]) == {
+        *("bertscore", "chexbert", "radgraph_radcliq", "radcliq_v1", "ratescore", "green"),
+    }
+
+
+def test_an_option_beside_it_wins_and_is_said(predictions, tmp_path, run_program):
+    done = run_program(
+        *("findings", predictions, "-o", tmp_path / "out", "--preset", "llava-rad"),
+        *("--metrics", "rouge", "--resamples", 20, "--radgraph-model", "radgraph"),
+        *("--section", "impression"),
+    )
+    assert done.exit_code == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "is used instead of" in line]
+    assert [line.split()[1] for line in said] == ["--metrics", "--resamples", "--section"]
+    preset = json.loads((tmp_path / "out/metrics.json").read_text())["preset"]
+    assert preset["overridden"] == {"metrics": "rouge", "resamples": 20, "section": "impression"}
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Not the published convention" in page
+
+
+def test_compare_takes_it(predictions, tmp_path, run_program):
+    other = tmp_path / "b.jsonl"
+    rows = [{**row, "prediction": row["reference"]} for row in ROWS]
+    other.write_text("\n".join(map(json.dumps, rows)))
+    done = run_program("compare", predictions, other, "--preset", "rexrank", "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["preset"]["title"] == "ReXrank" and found["primary"] == "radgraph_radcliq/f1"
+    (values,) = found["files"].values()
+    assert list(values) == ["bleu_rexrank/bleu_2"]
+
+
+def test_evaluate_takes_it(seeing_model, manifest, tmp_path, run_program):
+    done = run_program(
+        *("run", "--model", seeing_model, "--manifest", manifest, "-o", tmp_path / "out"),
+        *("--preset", "llava-rad", "--max-new-tokens", 4, "--metrics", "rouge"),
+    )
+    assert done.exit_code == 0, done.stderr
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["preset"]["set"]["section"] == "findings"
+    names = [row["name"] for row in metrics["preset"]["table"]]
+    assert "F1-RadGraph" in names and "ROUGE-L" in names

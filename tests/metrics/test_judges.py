@@ -1,0 +1,275 @@
+"""GREEN, RadFact, and the LLMs that judge for them."""
+
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+from helpers.tiny_models import byte_level_tokenizer, tiny_llm
+
+from llava_rad.errors import MetricError, WeightsError
+from llava_rad.evaluation import evaluate_predictions, evaluation_table, render_page
+from llava_rad.evaluation.predictions import given_predictions
+from llava_rad.metrics import (
+    EndpointJudge,
+    LocalJudge,
+    MetricSettings,
+    RememberingJudge,
+    Scorer,
+    green,
+    radfact,
+    score,
+)
+from llava_rad.metrics.green import (
+    green_judge,
+    make_prompt,
+    matched_findings,
+    significant_errors,
+)
+from llava_rad.metrics.radfact import aggregate, read_entailment, read_phrases
+
+ANSWER = """[Explanation]:
+The candidate misses the effusion.
+
+[Clinically Significant Errors]:
+(a) False report of a finding in the candidate: 1. a nodule
+(b) Missing a finding present in the reference: 2. effusion; device
+(d) Misassessment of the severity of a finding: 0.
+
+[Clinically Insignificant Errors]:
+(a) False report of a finding in the candidate: 7. seven
+
+[Matched Findings]:
+3. heart; lungs; bones
+"""
+NUMBERED = ANSWER.replace("(a)", "(1)").replace("(b)", "(2)").replace("(d)", "(4)")
+NOTHING = "[Clinically Significant Errors]:\nNo errors\n\n[Matched Findings]:\nNo matched findings"
+ANSWERS = {"three": ANSWER, "numbered": NUMBERED, "nothing": NOTHING, "unread": "I cannot say."}
+
+
+class Written:
+    """A judge whose answers are given, by a word of the prompt."""
+
+    name, version = "written", "v1"
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.asked = []
+
+    def answer(self, prompts):
+        self.asked += prompts
+        return [next(a for word, a in self.answers.items() if word in p) for p in prompts]
+
+
+def test_counts_are_read_off_an_answer():
+    assert significant_errors(ANSWER) == significant_errors(NUMBERED) == [1, 2, 0, 0, 0, 0]
+    assert matched_findings(ANSWER) == 3
+    assert (significant_errors(NOTHING), matched_findings(NOTHING)) == ([0] * 6, 0)
+    assert matched_findings("[Matched Findings]:\nThere are 3. heart") == 0
+
+
+def test_counts_are_radevals(radeval):
+    peer = pytest.importorskip("radeval.metrics.green_score.green", exc_type=ImportError)
+    theirs = peer.GREEN(cpu=True)
+    for answer in ANSWERS.values():
+        _, errors = theirs.parse_error_counts(answer, "Clinically Significant Errors")
+        matched, _ = theirs.parse_error_counts(answer, "Matched Findings")
+        assert (significant_errors(answer), matched_findings(answer)) == (errors, matched)
+
+
+def test_green_by_hand(tmp_path):
+    judge = RememberingJudge(Written(ANSWERS), "hash", tmp_path)
+    result = green(["three", "numbered", "nothing", "unread"], ["x"] * 4, judge=judge)
+    assert list(result.per_pair["green"]) == [3 / 6, 3 / 6, 0, 0]
+    assert result.values["significant_errors"] == 6 / 4
+    assert result.values["significant/missing_finding"] == 1
+    assert result.facts["answers_without_matched_findings"] == 1
+    assert result.facts["version_sha256"] == "v1" and result.facts["prompt_sha256"] == "hash"
+    assert result.details[0]["answer"] == ANSWER
+
+
+def test_answers_are_asked_once_for_a_text_judge_and_prompt(tmp_path):
+    judge = Written(ANSWERS)
+    for _ in range(2):
+        green(["three", "three"], ["x", "x"], judge=RememberingJudge(judge, "hash", tmp_path))
+    assert len(judge.asked) == 1
+    green(["three"], ["x"], judge=RememberingJudge(judge, "other", tmp_path))
+    assert len(judge.asked) == 2
+    assert (tmp_path / "judges.sqlite").stat().st_mode & 0o077 == 0
+
+
+def test_the_prompt_holds_both_reports_cut_at_300_words():
+    prompt = make_prompt("{prediction} a  b", "word " * 400)
+    assert "2. Reference Report:\n    {prediction} a b\n" in prompt
+    assert prompt.count("word") == 300
+
+
+@pytest.fixture(scope="module")
+def llm_folder(tmp_path_factory):
+    """A tiny Llama with the layout of GREEN's."""
+    folder = tmp_path_factory.mktemp("llm")
+    tokenizer = byte_level_tokenizer()
+    tiny_llm("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_local_llm_answers_in_batches_as_alone(llm_folder):
+    judge = LocalJudge(str(llm_folder), metric="green", longest=64, longest_answer=6, device="cpu")
+    prompts = ["No effusion.", "The heart is large, and so is the effusion.", "a"]
+    together = judge.answer(prompts)
+    assert together == [judge.answer([prompt])[0] for prompt in prompts]
+    chat = f"<|im_start|>user\n{prompts[0]}<|im_end|>\n<|im_start|>assistant\n"
+    pieces = judge.tokenizer(chat, return_tensors="pt")
+    output = judge.network.generate(**pieces, max_new_tokens=6, do_sample=False)
+    expected = judge.tokenizer.decode(
+        output[0, pieces["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert together[0] == expected and len(judge.version) == 64
+
+
+def test_green_reads_its_own_chat_form(llm_folder):
+    judge = green_judge(str(llm_folder), device="cpu")
+    end = judge.tokenizer.eos_token
+    text = judge.wrap(judge.tokenizer, "P")
+    assert text == f"<|user|>\nP{end}\n<|assistant|>\n{end}\n<|assistant|>\n"
+    assert judge._pieces("P")[-1] == judge.tokenizer.eos_token_id
+
+
+def test_judges_that_are_not_here_are_named_with_their_commands(tmp_path):
+    with pytest.raises(WeightsError, match="hf download StanfordAIMI/GREEN"):
+        green_judge(device="cpu")
+    names = ["bleu_coco", "green", "radfact", "ratescore"]
+    scores = score(["a"], ["a"], names, settings=MetricSettings(cache=tmp_path))
+    assert list(scores.results) == ["bleu_coco"]
+    assert all("hf download" in reason for reason in scores.left_out.values())
+    assert "--radfact-endpoint" in scores.left_out["radfact"]
+
+
+class Reader:
+    """Splits at full stops; a phrase is entailed where it is among the premises."""
+
+    name, version = "reader", "v1"
+
+    def answer(self, prompts):
+        return [self._answer(prompt) for prompt in prompts]
+
+    def _answer(self, prompt):
+        if "Report:\n" in prompt:
+            text = prompt.split("Report:\n")[1]
+            return json.dumps([part.strip() for part in text.split(".") if part.strip()])
+        premises, phrase = prompt.split("Another statement")
+        phrase = phrase.split("\n")[1]
+        return "Yes." if f"- {phrase}\n" in premises else "no"
+
+
+def test_radfact_by_hand(tmp_path):
+    predictions = ["clear lungs. large heart.", "no effusion.", "", "edema."]
+    references = ["clear lungs. no edema. no nodule.", "no effusion.", "edema.", "edema."]
+    judge = RememberingJudge(Reader(), "hash", tmp_path)
+    result = radfact(predictions, references, judge=judge)
+    # The empty prediction has no phrase: it is left out of precision, and its recall is 0.
+    precision, recall = (1 / 2 + 1 + 1) / 3, (1 / 3 + 1 + 0 + 1) / 4
+    assert result.values["logical_precision"] == pytest.approx(precision)
+    assert result.values["logical_recall"] == pytest.approx(recall)
+    f1 = 2 * precision * recall / (precision + recall)
+    assert result.values["logical_f1"] == pytest.approx(f1)
+    assert result.details[0]["prediction"][1] == {"phrase": "large heart", "entailed": False}
+    assert result.facts["phrases"] == {"prediction": 4, "reference": 6}
+
+
+def test_a_judge_is_not_asked_about_every_fixed_report(tmp_path, monkeypatch):
+    reader = Reader()
+    scoring = sys.modules["llava_rad.metrics.score"]  # a function of the package has its name
+    monkeypatch.setattr(scoring, "radfact_judge", lambda *names, device=None: reader)
+    texts = [f"finding {i}. large heart." for i in range(12)]
+    scorer = Scorer(["radfact"], MetricSettings(cache=tmp_path))
+    evaluation = evaluate_predictions(given_predictions(texts, texts[::-1]), scorer, resamples=5)
+    baselines = evaluation.baselines.headlines()
+    assert "radfact/logical_f1" in baselines["other_patient"]
+    assert "radfact/logical_f1" not in baselines["fixed_report"]
+    assert "radfact" in evaluation_table(evaluation) and "RadFact" in render_page(evaluation)
+
+
+def test_the_aggregation_is_means_without_what_has_none():
+    rng = np.random.default_rng(0)
+    predicted = [list(rng.random(rng.integers(0, 5)) < 0.5) for _ in range(50)]
+    expected = [list(rng.random(rng.integers(0, 5)) < 0.7) for _ in range(50)]
+    shares = [
+        np.nanmean([np.mean(phrases) if phrases else np.nan for phrases in some])
+        for some in (predicted, expected)
+    ]
+    values = aggregate(predicted, expected).values
+    assert values["logical_precision"] == pytest.approx(shares[0])
+    assert values["logical_recall"] == pytest.approx(shares[1])
+    assert values["logical_f1"] == pytest.approx(2 * shares[0] * shares[1] / sum(shares))
+
+
+@pytest.mark.parametrize(
+    ("answer", "phrases"),
+    [
+        ('["a", "b c"]', ["a", "b c"]),
+        ('Here it is:\n```json\n["a"]\n```', ["a"]),
+        ("- a\n2. b\n\n", ["a", "b"]),
+        ("[]", []),
+        ("", []),
+        ('["a", "b"', ["a", "b"]),
+    ],
+)
+def test_phrases_are_read_off_an_answer(answer, phrases):
+    if answer == '["a", "b"':
+        assert read_phrases(answer)  # cut off: something is read, nothing is raised
+    else:
+        assert read_phrases(answer) == phrases
+
+
+def test_entailment_is_read_off_an_answer():
+    assert all(map(read_entailment, ("yes", "**Yes**, it does", "Yes.", "entailment")))
+    assert not any(map(read_entailment, ("no", "No, yes", "", "yesterday", "not entailment")))
+
+
+@pytest.fixture
+def endpoint():
+    """A server of chat completions that fails once before it answers."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, body, self.headers.get("Authorization")))
+            if body["messages"][0]["content"] == "refuse":
+                self.send_response(401)
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.end_headers()
+            said = body["messages"][0]["content"].upper()
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_endpoint_is_asked_as_openai_is(endpoint, monkeypatch):
+    url, seen = endpoint
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    judge = EndpointJudge(url + "/", "some-model")
+    assert judge.answer(["a", "b"]) == ["A", "B"]
+    path, body, key = seen[0]
+    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
+    assert body["model"] == "some-model" and body["temperature"] == 0
+    with pytest.raises(MetricError, match="it answers 401") as raised:
+        judge.answer(["refuse"])
+    assert "secret" not in str(raised.value)
+    with pytest.raises(MetricError, match="not the address"):
+        EndpointJudge("file:///etc/passwd", "m")
