@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from llava_rad.errors import ConfigError
 from llava_rad.model import Adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.shapes import EncoderShape, encoder_shape, llm_shape
