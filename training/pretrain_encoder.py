@@ -311,7 +311,9 @@ def build_model(
     device, processes, say = accelerator.device, accelerator.num_processes, accelerator.print
     torch.manual_seed(config.seed)
     kernels = choose(config.kernels, device)
-    backbone = build_backbone(config.backbone, kernels, config.compile)
+    backbone = build_backbone(
+        config.backbone, kernels, config.compile, config.gradient_checkpointing
+    )
     config.check_crop_sizes(backbone.config.patch_size)
     if device.type != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32

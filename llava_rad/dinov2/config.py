@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = (
     "sharding",
     "kernels",
     "compile",
+    "gradient_checkpointing",
     "probe",
     "stop_when_collapsed",
     "log_steps",
@@ -345,6 +346,8 @@ class PretrainingConfig:
             takes what suits the device (see :mod:`llava_rad.kernels.choice`).
         compile: compile the layers with ``torch.compile``, those for CPUs excepted; the first step
             takes longer.
+        gradient_checkpointing: compute activations of the backbone's layers twice instead of
+            keeping them.
         probe: measures the teacher while it trains; ``null`` does not.
         stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
             the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
@@ -368,6 +371,7 @@ class PretrainingConfig:
     sharding: Literal["none", "fsdp2"] = "none"
     kernels: Kernels = "auto"
     compile: bool = False
+    gradient_checkpointing: bool = False
     probe: ProbeConfig | None = None
     stop_when_collapsed: bool = True
     seed: Seed = 0

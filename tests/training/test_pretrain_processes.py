@@ -89,8 +89,8 @@ def one(start):
     return lambda method: start / f"one-{method}"
 
 
-def _on_two(start, name, method, sharding):
-    settings = _settings(start, name, method, processes=2, sharding=SHARDING[sharding])
+def _on_two(start, name, method, sharding, **changes):
+    settings = _settings(start, name, method, processes=2, sharding=SHARDING[sharding], **changes)
     save_config(settings, start / f"{name}.yaml")
     succeeded, said = run_program(
         PROGRAM, [str(start / f"{name}.yaml")], start / f"{name}.log", processes=2
@@ -112,7 +112,11 @@ def _assert_same_run(first, second):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sharding", SHARDING)
 def test_two_processes_equal_one_with_twice_the_batch(start, one, method, sharding):
-    two = _on_two(start, f"{sharding}-{method}", method, sharding)
+    # Gradient checkpointing, which changes no number, goes with one of the methods.
+    recomputed = method == "centring"
+    two = _on_two(
+        start, f"{sharding}-{method}", method, sharding, gradient_checkpointing=recomputed
+    )
     _assert_same_run(one(method), two)
     moved = checkpoint(two, STEPS)["teacher.backbone.encoder.layer.0.mlp.fc1.weight"]
     before = checkpoint(two, 1)["teacher.backbone.encoder.layer.0.mlp.fc1.weight"]
