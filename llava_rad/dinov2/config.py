@@ -337,8 +337,9 @@ class PretrainingConfig:
         heads: trained heads to start from: a published ``dino_head.safetensors``, an encoder folder
             of an earlier run, or a training checkpoint of the original repository.
         ibot_head: settings of a separate head for patches; ``null`` shares the DINO head.
-        precision: ``bf16`` computes both networks in bfloat16; parameters, gradients as the
-            optimiser sees them and losses are float32 either way.
+        precision: ``bf16`` computes both networks in bfloat16, ``fp16`` in float16 with a scaled
+            loss, for GPUs without bfloat16; parameters, gradients as the optimiser sees them and
+            losses are float32 either way.
         sharding: ``fsdp2`` splits parameters, gradients and optimiser over the processes; without
             it each process holds a copy.
         kernels: layers that the backbone is computed with: ``plain`` are in torch's operations,
@@ -367,7 +368,7 @@ class PretrainingConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     high_resolution: HighResolutionConfig | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     sharding: Literal["none", "fsdp2"] = "none"
     kernels: Kernels = "auto"
     compile: bool = False

@@ -212,6 +212,7 @@ def test_a_step_reads_nothing_back_from_the_device(program, start, tmp_path, mon
         config,
         model,
         optimiser,
+        None,
         [program.normalised(batches[0].to(meta), 0.5, 0.25)],
         schedules.at(0),
         program.Phase(config, schedules, 0),
@@ -436,6 +437,28 @@ class TestCollapse:
         )
         last = [row for row in metrics(output) if "feature_spread" in row][-1]
         assert last["feature_spread"] > 0.5
+
+
+def test_float16_finds_its_scale_learns_and_is_resumed_with_it(program, run, tmp_path):
+    settings = {"precision": "fp16", "schedule__epochs": 8, "checkpoint_steps": 16}
+    whole = run(**settings)
+    rows = [row for row in metrics(whole) if "scale" in row]
+    scales = [row["scale"] for row in rows]
+    # Halved at every step that overflows, none of which is the last.
+    skipped = int(rows[-1]["skipped"])
+    assert 0 < skipped < 16
+    assert scales == [2.0 ** (16 - min(step, skipped)) for step in range(24)]
+    assert rows[-1]["total"] < rows[0]["total"]
+    tensors = [*checkpoint(whole, 24).values(), *encoder_weights(whole).values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+    resumed = tmp_path / "resumed"
+    name = "checkpoints/pretrain-0000016"
+    shutil.copytree(whole / name, resumed / name)
+    shutil.copy(whole / "metrics.jsonl", resumed)
+    run("resumed", **settings)
+    assert metrics(resumed) == metrics(whole)
+    assert_equal(encoder_weights(resumed), encoder_weights(whole))
 
 
 def test_run_that_is_not_finite_stops_and_says_so(run):
