@@ -346,7 +346,7 @@ def build_model(
     say(f"heads             {describe_heads(config, loaded)}")
     if sharded:
         shard(model, compute_dtype)
-    else:
+    elif processes > 1:
         model.student = accelerator.prepare_model(model.student)
     return model, backbone.config
 

@@ -352,6 +352,7 @@ class PretrainingConfig:
         probe: measures the teacher while it trains; ``null`` does not.
         stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
             the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
+        log_steps: steps from one line of the log to the next; figures wait on the device till then.
         trackers: of Accelerate, by name; their files lie in ``output/trackers``.
         output_size: image size in pixels of the exported encoder; the last global crop's if null.
         output_dtype: of the exported encoder's weights.
@@ -376,7 +377,7 @@ class PretrainingConfig:
     probe: ProbeConfig | None = None
     stop_when_collapsed: bool = True
     seed: Seed = 0
-    log_steps: Count = 10
+    log_steps: Annotated[int, Range(1, 1000)] = 10
     checkpoint_steps: Count = 1000
     keep_checkpoints: Count = 2
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
