@@ -29,7 +29,7 @@ def panels(monkeypatch):
     return found
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("probe", [{}, {"probe sex AUROC": 0.7, "probe age error": 9.0}])
 def test_curves_are_drawn_of_what_there_is(tmp_path, config, panels, probe):
     log = RunLog(tmp_path, "pretrain", 0, ["pretrain"], OneProcess())
