@@ -99,7 +99,7 @@ def measure_project(config: PretrainingConfig, device: str) -> dict[str, Any]:
         batches = [cycle[number % len(cycle)].to(accelerator.device)]
         crops = (program.normalised(batch, 0.5, 0.25) for batch in batches)
         values = schedules.at(5000 + number)
-        program.train_step(config, model, optimiser, crops, values, phase, watch, accelerator)
+        program.train_step(config, model, optimiser, None, crops, values, phase, watch, accelerator)
 
     masked = sum(int(b.masks.chosen.sum()) for b in cycle) / len(cycle)
     return time_steps(

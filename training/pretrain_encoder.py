@@ -64,6 +64,7 @@ from llava_rad.runs.checks import UnreadSteps, drop_broken_gradient
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import process_group, run_program
 from llava_rad.runs.log import RunLog
+from llava_rad.runs.loss_scale import LossScale
 from llava_rad.runs.state import (
     optimiser_tensors,
     restore_optimiser,
@@ -80,6 +81,7 @@ ModelInputs = tuple[Tensor, Tensor | None, PatchMasks]
 STAGE = "pretrain"  # the only one
 MANIFESTS = (".jsonl", ".parquet")
 
+COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 SMALL_BATCH = 256  # below it, defaults made for large batches need other values
 
 
@@ -154,8 +156,9 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     # 4. Go on from the last checkpoint, if there is one.
     step = 0
     watch = EpochWatch(config.head.prototypes, backbone_config.hidden_size, accelerator.device)
+    scale = LossScale(accelerator.device) if config.precision == "fp16" else None
     if checkpoint is not None:
-        load(checkpoint, model, optimiser, watch, accelerator)
+        load(checkpoint, model, optimiser, scale, watch, accelerator)
         step = checkpoint.step
         say(f"resuming          at step {step} from {checkpoint.path}")
     log, border = RunLog(output, STAGE, step, [STAGE], accelerator), StepBorder(accelerator)
@@ -163,7 +166,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     unread = UnreadSteps(
         accelerator,
         "Start again in another output: lower optimiser.base_lr or optimiser.clip, lengthen "
-        "schedule.warmup_epochs, or set precision=fp32 to see whether bfloat16 is the reason",
+        "schedule.warmup_epochs, or set precision=fp32 to see whether rounding is the reason",
     )
 
     checkpoints = CheckpointWriter(
@@ -180,6 +183,8 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             "optimiser": optimiser_tensors(model.student.named_parameters(), optimiser),
             "watch": watch.state(),
         }
+        if scale is not None:
+            tensors["scale"] = scale.state()
         # A run must not fail hours later for its first checkpoint.
         checkpoints.save(STAGE, step, tensors, facts, check=step == 1)
 
@@ -221,7 +226,9 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             crops = (normalised(batch, mean, std) for batch in inputs)
             unread.add(
                 step,
-                train_step(config, model, optimiser, crops, values, phase, watch, accelerator),
+                train_step(
+                    config, model, optimiser, scale, crops, values, phase, watch, accelerator
+                ),
             )
             step += 1
 
@@ -291,16 +298,19 @@ def load(
     checkpoint: Checkpoint,
     model: StudentTeacher,
     optimiser: torch.optim.Optimizer,
+    scale: LossScale | None,
     watch: EpochWatch,
     accelerator: Accelerator,
 ) -> None:
-    """Put a checkpoint into model, optimiser and what was watched in its epoch."""
+    """Put a checkpoint into model, optimiser, scale and what was watched in its epoch."""
     weights, state, watched = (
         in_all(accelerator, functools.partial(checkpoint.tensors, group))
         for group in ("weights", "optimiser", "watch")
     )
     restore_tensors(model.state_dict().items(), weights)
     restore_optimiser(model.student.named_parameters(), optimiser, state)
+    if scale is not None:
+        scale.load_state(dict(in_all(accelerator, lambda: checkpoint.tensors("scale"))))
     if accelerator.is_main_process:  # its sums are added up over the processes
         watch.load_state(dict(watched))
 
@@ -312,11 +322,13 @@ def build_model(
     device, processes, say = accelerator.device, accelerator.num_processes, accelerator.print
     torch.manual_seed(config.seed)
     kernels = choose(config.kernels, device)
-    backbone = build_backbone(config.backbone, kernels, config.compile)
+    backbone = build_backbone(
+        config.backbone, kernels, config.compile, config.gradient_checkpointing
+    )
     config.check_crop_sizes(backbone.config.patch_size)
     if device.type != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
-    compute_dtype = torch.bfloat16 if config.precision == "bf16" else None
+    compute_dtype = COMPUTE_DTYPES[config.precision]
     sharded = config.sharding == "fsdp2" and processes > 1
     model = StudentTeacher(
         backbone,
@@ -335,7 +347,7 @@ def build_model(
     say(f"heads             {describe_heads(config, loaded)}")
     if sharded:
         shard(model, compute_dtype)
-    else:
+    elif processes > 1:
         model.student = accelerator.prepare_model(model.student)
     return model, backbone.config
 
@@ -392,6 +404,7 @@ def train_step(
     config: PretrainingConfig,
     model: StudentTeacher,
     optimiser: torch.optim.Optimizer,
+    scale: LossScale | None,
     batches: Iterable[ModelInputs],
     values: StepValues,
     phase: "Phase",
@@ -407,7 +420,8 @@ def train_step(
     for number, inputs in enumerate(batches, start=1):
         with gradient_exchange(accelerator, model.student, last=number == phase.accumulate):
             losses = model(*inputs, values.teacher_temperature)
-            accelerator.backward(losses.total / phase.accumulate)
+            share = losses.total / phase.accumulate
+            accelerator.backward(share if scale is None else scale.scaled(share))
         watch.add(losses.targets, losses.features)
         figures = {
             "total loss": losses.total.detach(),
@@ -417,9 +431,14 @@ def train_step(
         }
         for name, value in figures.items():
             means[name] = means.get(name, 0) + value / phase.accumulate
+    if scale is not None:
+        scale.unscale(model.student.parameters())
     means["gradient"] = clip_gradient(model.student, config.optimiser.clip, accelerator)
-    drop_broken_gradient(model.student.parameters(), means["gradient"])
-    optimiser.step()
+    if scale is not None:
+        means |= scale.step(optimiser, means["gradient"])
+    else:
+        drop_broken_gradient(model.student.parameters(), means["gradient"])
+        optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     model.update_teacher(values.momentum)
     return means

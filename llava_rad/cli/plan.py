@@ -41,7 +41,7 @@ def plan(
     """Estimate parameters, tokens, memory and hours of a training, without loading weights.
 
     Example:
-        llava-rad plan vicuna_7b_lora --gpu h100 --processes 8
+        llava-rad plan vicuna_7b_lora --gpu h100 --processes 8 finetune.micro_batch=8
         llava-rad plan vicuna_7b_lora encoder=mini lora.r=16
         llava-rad plan rad_dino_vitb14_518 --studies 838336 --processes 64
     """

@@ -20,6 +20,7 @@ from transformers import (
 
 from llava_rad.dinov2.config import BackboneConfig
 from llava_rad.dinov2.initialisation import glorot_sincos
+from llava_rad.dinov2.recomputed_layer import RecomputedLayer
 from llava_rad.encoders import DINOV2, load_encoder
 from llava_rad.errors import ConfigError
 from llava_rad.kernels import choice
@@ -43,7 +44,10 @@ class Tokens(NamedTuple):
 
 
 def build_backbone(
-    config: BackboneConfig, kernels: choice.Chosen = "cpu", compiled: bool = False
+    config: BackboneConfig,
+    kernels: choice.Chosen = "cpu",
+    compiled: bool = False,
+    recomputed: bool = False,
 ) -> PreTrainedModel:
     """Return the student's backbone: new, or that of an encoder, ready to be trained.
 
@@ -51,13 +55,14 @@ def build_backbone(
         config: what it is.
         kernels: of its layers.
         compiled: as for :func:`prepare`.
+        recomputed: as for :func:`prepare`.
 
     Raises:
         ConfigError: the encoder is not a DINOv2 vision transformer.
         WeightsError: it cannot be loaded.
     """
     backbone = _new(config) if config.encoder is None else _pretrained(config.encoder)
-    return prepare(backbone, config.drop_path, kernels, compiled)
+    return prepare(backbone, config.drop_path, kernels, compiled, recomputed)
 
 
 def prepare(
@@ -65,6 +70,7 @@ def prepare(
     drop_path: float = 0.0,
     kernels: choice.Chosen = "cpu",
     compiled: bool = False,
+    recomputed: bool = False,
 ) -> PreTrainedModel:
     """Give a backbone the layers that training uses, in place.
 
@@ -73,12 +79,14 @@ def prepare(
         drop_path: stochastic depth of every layer, whatever the backbone was saved with.
         kernels: of the layers.
         compiled: compile the branches of the layers, those for a CPU excepted.
+        recomputed: keep only what enters each layer for the backward pass.
     """
     backbone.embeddings.patch_embeddings = GrayPatches(backbone.embeddings.patch_embeddings)
     layers = backbone.encoder.layer
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
-        layers[number] = choice.backbone_layer(layer, kernels, drop_path, last, compiled)
+        made = choice.backbone_layer(layer, kernels, drop_path, last, compiled)
+        layers[number] = RecomputedLayer(made) if recomputed else made
     backbone.config.drop_path_rate = drop_path
     prepared: PreTrainedModel = backbone
     return prepared

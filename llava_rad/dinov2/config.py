@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = (
     "sharding",
     "kernels",
     "compile",
+    "gradient_checkpointing",
     "probe",
     "stop_when_collapsed",
     "log_steps",
@@ -337,8 +338,9 @@ class PretrainingConfig:
         heads: trained heads to start from: a published ``dino_head.safetensors``, an encoder folder
             of an earlier run, or a training checkpoint of the original repository.
         ibot_head: settings of a separate head for patches; ``null`` shares the DINO head.
-        precision: ``bf16`` computes both networks in bfloat16; parameters, gradients as the
-            optimiser sees them and losses are float32 either way.
+        precision: ``bf16`` computes both networks in bfloat16, ``fp16`` in float16 with a scaled
+            loss, for GPUs without bfloat16; parameters, gradients as the optimiser sees them and
+            losses are float32 either way.
         sharding: ``fsdp2`` splits parameters, gradients and optimiser over the processes; without
             it each process holds a copy.
         kernels: layers that the backbone is computed with: ``plain`` are in torch's operations,
@@ -346,9 +348,12 @@ class PretrainingConfig:
             takes what suits the device (see :mod:`llava_rad.kernels.choice`).
         compile: compile the layers with ``torch.compile``, those for CPUs excepted; the first step
             takes longer.
+        gradient_checkpointing: compute activations of the backbone's layers twice instead of
+            keeping them.
         probe: measures the teacher while it trains; ``null`` does not.
         stop_when_collapsed: end the run with an error when, after the warm-up, an epoch shows that
             the teacher has collapsed (see :mod:`llava_rad.dinov2.watch`).
+        log_steps: steps from one line of the log to the next; figures wait on the device till then.
         trackers: of Accelerate, by name; their files lie in ``output/trackers``.
         output_size: image size in pixels of the exported encoder; the last global crop's if null.
         output_dtype: of the exported encoder's weights.
@@ -365,14 +370,15 @@ class PretrainingConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     high_resolution: HighResolutionConfig | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     sharding: Literal["none", "fsdp2"] = "none"
     kernels: Kernels = "auto"
     compile: bool = False
+    gradient_checkpointing: bool = False
     probe: ProbeConfig | None = None
     stop_when_collapsed: bool = True
     seed: Seed = 0
-    log_steps: Count = 10
+    log_steps: Annotated[int, Range(1, 1000)] = 10
     checkpoint_steps: Count = 1000
     keep_checkpoints: Count = 2
     async_checkpoints: bool = False

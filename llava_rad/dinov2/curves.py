@@ -41,19 +41,34 @@ def draw_curves(folder: Path, config: PretrainingConfig) -> Path:
         [
             panel(
                 "Losses",
-                ("cross-entropy, nats", {"total": "total", "dino": "DINO", "ibot": "iBOT"}),
+                (
+                    "nats",
+                    {
+                        "total": "total",
+                        "dino": "DINO",
+                        "ibot": "iBOT",
+                        "divergence": "divergence of the student from the teacher",
+                    },
+                ),
                 ("KoLeo, nats", {"koleo": "KoLeo (right)"}),
             ),
             panel(
                 "Teacher's assignments",
                 (
                     "share of the largest possible",
-                    {"target_entropy": "entropy", "prototypes_used": "prototypes used"},
+                    {
+                        "entropy": "entropy, each step",
+                        "target_entropy": "entropy",
+                        "prototypes_used": "prototypes used",
+                    },
                 ),
             ),
             panel(
                 "Teacher's features",
-                ("0 all equal, 1 over the sphere", {"feature_spread": "spread"}),
+                (
+                    "0 all equal, 1 over the sphere",
+                    {"spread": "spread, each step", "feature_spread": "spread"},
+                ),
                 ("directions", {"effective_rank": "effective rank (right)"}),
             ),
             panel(

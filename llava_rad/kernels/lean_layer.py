@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
-from llava_rad.kernels.vit_layer import PatchMasks, VitLayer, has_its_parts
+from llava_rad.kernels.vit_layer import PatchMasks, VitLayer, has_its_parts, kept_images
 
 # Tokens whose attention goes backward at once, so that the squares stay in its cache.
 _TOKENS = 1024
@@ -103,28 +103,28 @@ class LeanLayer(VitLayer):
         return added
 
     def _draw_images(self, images: int) -> "_Draw | None":
-        """Draw the images that each branch is computed for; None: both for all.
-
-        Their number is fixed, as in DINOv2's own code, and with it the shapes. Of one image no
-        share can be left out: each branch is, or is not.
-        """
+        """Draw the images that each branch is computed for; None: both for all."""
         if not (self.training and self.drop_path):
             return None
-        if images == 1:
-            of_attention, of_mlp = (torch.rand(2) >= self.drop_path) / (1 - self.drop_path)
-            only, one = torch.zeros(1, dtype=torch.long), slice(0, 1)
-            return _Draw(only, only, one, one, float(of_attention), float(of_mlp))
-        kept = max(1, round(images * (1 - self.drop_path)))
-        attended, transformed = torch.zeros(2, images, dtype=torch.long)
-        attended[torch.randperm(images)[:kept]] = 1
-        transformed[torch.randperm(images)[:kept]] = 1
+        kept = kept_images(images, self.drop_path)
+        if kept is None:
+            drawn = (torch.rand(2, images) >= self.drop_path).long()
+            factors = [bool(row.any()) / (1 - self.drop_path) for row in drawn]
+            # A branch that is left out by all has a gradient of zero, which DDP waits for.
+            drawn[:, 0] |= ~drawn.any(1)
+        else:
+            drawn = torch.zeros(2, images, dtype=torch.long)
+            for row in drawn:
+                row[torch.randperm(images)[:kept]] = 1
+            factors = [images / kept] * 2
+        attended, transformed = drawn
         # The first branch's own, those of both, the second's own, those of none: each branch's
         # images lie side by side.
         order = torch.where(attended == 1, transformed, 3 - transformed).argsort(stable=True)
-        first = kept - int((attended & transformed).sum())
-        attends, transforms = slice(0, kept), slice(first, first + kept)
-        factor = images / kept
-        return _Draw(order, order.argsort(), attends, transforms, factor, factor)
+        of_attention, of_mlp = drawn.sum(1).tolist()
+        first = of_attention - int((attended & transformed).sum())
+        attends, transforms = slice(0, of_attention), slice(first, first + of_mlp)
+        return _Draw(order, order.argsort(), attends, transforms, *factors)
 
 
 class _Draw(NamedTuple):

@@ -103,28 +103,37 @@ class VitLayer(nn.Module):
         if not self.is_last or wanted is None:
             tokens: Tensor = transform(self, hidden, images, factor)
             return tokens
-        share = torch.ones(len(hidden), dtype=hidden.dtype, device=hidden.device) * factor
+        share = torch.ones(len(hidden), 1, 1, dtype=hidden.dtype, device=hidden.device) * factor
         if images is not None:
             share = torch.zeros_like(share).index_copy(0, images, share[: len(images)])
-        share = share[:, None].expand(hidden.shape[:2])
+        share = share.expand(*hidden.shape[:2], 1)
         hidden, share = (torch.cat([x[:, 0], wanted.take(x)])[None] for x in (hidden, share))
-        return hidden + share[..., None] * _mlp(self, hidden)
+        return hidden + share * _mlp(self, hidden)
 
     def _draw(self, hidden: Tensor) -> tuple[Tensor | None, float | Tensor]:
         """Images that a branch is computed for, None for all, and its factor.
 
-        Their number is fixed, as in DINOv2's own code, and with it the shapes. Of one image no
-        share can be left out: the branch is, or is not. Drawn on the device, which is not waited
-        for.
+        Drawn on the device, which is not waited for.
         """
         images, device = len(hidden), hidden.device
         if not (self.training and self.drop_path):
             return None, 1.0
-        if images == 1:
-            factor = (torch.rand((), device=device) >= self.drop_path) / (1 - self.drop_path)
-            return None, factor.to(hidden.dtype)
-        kept = max(1, round(images * (1 - self.drop_path)))
+        kept = kept_images(images, self.drop_path)
+        if kept is None:
+            chosen = torch.rand(images, 1, 1, device=device) >= self.drop_path
+            return None, (chosen / (1 - self.drop_path)).to(hidden.dtype)
         return torch.randperm(images, device=device)[:kept], images / kept
+
+
+def kept_images(images: int, drop_path: float) -> int | None:
+    """How many images of a batch stochastic depth computes a branch for.
+
+    A fixed number, as in DINOv2's own code, and with it the shapes. None where no whole number is
+    within a tenth of the rate, as of one image or two: then each image is drawn by itself.
+    """
+    kept = round(images * (1 - drop_path))
+    wrong = abs(images - kept - images * drop_path)
+    return kept if kept and wrong <= 0.1 * images * drop_path else None
 
 
 def _attend(layer: Any, hidden: Tensor, images: Tensor | None, factor: Any) -> Tensor:

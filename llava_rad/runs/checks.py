@@ -70,7 +70,9 @@ class UnreadSteps:
         steps, self._steps = self._steps, []
         names = list(steps[0].figures)
         stacked = torch.stack([torch.stack([s.figures[n].float() for n in names]) for s in steps])
-        rows = self._accelerator.reduce(stacked, "mean").tolist()
+        if self._accelerator.num_processes > 1:
+            stacked = self._accelerator.reduce(stacked, "mean")
+        rows = stacked.tolist()
         found = [dict(zip(names, row, strict=True)) for row in rows]
         for step, figures in zip(steps, found, strict=True):
             broken = {n: value for n, value in figures.items() if not math.isfinite(value)}
@@ -88,7 +90,9 @@ class UnreadSteps:
                 for study in ids
             ]
             everyone = [study for ids in step.study_ids for study in ids]
-            found = gather_object([(own, everyone)])
+            found = [(own, everyone)]
+            if self._accelerator.num_processes > 1:
+                found = gather_object(found)
             suspects = [study for part, _ in found for study in part]
             suspects = suspects or [study for _, part in found for study in part]
         error = TrainingError(

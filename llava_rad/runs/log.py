@@ -58,7 +58,9 @@ class RunLog:
             if place < current or (place == current and 0 < step >= row["step"]):
                 kept.append(row)
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._written = {_kind(row) for row in kept if row["stage"] == self.stage}
+        # Only those of the step that is resumed can come again.
+        here = (self.stage, step)
+        self._written = {_kind(row) for row in kept if (row["stage"], row["step"]) == here}
 
     def write(self, step: int, **values: float) -> None:
         """Add a row, unless a resumed run repeats one that it kept.

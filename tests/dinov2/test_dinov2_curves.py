@@ -29,18 +29,23 @@ def panels(monkeypatch):
     return found
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("probe", [{}, {"probe sex AUROC": 0.7, "probe age error": 9.0}])
 def test_curves_are_drawn_of_what_there_is(tmp_path, config, panels, probe):
     log = RunLog(tmp_path, "pretrain", 0, ["pretrain"], OneProcess())
     assert not draw_curves(tmp_path, config).exists()
     for step in range(1, 4):
-        log.write(step, epoch=step / 3, total=1.0 / step, dino=0.5, **probe)
+        signs = {"divergence": 0.3, "entropy": 0.8, "spread": 0.6}
+        log.write(step, epoch=step / 3, total=1.0 / step, dino=0.5, **signs, **probe)
         log.write(step, epoch=step / 3, target_entropy=0.9, feature_spread=0.5, effective_rank=2.0)
     assert draw_curves(tmp_path, config).stat().st_size > 1000
     names = ["Losses", "Teacher's assignments", "Teacher's features"]
     assert list(panels) == names + ["Probe, validation patients"] * bool(probe)
     assert panels["Losses"].left["total"] == [(1 / 3, 1.0), (2 / 3, 0.5), (1.0, 1 / 3)]
+    # The signs of collapse, from the first step on.
+    shown = [panels[name].left for name in names]
+    for left, sign in zip(shown, ("divergence", "entropy", "spread"), strict=True):
+        assert any(label.startswith(sign) and len(line) == 3 for label, line in left.items())
     assert all(panel.ylabel and panel.xlabel == "epoch" for panel in panels.values())
     if probe:
         told = panels["Probe, validation patients"]

@@ -170,3 +170,19 @@ def test_perfect_student_pays_only_the_targets_entropy(batch):
     entropy = -torch.special.xlogy(losses.targets, losses.targets).sum(-1).mean()
     assert losses.total.item() == pytest.approx(entropy.item(), rel=1e-4)
     assert losses.total.item() < math.log(12)
+    assert losses.divergence.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_divergence_is_what_the_student_pays_beyond_the_targets_entropy(batch):
+    # One global crop predicts the other, without local ones: two pairs.
+    model = _model(ibot_weight=0.0, koleo_weight=0.0)
+    nothing = PatchMasks.of(torch.zeros(8, 4, dtype=torch.bool))
+    losses = model(batch[0], None, nothing, 0.05)
+    logits = model.student(batch[0], None, None).global_logits / 0.1
+    predicted = torch.log_softmax(logits, dim=1).chunk(2)
+    targets = losses.targets.chunk(2)
+    expected = sum(
+        torch.nn.functional.kl_div(p, t, reduction="batchmean")
+        for p, t in zip(predicted, reversed(targets), strict=True)
+    )
+    assert losses.divergence.item() == pytest.approx(float(expected.detach()) / 2, rel=1e-4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from llava_rad.dinov2.watch import EpochWatch, check_collapse
+from llava_rad.dinov2.watch import EpochWatch, check_collapse, signs
 from llava_rad.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -54,6 +54,17 @@ def test_entropy_and_use_of_prototypes():
     assert summary["target_entropy"] == pytest.approx(math.log(2) / 3 / math.log(4))
     assert summary["prototypes_seen"] == 2
     assert summary["prototypes_used"] == pytest.approx(2 / 3)  # three tokens can use three
+
+
+def test_the_signs_of_a_step_are_those_of_an_epoch_of_one_batch():
+    torch.manual_seed(0)
+    features, targets = torch.randn(40, 6) + 1, torch.softmax(torch.randn(40, 5), dim=1)
+    summary, found = _summary(targets, features), signs(targets, features)
+    assert float(found["entropy"]) == pytest.approx(summary["target_entropy"])
+    assert float(found["spread"]) == pytest.approx(summary["feature_spread"], rel=1e-4)
+    equal = signs(torch.full((8, 4), 0.25), torch.ones(8, 3))
+    assert float(equal["entropy"]) == pytest.approx(1)
+    assert float(equal["spread"]) == pytest.approx(0, abs=1e-3)
 
 
 def test_state_goes_on_where_it_was():

@@ -605,7 +605,7 @@ FAMILIES: dict[str, Family] = {
         "</s>",
         None,
         "fc1 fc2 k_proj out_proj q_proj v_proj",
-        config={"ffn_dim": 96, "word_embed_proj_dim": 64},
+        config={"ffn_dim": 96, "word_embed_proj_dim": 64, "dropout": 0.0},
         roles={"bos": "</s>", "eos": "</s>", "pad_token": "<pad>", "adds_bos": True},
     ),
     "BLOOM": Family(

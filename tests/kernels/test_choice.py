@@ -109,9 +109,10 @@ def test_the_plain_layer_computes_what_transformers_does():
         torch.testing.assert_close(of_own[name], gradient, atol=1e-6 * largest, rtol=1e-4)
 
 
-@pytest.mark.parametrize("images", [1, 10])
-def test_the_plain_layer_scales_what_stochastic_depth_leaves(images):
-    layer = VitLayer(backbone().encoder.layer[0], drop_path=0.4).train()
+@pytest.mark.parametrize("kind", [VitLayer, LeanLayer])
+@pytest.mark.parametrize("images", [1, 2, 10])
+def test_stochastic_depth_leaves_out_its_share_and_scales_the_rest(kind, images):
+    layer = kind(backbone().encoder.layer[0], drop_path=0.4).train()
     nn.init.zeros_(layer.layer_scale2.lambda1)  # one branch alone
     hidden = torch.randn(images, 5, 48)
     whole = layer.eval()(hidden) - hidden
@@ -122,9 +123,22 @@ def test_the_plain_layer_scales_what_stochastic_depth_leaves(images):
         kept = added.flatten(1).any(1)
         torch.testing.assert_close(added[kept], whole[kept] / 0.6, atol=1e-5, rtol=1e-4)
         shares.append(float(kept.float().mean()))
-    if images > 1:
+    if images == 10:  # the number is fixed where it meets the rate
         assert shares == pytest.approx([0.6] * len(shares))
     assert sum(shares) / len(shares) == pytest.approx(0.6, abs=0.18)  # 5 standard errors
+
+
+@pytest.mark.parametrize("kind", [VitLayer, LeanLayer])
+def test_the_wanted_tokens_have_the_stochastic_depth_of_their_images(kind):
+    layer = kind(backbone().encoder.layer[0], drop_path=0.5, is_last=True).train()
+    for images in (3, 8):  # drawn one by one, and a fixed number
+        hidden, wanted = torch.randn(images, 5, 48), torch.rand(images, 4) < 0.5
+        torch.manual_seed(1)
+        everything = layer(hidden)
+        torch.manual_seed(1)
+        few = layer(hidden, wanted=PatchMasks.of(wanted))[0]
+        expected = torch.cat([everything[:, 0], everything[:, 1:][wanted]])
+        torch.testing.assert_close(few, expected)
 
 
 class OtherAttention(nn.Module):

@@ -1,13 +1,16 @@
 """The pretraining program, run whole on tiny images and a tiny vision transformer."""
 
 import shutil
+import socket
 import time
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from helpers.pretraining_runs import (
     PROGRAM,
     assert_equal,
@@ -99,6 +102,9 @@ def test_teacher_moved_and_metrics_are_logged_and_drawn(finished, start):
     rows = metrics(finished)
     assert losses(finished)[:, 0].tolist() == list(range(1, 13))
     assert {"dino", "ibot", "koleo", "lr", "epoch"} <= rows[0].keys()
+    # Signs of collapse, from the first step on and at each.
+    signs = [row for row in rows if {"divergence", "entropy", "spread"} <= row.keys()]
+    assert [row["step"] for row in signs] == list(range(1, 13))
     watched = [row for row in rows if "effective_rank" in row]
     assert [(row["step"], row["epoch"]) for row in watched] == [(3, 1), (6, 2), (9, 3), (12, 4)]
     assert Image.open(finished / "curves.png").size[0] > 500
@@ -212,6 +218,7 @@ def test_a_step_reads_nothing_back_from_the_device(program, start, tmp_path, mon
         config,
         model,
         optimiser,
+        None,
         [program.normalised(batches[0].to(meta), 0.5, 0.25)],
         schedules.at(0),
         program.Phase(config, schedules, 0),
@@ -436,6 +443,77 @@ class TestCollapse:
         )
         last = [row for row in metrics(output) if "feature_spread" in row][-1]
         assert last["feature_spread"] > 0.5
+
+
+COLLECTIVES = (
+    *("all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "all_to_all"),
+    *(
+        "barrier",
+        "broadcast",
+        "broadcast_object_list",
+        "gather",
+        "gather_object",
+        "monitored_barrier",
+    ),
+    *("reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter", "scatter_object_list"),
+)
+
+
+@pytest.fixture(params=["no group", "a group of one"])
+def without_collectives(request, monkeypatch):
+    """A process alone, started by hand or by a launcher; whoever asks the others is an error."""
+
+    def refuse(*_, **__):
+        pytest.fail("a collective operation, or DDP, in a single process")
+
+    PartialState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if request.param == "a group of one":
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        values = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+        for name, value in {**values, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        Accelerator(cpu=True)
+    assert dist.is_initialized() == (request.param == "a group of one")
+    for name in COLLECTIVES:
+        monkeypatch.setattr(dist, name, refuse)
+    monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, "__init__", refuse)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("targets", ["sinkhorn", "centring"])
+def test_one_process_asks_no_others(without_collectives, run, finished, targets):
+    output = run(loss__targets=targets)
+    assert losses(output)[:, 0].tolist() == list(range(1, 13))
+    if targets == "sinkhorn":
+        assert_equal(encoder_weights(output), encoder_weights(finished))
+
+
+def test_float16_finds_its_scale_learns_and_is_resumed_with_it(program, run, tmp_path):
+    settings = {"precision": "fp16", "schedule__epochs": 8, "checkpoint_steps": 16}
+    whole = run(**settings)
+    rows = [row for row in metrics(whole) if "scale" in row]
+    scales = [row["scale"] for row in rows]
+    # Halved at every step that overflows, none of which is the last.
+    skipped = int(rows[-1]["skipped"])
+    assert 0 < skipped < 16
+    assert scales == [2.0 ** (16 - min(step, skipped)) for step in range(24)]
+    assert rows[-1]["total"] < rows[0]["total"]
+    tensors = [*checkpoint(whole, 24).values(), *encoder_weights(whole).values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+    resumed = tmp_path / "resumed"
+    name = "checkpoints/pretrain-0000016"
+    shutil.copytree(whole / name, resumed / name)
+    shutil.copy(whole / "metrics.jsonl", resumed)
+    run("resumed", **settings)
+    assert metrics(resumed) == metrics(whole)
+    assert_equal(encoder_weights(resumed), encoder_weights(whole))
 
 
 @pytest.mark.parametrize("log_steps", [1, 100])
