@@ -80,6 +80,10 @@ class Scoring:
     green: Annotated[str, typer.Option(help="GREEN's LLM: a folder or a hub id in the cache.")] = (
         MetricSettings.green
     )
+    green_prompt: Annotated[
+        Path | None,
+        typer.Option(help="GREEN's wording; else its folder's green_prompt.txt."),
+    ] = None
     ratescore_ner: Annotated[
         str, typer.Option(help="RaTEScore's finder of entities: a folder or a hub id in the cache.")
     ] = MetricSettings.ratescore_ner
@@ -156,6 +160,7 @@ class Scoring:
             bertscore_rescale=self.bertscore_rescale,
             bertscore_baseline=self.bertscore_baseline,
             green=self.green,
+            green_prompt=self.green_prompt,
             ratescore_ner=self.ratescore_ner,
             ratescore_encoder=self.ratescore_encoder,
             srr_bert=self.srr_bert,

@@ -5,6 +5,12 @@ A 7B LLM, fine-tuned for it, reads both reports and lists matched findings, and 
 reference, comparison left out), clinically significant ones apart. The score of a pair is matched
 findings over matched findings and significant errors, 0 where nothing matches; mean of reports.
 
+The LLM was fine-tuned on one wording of its task, which is not part of this project: the text file
+``green_prompt.txt`` in the model's folder, or another that is named, with ``{reference}`` and
+``{prediction}`` where the reports go. ``make_prompt`` of the package green_score prints it:
+``python -c "from green_score.utils import make_prompt; print(make_prompt('{reference}',
+'{prediction}'))" > green_prompt.txt``.
+
 The counts are read off the answer as ``green_score`` 0.0.12 reads them. The model runs in float16
 on a GPU and in float32 on a CPU, decodes greedily, and reads the first 300 words of each report,
 all as published.
@@ -12,10 +18,11 @@ all as published.
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
+from llava_rad.errors import WeightsError
 from llava_rad.metrics.judge_llm import LocalJudge, RememberingJudge, hash_of
 from llava_rad.metrics.result import MetricResult, check_pairs, mean_result
 
@@ -29,9 +36,8 @@ KINDS = (
     "missing_comparison",
 )
 _WORDS = 300  # of a report
-# The model's input format, which it was fine-tuned on and gives no numbers without: the text of
-# make_prompt in green_score 0.0.12 (github.com/Stanford-AIMI/GREEN, MIT).
-PROMPT = files("llava_rad.metrics").joinpath("green_prompt.txt").read_text(encoding="utf-8")
+PROMPT_FILE = "green_prompt.txt"
+_PLACES = ("{reference}", "{prediction}")
 _CHAT = "<|user|>\n{prompt}{end}\n<|assistant|>\n{end}\n<|assistant|>\n"
 
 
@@ -51,13 +57,43 @@ def green_judge(model: str = DEFAULT_GREEN, *, device: str | None = None) -> Loc
     )
 
 
-def green_prompt_hash() -> str:
+def read_prompt(model: str = DEFAULT_GREEN, file: Path | None = None) -> str:
+    """The wording that GREEN's LLM was fine-tuned on, with places for both reports.
+
+    Args:
+        model: as for :func:`green_judge`.
+        file: that holds it; None looks in the model's folder.
+
+    Raises:
+        WeightsError: it is not there (kind ``missing``), or has no places for the reports.
+    """
+    place = file or Path(model).expanduser() / PROMPT_FILE
+    try:
+        prompt = place.read_text(encoding="utf-8")
+        if not all(prompt.count(mark) == 1 for mark in _PLACES):
+            raise ValueError(f"it names {' and '.join(_PLACES)} not once each")
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"GREEN's prompt cannot be used ({getattr(error, 'strerror', None) or error})",
+            where=place,
+            remedy="Write it with make_prompt of the package green_score (docs/metrics.md), and "
+            "give --green-prompt FILE",
+            kind="missing",
+        ) from error
+    return prompt
+
+
+def prompt_hash(prompt: str) -> str:
     """SHA-256 of the wording around the reports."""
-    return hash_of(PROMPT, _CHAT)
+    return hash_of(prompt, _CHAT)
 
 
 def green(
-    predictions: Sequence[str], references: Sequence[str], *, judge: RememberingJudge
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    judge: RememberingJudge,
+    prompt: str,
 ) -> MetricResult:
     """GREEN of each pair and its mean.
 
@@ -65,6 +101,7 @@ def green(
         predictions: generated texts.
         references: true texts, in the same order.
         judge: GREEN's LLM, which remembers its answers.
+        prompt: from :func:`read_prompt`.
 
     Returns:
         Values ``green``, ``matched_findings``, ``significant_errors`` and
@@ -75,7 +112,7 @@ def green(
     """
     check_pairs(predictions, references)
     pairs = zip(predictions, references, strict=True)
-    answers = judge.answer([make_prompt(reference, text) for text, reference in pairs])
+    answers = judge.answer([make_prompt(prompt, reference, text) for text, reference in pairs])
     matched = np.array([matched_findings(answer) for answer in answers], dtype=np.float64)
     errors = np.array([significant_errors(answer) for answer in answers], dtype=np.float64)
     total = errors.sum(axis=1)
@@ -96,12 +133,11 @@ def green(
     return mean_result("green", values, facts=facts, details=details)
 
 
-def make_prompt(reference: str, prediction: str) -> str:
+def make_prompt(prompt: str, reference: str, prediction: str) -> str:
     """The text that the LLM reads of a pair."""
     true, written = (" ".join(text.split()[:_WORDS]) for text in (reference, prediction))
-    before, rest = PROMPT.split("{reference}")
-    between, after = rest.split("{prediction}")
-    return f"{before}{true}{between}{written}{after}"
+    places = {mark: text for mark, text in zip(_PLACES, (true, written), strict=True)}
+    return re.sub("|".join(map(re.escape, _PLACES)), lambda found: places[found[0]], prompt)
 
 
 def matched_findings(answer: str) -> int:

@@ -20,7 +20,7 @@ from llava_rad.metrics.bleu import (
 )
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
-from llava_rad.metrics.green import DEFAULT_GREEN, green, green_judge, green_prompt_hash
+from llava_rad.metrics.green import DEFAULT_GREEN, green, green_judge, prompt_hash, read_prompt
 from llava_rad.metrics.judge_llm import RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
@@ -59,6 +59,7 @@ class MetricSettings:
         bertscore_rescale: subtract the baseline of unrelated sentences.
         bertscore_baseline: table of baselines.
         green: GREEN's LLM, a folder or cached hub id.
+        green_prompt: see :func:`llava_rad.metrics.green.read_prompt`.
         ratescore_ner: RaTEScore's finder of entities, a folder or cached hub id.
         ratescore_encoder: RaTEScore's encoder of synonyms, a folder or cached hub id.
         srr_bert: SRR-BERT, a folder or cached hub id.
@@ -84,6 +85,7 @@ class MetricSettings:
     bertscore_rescale: bool = False
     bertscore_baseline: Path | None = None
     green: str = DEFAULT_GREEN
+    green_prompt: Path | None = None
     ratescore_ner: str = DEFAULT_NER
     ratescore_encoder: str = DEFAULT_ENCODER
     srr_bert: str = DEFAULT_SRR_BERT
@@ -177,7 +179,11 @@ class _Shared:
     @cached_property
     def green(self) -> RememberingJudge:
         judge = green_judge(self.settings.green, device=self.settings.device)
-        return RememberingJudge(judge, green_prompt_hash(), self.settings.cache)
+        return RememberingJudge(judge, prompt_hash(self.green_prompt), self.settings.cache)
+
+    @cached_property
+    def green_prompt(self) -> str:
+        return read_prompt(self.settings.green, self.settings.green_prompt)
 
     @cached_property
     def ratescore(self) -> RaTEScorer:
@@ -225,7 +231,7 @@ METRICS: dict[str, _Compute] = {
     "temporal_f1": lambda p, r, s: temporal_f1(p, r),
     "srr_bert": lambda p, r, s: srr_bert(p, r, labeler=s.srr_bert),
     "ratescore": lambda p, r, s: ratescore(p, r, scorer=s.ratescore),
-    "green": lambda p, r, s: green(p, r, judge=s.green),
+    "green": lambda p, r, s: green(p, r, judge=s.green, prompt=s.green_prompt),
     "radfact": lambda p, r, s: radfact(p, r, judge=s.radfact),
 }
 """Every metric, by name."""

@@ -26,6 +26,7 @@ from llava_rad.metrics.green import (
     green_judge,
     make_prompt,
     matched_findings,
+    read_prompt,
     significant_errors,
 )
 from llava_rad.metrics.radfact import aggregate, read_entailment, read_phrases
@@ -63,6 +64,9 @@ class Written:
         return [next(a for word, a in self.answers.items() if word in p) for p in prompts]
 
 
+PROMPT = "True:\n{reference}\nWritten:\n{prediction}\nCount.\n"
+
+
 def test_counts_are_read_off_an_answer():
     assert significant_errors(ANSWER) == significant_errors(NUMBERED) == [1, 2, 0, 0, 0, 0]
     assert matched_findings(ANSWER) == 3
@@ -81,7 +85,9 @@ def test_counts_are_radevals(radeval):
 
 def test_green_by_hand(tmp_path):
     judge = RememberingJudge(Written(ANSWERS), "hash", tmp_path)
-    result = green(["three", "numbered", "nothing", "unread"], ["x"] * 4, judge=judge)
+    result = green(
+        ["three", "numbered", "nothing", "unread"], ["x"] * 4, judge=judge, prompt=PROMPT
+    )
     assert list(result.per_pair["green"]) == [3 / 6, 3 / 6, 0, 0]
     assert result.values["significant_errors"] == 6 / 4
     assert result.values["significant/missing_finding"] == 1
@@ -93,17 +99,28 @@ def test_green_by_hand(tmp_path):
 def test_answers_are_asked_once_for_a_text_judge_and_prompt(tmp_path):
     judge = Written(ANSWERS)
     for _ in range(2):
-        green(["three", "three"], ["x", "x"], judge=RememberingJudge(judge, "hash", tmp_path))
+        kept = RememberingJudge(judge, "hash", tmp_path)
+        green(["three", "three"], ["x", "x"], judge=kept, prompt=PROMPT)
     assert len(judge.asked) == 1
-    green(["three"], ["x"], judge=RememberingJudge(judge, "other", tmp_path))
+    green(["three"], ["x"], judge=RememberingJudge(judge, "other", tmp_path), prompt=PROMPT)
     assert len(judge.asked) == 2
     assert (tmp_path / "judges.sqlite").stat().st_mode & 0o077 == 0
 
 
 def test_the_prompt_holds_both_reports_cut_at_300_words():
-    prompt = make_prompt("{prediction} a  b", "word " * 400)
-    assert "2. Reference Report:\n    {prediction} a b\n" in prompt
+    prompt = make_prompt(PROMPT, "{prediction} a  b", "word " * 400)
+    assert prompt.startswith("True:\n{prediction} a b\nWritten:\nword word")
     assert prompt.count("word") == 300
+
+
+def test_the_wording_is_read_from_the_models_folder_or_a_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"GREEN's prompt cannot be used \(No"):
+        read_prompt(str(tmp_path))
+    (tmp_path / "green_prompt.txt").write_text(PROMPT)
+    assert read_prompt(str(tmp_path)) == PROMPT
+    (tmp_path / "mine.txt").write_text("{reference} alone")
+    with pytest.raises(WeightsError, match=r"names \{reference\} and \{prediction\} not once"):
+        read_prompt(str(tmp_path), tmp_path / "mine.txt")
 
 
 @pytest.fixture(scope="module")
