@@ -6,7 +6,7 @@ them, and its operations and what it keeps for the backward pass are counted.
 
 import functools
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -145,7 +145,7 @@ def plan_pretraining(
     memory = {
         "student and teacher": 2 * _FLOAT * student / split,
         "gradients and optimiser": (_FLOAT + _MOMENTS) * student / split,
-        "copies in bfloat16": 0.0 if split > 1 or computed == 4 else 2.0 * computed * student,
+        "copies in half precision": 0.0 if split > 1 or computed == 4 else 2.0 * computed * student,
         "gathered layers": 2.0 * traced.layer * computed if split > 1 else 0.0,
         "activations": kept,
     }
@@ -197,6 +197,7 @@ class _Step:
     global_size: int
     local_size: int
     local_count: int
+    recomputed: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class _Traced:
     student: int  # parameters
     layer: int
     largest: int
+    layers: int
     flops: float  # of an image
     kept: float  # bytes an image keeps for the backward pass
 
@@ -219,18 +221,23 @@ def _trace(config: PretrainingConfig, global_size: int, local_size: int) -> _Tra
         local_size,
         config.crops.local_count,
     )
-    return _trace_step(step)
+    plain = _trace_step(step)
+    if not config.gradient_checkpointing:
+        return plain
+    # What enters the layers is kept, and one layer at a time is computed again.
+    again = _trace_step(replace(step, recomputed=True))
+    return replace(again, kept=again.kept + (plain.kept - again.kept) / again.layers)
 
 
 @functools.lru_cache(maxsize=16)
 def _trace_step(step: _Step) -> _Traced:
     with torch.device("meta"):
         model = StudentTeacher(
-            _backbone(step.backbone),
+            _backbone(step.backbone, step.recomputed),
             step.head,
             step.ibot_head,
             step.loss,
-            torch.bfloat16 if step.precision == "bf16" else None,
+            None if step.precision == "fp32" else torch.bfloat16,  # as large as float16
         ).train()
     with FakeTensorMode():  # autocast does not know the meta device
         for part in model.modules():
@@ -249,6 +256,7 @@ def _trace_step(step: _Step) -> _Traced:
         student=sum(sizes),
         layer=sum(p.numel() for p in backbone.encoder.layer[0].parameters()),
         largest=max(sizes),
+        layers=len(backbone.encoder.layer),
         flops=(more[0] - few[0]) / 2,
         kept=(more[1] - few[1]) / 2,
     )
@@ -272,6 +280,17 @@ def _count(model: StudentTeacher, step: _Step, batch: int) -> tuple[float, float
         kept.setdefault(storage._cdata, storage)
         return tensor
 
+    entered = 0
+
+    def enter(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal entered
+        entered += inputs[0].nbytes
+
+    hooks = [
+        layer.register_forward_pre_hook(enter)
+        for layer in backbone.encoder.layer
+        if step.recomputed
+    ]
     with (
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -279,14 +298,17 @@ def _count(model: StudentTeacher, step: _Step, batch: int) -> tuple[float, float
         crops = torch.empty(2 * batch, 1, step.global_size, step.global_size)
         model(crops, local, masks, 0.04).total.backward()
     model.zero_grad(set_to_none=True)
+    for hook in hooks:
+        hook.remove()
     # Fused attention is not counted: 2 products of 2 operations forward, 5 backward.
     side = [step.global_size] * 2 + [step.local_size] * step.local_count
-    squares = [(_tokens(backbone.config, size) ** 2, 2 * 2 + 5 * 2) for size in side]
+    times_of_student = 2 * 2 * (2 if step.recomputed else 1) + 5 * 2
+    squares = [(_tokens(backbone.config, size) ** 2, times_of_student) for size in side]
     squares += [(_tokens(backbone.config, size) ** 2, 2 * 2) for size in side[:2]]
     width = backbone.config.hidden_size * backbone.config.num_hidden_layers
     attention = float(batch * width * sum(square * times for square, times in squares))
     held = sum(storage.nbytes() for storage in kept.values() if id(storage) not in own)
-    return counter.get_total_flops() + attention, float(held)
+    return counter.get_total_flops() + attention, float(held + entered)
 
 
 def _tokens(shape: Any, size: int) -> int:
@@ -295,10 +317,10 @@ def _tokens(shape: Any, size: int) -> int:
     return int((size // shape.patch_size) ** 2) + 1 + registers
 
 
-def _backbone(config: BackboneConfig) -> Any:
+def _backbone(config: BackboneConfig, recomputed: bool) -> Any:
     """The student's backbone without its weights."""
     if config.encoder is None:
-        return build_backbone(config, "plain")
+        return build_backbone(config, "plain", recomputed=recomputed)
     name = _KNOWN.get(config.encoder)
     if name is None:
         try:
@@ -311,9 +333,11 @@ def _backbone(config: BackboneConfig) -> Any:
                 where=config.encoder,
                 remedy=f"Plan with one of {', '.join(_KNOWN)}, or a folder in transformers' layout",
             ) from error
-        return prepare(AutoModel.from_config(values), config.drop_path, "plain")
+        model = AutoModel.from_config(values)
+        return prepare(model, config.drop_path, "plain", recomputed=recomputed)
     assert name in ARCHITECTURES
     return build_backbone(
         BackboneConfig(architecture=name, image_size=518, drop_path=config.drop_path),  # type: ignore[arg-type]
         "plain",
+        recomputed=recomputed,
     )

@@ -66,6 +66,10 @@ class StagePlan:
         time: seconds of a sample on one GPU, by what takes them.
         steps: optimiser steps.
         hours: of the stage.
+        checkpoint_gb: trained weights and what the optimiser keeps, on disk.
+        written_gb: of it, by the process that writes most.
+        host_gb: of the host's memory that a process takes to write its part.
+        loading_gb: of the host's memory that the process takes which reads the LLM.
     """
 
     stage: str
@@ -78,6 +82,10 @@ class StagePlan:
     time: dict[str, float]
     steps: int
     hours: float
+    checkpoint_gb: float
+    written_gb: float
+    host_gb: float
+    loading_gb: float
 
     @property
     def peak_gb(self) -> float:
@@ -166,6 +174,9 @@ class Plan:
                 f"  peak memory    {stage.peak_gb:.1f} GB a GPU ({memory})",
                 f"  operations     {stage.flops / 1e12:.2f} TFLOP a sample",
                 f"  time           {stage.hours:.1f} h for {stage.steps:,} steps ({time})",
+                f"  checkpoint     {stage.checkpoint_gb:.2f} GB, {stage.written_gb:.2f} GB by a "
+                f"process, {stage.host_gb:.2f} GB of host memory to write it",
+                f"  loading        {stage.loading_gb:.2f} GB of host memory in one process",
             ]
         lines += ["", f"whole run        {self.hours:.1f} h"]
         kept = f"kept for {' and '.join(self.cached)}" if self.cached else "not kept"
@@ -346,9 +357,9 @@ def _plan_stage(
     )
     step = trace_step(llm, shape)
     with torch.device("meta"):
-        adapter = sum(
-            p.numel() for p in Adapter(config.adapter, encoder.dim, llm.hidden_size).parameters()
-        )
+        layers = Adapter(config.adapter, encoder.dim, llm.hidden_size)
+    of_adapter = [parameter.numel() for parameter in layers.parameters()]
+    adapter = sum(of_adapter)
     images = 0.0 if _is_cached(config, stage) else workload.images
     flops = {
         "layers, image tokens": step.layer_flops * image_tokens / length / batch,
@@ -369,6 +380,14 @@ def _plan_stage(
     time = {name: value / machines.flops for name, value in flops.items()}
     time["attention"] += traffic / machines.gpu.bandwidth
     epochs = studies * settings.epochs
+    # A parameter and AdamW's two moments, in float32; split over the processes each writes its own.
+    stored = 12.0 * (step.trained + adapter) / 1e9
+    split = machines.count if config.sharding == "fsdp2" else 1
+    table = llm.vocab_size * llm.hidden_size
+    largest = 4.0 * max(*of_adapter, table if whole else 0) / 1e9
+    # Split layer by layer from one process's memory; else each tensor goes straight to the GPU.
+    number = 2 if shape.bf16 and not whole else 4
+    loading = float(number * (step.parameters if split > 1 else table)) / 1e9
     return StagePlan(
         stage,
         trained=step.trained + adapter,
@@ -380,6 +399,10 @@ def _plan_stage(
         time=time,
         steps=max(1, -(-int(epochs) // settings.batch_size)),
         hours=sum(time.values()) * epochs / machines.count / 3600,
+        checkpoint_gb=stored,
+        written_gb=stored / split,
+        host_gb=(stored if config.async_checkpoints else largest) / split,
+        loading_gb=loading,
     )
 
 

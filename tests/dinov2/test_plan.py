@@ -70,6 +70,14 @@ def test_parameters_operations_and_memory_are_those_of_the_network(true):
     assert found.memory["activations"] * 1e9 / 4 == pytest.approx(kept, rel=0.15)
 
 
+def test_gradient_checkpointing_keeps_less_and_computes_more():
+    plain = plan_pretraining(config(), images=100)
+    twice = plan_pretraining(config(gradient_checkpointing=True), images=100)
+    assert twice.memory["activations"] < 0.35 * plain.memory["activations"]
+    # The student's forward pass a second time: of about eight of them that a step has.
+    assert 1.1 < twice.flops / plain.flops < 1.4
+
+
 def test_what_is_split_is_counted_once():
     whole = plan_pretraining(config(), images=100, processes=4)
     split = plan_pretraining(config(sharding="fsdp2"), images=100, processes=4)
