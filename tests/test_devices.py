@@ -76,6 +76,12 @@ def test_auto_is_a_short_format_where_it_is_fast(monkeypatch):
 def test_a_cpu_with_units_for_bfloat16_uses_them_and_says_so(monkeypatch, capsys, unit):
     pretend_cpu(monkeypatch, **{unit: True})
     pretend(monkeypatch, set())
+    for limit in ("DEFAULT", "avx512_core_amx", "AVX512_CORE_BF16"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert pick_dtype("auto", "cpu") is torch.bfloat16
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert pick_dtype("auto", "cpu") is torch.float32
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     assert pick_dtype("auto", "cpu") is torch.bfloat16
     assert pick_dtype("float32", "cpu") is torch.float32
     say_precision("auto", "torch.bfloat16, not quantised", "auto")

@@ -1,5 +1,6 @@
 """Items of a data set, read ahead by worker processes in a given order."""
 
+import multiprocessing
 from collections.abc import Generator, Sequence
 from typing import TypeVar
 
@@ -19,12 +20,15 @@ def read_ahead(
     Args:
         data: an item is a pure function of its number.
         numbers: of the items.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead; 0 reads in this one, as does a process that may start
+            none (a daemon).
         pin: put them where a GPU can fetch them without the host waiting.
 
     Raises:
         LlavaRadError: what an item raised, when its turn comes.
     """
+    if multiprocessing.current_process().daemon:
+        workers = 0
     loader = DataLoader(
         _Caught(data),
         batch_size=None,

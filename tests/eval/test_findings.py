@@ -107,7 +107,7 @@ def test_one_line_is_enough(tmp_path, run):
     done = run(path, "-o", tmp_path / "out", "--metrics", "rouge,cider")
     assert done.exit_code == 0, done.stderr
     numbers = json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]["rouge"]["values"]
-    assert numbers["rougeL"] == {"value": 1, "low": None, "high": None}
+    assert numbers["rougeL"] == {"value": 1, "low": None, "high": None, "median": None}
 
 
 def test_wrong_usage(predictions, tmp_path, run):

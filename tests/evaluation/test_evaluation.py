@@ -148,7 +148,7 @@ def test_no_input_gives_nan(tmp_path, predictions, references):
 def test_one_pair_has_no_interval(tmp_path):
     evaluation = evaluate(tmp_path, ["clear lungs"], ["clear lungs"])
     numbers = strict_json(evaluation)["metrics"]["rouge"]["values"]["rougeL"]
-    assert numbers == {"value": 1, "low": None, "high": None}
+    assert numbers == {"value": 1, "low": None, "high": None, "median": None}
 
 
 def test_other_languages_are_not_labelled(tmp_path):

@@ -7,7 +7,9 @@ from llava_rad.runs.checks import UnreadSteps
 
 
 class OnDevice(OneProcess):
-    """Keeps what is asked of the device; the meta device itself has no values to give."""
+    """One of two; keeps what is asked of the device, which itself (meta) has no values to give."""
+
+    num_processes = 2
 
     def __init__(self):
         super().__init__()
