@@ -120,7 +120,7 @@ def load_config(
             ``__post_init__`` is passed on with its place.
     """
     source = "overrides" if path is None else str(path)
-    values = {} if path is None else _read_with_base(Path(path))
+    values = {} if path is None else read_values(Path(path))
     for override in overrides:
         _apply_override(values, override, config_class)
     return _build(config_class, values, source, "")
@@ -240,12 +240,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values of a YAML file that is a mapping; of an empty one, none.
-
-    Raises:
-        ConfigError: it cannot be read, or is something else.
-    """
+def _read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(
         path,
         error=ConfigError,
@@ -262,7 +257,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Values of a file on top of those of the files that it is based on."""
     try:
         place = path.resolve()
@@ -275,7 +270,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             remedy="Take one of the base: lines out",
             kind="base_cycle",
         )
-    values = read_yaml(path)
+    values = _read_yaml(path)
     base = values.pop("base", None)
     if base is None:
         return values
@@ -283,7 +278,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(
             f"'base' must be a file's name, got {shown(base)}", where=path, remedy="Give its path"
         )
-    return _merged(_read_with_base(path.parent / base, (*above, place)), values)
+    return _merged(read_values(path.parent / base, (*above, place)), values)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

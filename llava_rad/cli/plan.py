@@ -50,44 +50,43 @@ def plan(
         from llava_rad.extras import require
 
         require("train", "a plan of a training")
+        from llava_rad.runs.gpus import UTILISATION
+
         file, is_pretraining = _find(config)
+        utilisation = utilisation or UTILISATION
         result: PretrainingPlan | Plan
         if is_pretraining:
             from llava_rad.dinov2.config import PretrainingConfig
             from llava_rad.dinov2.plan import plan_pretraining
-            from llava_rad.runs.gpus import UTILISATION
 
             result = plan_pretraining(
                 load_config(PretrainingConfig, file, overrides or []),
                 images=studies,
                 gpu=gpu,
                 processes=processes or 1,
-                utilisation=utilisation or UTILISATION,
+                utilisation=utilisation,
             )
-            write_out(json.dumps(result.to_dict()) if format == "json" else result.text())
-            return
-        from llava_rad.report_training.config import ReportTrainingConfig
-        from llava_rad.report_training.plan import UTILISATION
-        from llava_rad.report_training.plan import plan as plan_run
+        else:
+            from llava_rad.report_training.config import ReportTrainingConfig
+            from llava_rad.report_training.plan import plan as plan_run
 
-        settings = load_config(ReportTrainingConfig, file, overrides or [])
-        result = plan_run(
-            settings,
-            studies=studies,
-            gpu=gpu,
-            processes=processes,
-            utilisation=utilisation or UTILISATION,
-        )
+            result = plan_run(
+                load_config(ReportTrainingConfig, file, overrides or []),
+                studies=studies,
+                gpu=gpu,
+                processes=processes,
+                utilisation=utilisation,
+            )
         write_out(json.dumps(result.to_dict()) if format == "json" else result.text())
 
 
 def _find(config: str) -> tuple[Path, bool]:
     """The file of a configuration, and whether it is one of a pretraining."""
-    from llava_rad.config import read_yaml
+    from llava_rad.config import read_values
     from llava_rad.programs import config_names, find_config
 
     known = config_names()
     if f"encoder/{config}" in known and f"report/{config}" not in known:
         return known[f"encoder/{config}"], True
     file = find_config(config, "report")
-    return file, bool({"backbone", "crops", "schedule"} & set(read_yaml(file) or {}))
+    return file, bool({"backbone", "crops", "schedule"} & read_values(file).keys())

@@ -272,7 +272,6 @@ def _count(model: StudentTeacher, step: _Step, batch: int) -> tuple[float, float
     local = None
     if step.local_count:
         local = torch.empty(step.local_count * batch, 1, step.local_size, step.local_size)
-    own = {id(parameter.untyped_storage()) for parameter in model.parameters()}
     kept: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -307,7 +306,7 @@ def _count(model: StudentTeacher, step: _Step, batch: int) -> tuple[float, float
     squares += [(_tokens(backbone.config, size) ** 2, 2 * 2) for size in side[:2]]
     width = backbone.config.hidden_size * backbone.config.num_hidden_layers
     attention = float(batch * width * sum(square * times for square, times in squares))
-    held = sum(storage.nbytes() for storage in kept.values() if id(storage) not in own)
+    held = sum(storage.nbytes() for storage in kept.values())
     return counter.get_total_flops() + attention, float(held + entered)
 
 

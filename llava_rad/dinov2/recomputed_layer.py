@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from llava_rad.kernels.vit_layer import PatchMasks
-
 
 class RecomputedLayer(nn.Module):
     """Stands in for a layer, with its children and so with its names of parameters.
@@ -36,15 +34,9 @@ class RecomputedLayer(nn.Module):
         super().train(mode)
         return self
 
-    def forward(
-        self,
-        hidden: Tensor,
-        attention_mask: None = None,
-        wanted: PatchMasks | None = None,
-        **options: Any,
-    ) -> Tensor:
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
         """As of the layer."""
-        call: Any = (self._layer[0], dict(self.named_parameters()), (hidden,), {"wanted": wanted})
+        call: Any = (self._layer[0], dict(self.named_parameters()), inputs, options)
         tokens: Tensor
         if self.training and torch.is_grad_enabled():
             tokens = checkpoint(functional_call, *call, use_reentrant=False)

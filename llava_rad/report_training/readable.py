@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from llava_rad.data import Study
 from llava_rad.data.checking import check_images, settle_unreadable
@@ -14,6 +13,7 @@ from llava_rad.files import read_sealed, stamp_key, write_sealed
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies
 from llava_rad.reports.request import without_images
+from llava_rad.runs.together import gathered
 
 _REMEMBERED = "readable.json"
 
@@ -52,8 +52,11 @@ def check_readable(
     to_open = [p for p in mine if stamp_key(p) not in seen and not _is_stored(p, store)]
     rendering = encoder.preprocessing.rendering
     found = check_images(to_open, rendering=rendering, workers=config.workers)
-    failures = dict(gather_object([(path, str(error)) for path, error in found.items()]))
-    opened = gather_object([stamp_key(path) for path in to_open if path not in found])
+    own_failures = {path: str(error) for path, error in found.items()}
+    own_opened = [stamp_key(path) for path in to_open if path not in found]
+    everyones = gathered(accelerator, (own_failures, own_opened))
+    failures = {path: reason for part, _ in everyones for path, reason in part.items()}
+    opened = [key for _, part in everyones for key in part]
     if accelerator.is_main_process and opened:
         _remember(output, seen.union(opened))
     reasons = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 
 from llava_rad.data import Study
@@ -26,6 +25,7 @@ from llava_rad.report_training.config import DropoutConfig
 from llava_rad.report_training.studies import Split
 from llava_rad.reports.request import StudyRequest, study_request
 from llava_rad.runs.loading import read_ahead
+from llava_rad.runs.together import gathered
 from llava_rad.wording import counted
 
 # Independent streams of randomness under one seed.
@@ -298,7 +298,8 @@ def _in_all_processes(
     state, chunks = process_state(), range(-(-studies // _CHUNK))
     mine = chunks[state.process_index :: state.num_processes]
     made = read_ahead(tokenise, mine, workers if len(mine) > 1 else 0)
-    together = dict(gather_object(list(zip(mine, made, strict=True))))
+    parts = gathered(state, list(zip(mine, made, strict=True)))
+    together = dict(chunk for part in parts for chunk in part)
     return (found for number in chunks for found in together[number])
 
 

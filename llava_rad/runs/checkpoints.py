@@ -289,9 +289,8 @@ class _Pending:
 
     def abandon(self) -> None:
         """Take the unfinished folder away."""
-        gone = LlavaRadError("not written")
-        with contextlib.suppress(LlavaRadError):
-            self._stack.__exit__(LlavaRadError, gone, None)
+        with contextlib.suppress(LlavaRadError), self._stack:
+            raise LlavaRadError("not written")
 
     def _not_written(self, error: OSError | WeightsError) -> TrainingError:
         return TrainingError(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from llava_rad.errors import TrainingError
 from llava_rad.runs.distributed import local_part
+from llava_rad.runs.together import gathered
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class UnreadSteps:
                 for study in ids
             ]
             everyone = [study for ids in step.study_ids for study in ids]
-            found = [(own, everyone)]
-            if self._accelerator.num_processes > 1:
-                found = gather_object(found)
+            found = gathered(self._accelerator, (own, everyone))
             suspects = [study for part, _ in found for study in part]
             suspects = suspects or [study for _, part in found for study in part]
         error = TrainingError(

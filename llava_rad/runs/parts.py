@@ -156,12 +156,13 @@ class SavedTensors(Mapping[str, Tensor]):
 
     def shape(self, name: str) -> torch.Size:
         """The shape of the whole tensor."""
-        ends = [[o + s for o, s in zip(at, sizes, strict=True)] for _, at, sizes in self._at(name)]
+        parts = self._parts[name]
+        ends = [[o + s for o, s in zip(at, sizes, strict=True)] for _, at, sizes in parts]
         return torch.Size(max(along) for along in zip(*ends, strict=True))
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype it was saved in."""
-        return torch_dtype(self._at(name)[0][0].get_dtype())
+        return torch_dtype(self._parts[name][0][0].get_dtype())
 
     def read_into(self, name: str, tensor: Tensor) -> None:
         """Copy the values of a tensor of the same shape, split or not, into it.
@@ -174,7 +175,7 @@ class SavedTensors(Mapping[str, Tensor]):
         if isinstance(target, DTensor):
             begin, target = _offsets(target), target.to_local()
         wanted = target.numel()
-        for part, offsets, sizes in self._at(name):
+        for part, offsets, sizes in self._parts[name]:
             # Where this part and what is wanted overlap, in the coordinates of either.
             edges = [
                 (max(b, o), min(b + t, o + s))
@@ -189,9 +190,6 @@ class SavedTensors(Mapping[str, Tensor]):
             wanted -= values.numel()
         if wanted:
             raise ValueError(f"a part of {name} is in no file")
-
-    def _at(self, name: str) -> list[tuple[Any, list[int], list[int]]]:
-        return self._parts[name]
 
     def __getitem__(self, name: str) -> Tensor:
         whole = torch.empty(self.shape(name), dtype=self.dtype(name))

@@ -114,3 +114,12 @@ def test_the_command_plans_both_kinds(tmp_path):
     done = CliRunner().invoke(app, ["plan", str(file), "--studies", "100", "--format", "json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["images"] == 100
+
+
+def test_a_file_on_top_of_a_pretrainings_is_one_too(tmp_path):
+    (tmp_path / "base.yaml").write_text(json.dumps(SETTINGS))
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\nseed: 1\n")
+    command = ["plan", str(tmp_path / "mine.yaml"), "--studies", "100", "--format", "json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"] == 100

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from helpers.processes import in_processes
+from safetensors import safe_open
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -137,10 +138,31 @@ def test_a_part_that_no_file_holds_is_noticed(tmp_path):
         saved.read_into("rows", torch.empty(7, 3))
 
 
-def test_nothing_of_a_file_is_unpickled(tmp_path):
-    (tmp_path / ".metadata").write_bytes(pickle.dumps({"a": 1}))
+def test_the_header_is_that_of_torchs_writer(tmp_path):
     write(tmp_path)
-    assert set(SavedTensors(sorted(tmp_path.glob("*.safetensors")))) == WHOLE.keys()
-    header = (tmp_path / "shard-00001-model-00001-of-00001.safetensors").read_bytes()[8:]
-    kept = json.loads(header[: header.index(b"}}", header.index(b"data_offsets")) + 2] or "{}")
-    assert kept["__metadata__"]["DCP_VERSION"] == "1.0"
+    (file,) = tmp_path.iterdir()
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata()
+    assert about["DCP_VERSION"] == "1.0"
+    offsets = json.loads(about["DCP_SHARDING_INFO"])
+    assert offsets["rows"] == {"saved_offsets": [0, 0]}
+    assert offsets.keys() == WHOLE.keys()
+
+
+class Touched:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+def test_nothing_of_a_file_is_unpickled(tmp_path):
+    folder, mark = tmp_path / "saved", tmp_path / "mark"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(pickle.dumps(Touched(mark)))
+    write(folder)
+    assert set(SavedTensors(sorted(folder.glob("*.safetensors")))) == WHOLE.keys()
+    assert not mark.exists()
