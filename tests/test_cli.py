@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.dicom_files import UID, write_exam
 from helpers.tiny_models import byte_level_tokenizer, save_tiny_model, tiny_llm
+from helpers.waiting import PATIENCE
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -199,12 +200,12 @@ def test_stops_on_sigint_and_ends_with_all_lines(model, images, tmp_path):
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (output.exists() and output.read_bytes().count(b"\n") >= 1):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     if process.returncode != 0:  # it may have finished before the signal came
         assert process.returncode == 130
         assert "same command" in errors

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.disks import small_disk
 from helpers.tiny_models import tiny_encoder
+from helpers.waiting import PATIENCE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
@@ -207,7 +208,7 @@ def test_a_second_user_removes_nothing_of_the_first(tmp_path, encoder, pictures)
     results = context.Queue()
     user = context.Process(target=_as_another_user, args=(cache, pictures, results))
     user.start()
-    assert results.get(timeout=60) == (expected, [secret.name, damaged.name])
+    assert results.get(timeout=PATIENCE) == (expected, [secret.name, damaged.name])
     user.join()
     assert secret.exists()
     assert damaged.read_bytes() == b"nothing"

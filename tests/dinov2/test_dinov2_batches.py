@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.disks import small_disk
+from helpers.waiting import PATIENCE
 from PIL import Image
 
 from llava_rad.dinov2.augmentation import MultiCrop
@@ -258,12 +259,12 @@ class TestCache:
 
         runs = [context.Process(target=make, args=(first,), daemon=True) for first in (True, False)]
         runs[0].start()
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         runs[1].start()
         runs[1].join(0.7)
         assert runs[1].is_alive()
         may_go_on.set()
-        found = {first: rest for first, *rest in (results.get(timeout=30) for _ in runs)}
+        found = {first: rest for first, *rest in (results.get(timeout=PATIENCE) for _ in runs)}
         assert found[True][0] == [0, 1, 2]
         assert found[False][0] == []
         assert all((a == b).all() for a, b in zip(found[True][1], found[False][1], strict=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.waiting import PATIENCE
 from markupsafe import escape
 
 from llava_rad.data import save_manifest
@@ -220,12 +221,12 @@ def test_stopped_while_it_writes_it_ends_with_the_same_files(
         env=one_thread,
         text=True,
     )
-    reports, deadline = tmp_path / "cut/reports.jsonl", time.monotonic() + 120
+    reports, deadline = tmp_path / "cut/reports.jsonl", time.monotonic() + PATIENCE
     while not (reports.exists() and reports.read_bytes().count(b"\n") >= 3):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
     if sent == signal.SIGINT:
         assert errors.splitlines()[-1].startswith("stopped") and "Traceback" not in errors

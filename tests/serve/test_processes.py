@@ -42,7 +42,7 @@ def needs(*programs):
 def dcmtk(program, *arguments):
     # 3.6.7 reads its dictionary from a file; -v makes refusals visible.
     command = [program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 @pytest.mark.check

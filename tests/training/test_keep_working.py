@@ -14,6 +14,7 @@ from helpers.disks import small_disk
 from helpers.pretraining_runs import make_start
 from helpers.program_runs import run_program, start_program
 from helpers.programs import pretraining_program, report_program
+from helpers.waiting import PATIENCE
 from PIL import Image
 
 from llava_rad.data import Study, StudyImage, save_manifest
@@ -84,12 +85,12 @@ def test_a_signal_finishes_the_step_and_the_run_is_resumed_exactly(
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = program.arguments(output, "checkpoint_steps=1000")
     (process,) = start_program(program.path, arguments, log)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not any(row["step"] >= 2 for row in read_metrics(output)):
         assert process.is_alive() and time.monotonic() < deadline, log.read_text()
         time.sleep(0.005)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(PATIENCE)
     said = log.read_text()
     assert process.exitcode == code, said
     assert "Traceback" not in said

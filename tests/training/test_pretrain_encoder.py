@@ -23,6 +23,7 @@ from helpers.pretraining_runs import (
     tiny_config,
 )
 from helpers.program_runs import run_program, start_program
+from helpers.waiting import PATIENCE
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
@@ -117,7 +118,7 @@ def test_killed_run_goes_on_to_the_same_result(finished, start, tmp_path):
     save_config(settings, tmp_path / "config.yaml")
     arguments = [str(tmp_path / "config.yaml")]
     (process,) = start_program(PROGRAM, arguments, tmp_path / "log")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "killed" / "checkpoints" / "pretrain-0000005").exists():
         assert process.is_alive(), (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
