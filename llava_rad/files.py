@@ -294,7 +294,7 @@ class ContentKeys:
             stamp = list(_size_and_time(place))
             known = self._known.get(place)
             if known is None or known[0] != stamp:
-                known = self._known[place] = (stamp, _sha256(place))
+                known = self._known[place] = (stamp, sha256(place))
                 self._learnt = True
         except (OSError, ValueError) as error:  # ValueError: no name that a system can have
             raise ImageError(
@@ -349,12 +349,10 @@ def _size_and_time(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Tensors

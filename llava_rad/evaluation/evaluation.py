@@ -31,11 +31,11 @@ from llava_rad.evaluation.labels import metric_label
 from llava_rad.evaluation.predictions import Predictions
 from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
+from llava_rad.files import sha256
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
 from llava_rad.metrics.score import DEFINITIONS, JUDGED, Scorer, Scores, headline_values
-from llava_rad.metrics.weights import file_hash
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.statistics import LEVEL, RESAMPLES, Interval, Units, bootstrap
 from llava_rad.wording import counted, verb
@@ -431,7 +431,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "predictions": {
             "file": e.predictions.name,
-            "sha256": file_hash(e.predictions.path) if e.predictions.path else None,
+            "sha256": sha256(e.predictions.path) if e.predictions.path else None,
             "section": e.section,
             "count": e.count,
             "empty_predictions": sum(map(is_empty, e.predictions.predictions)),

@@ -19,11 +19,11 @@ from typing import Any
 
 from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.errors import MetricError, WeightsError
-from llava_rad.files import user_cache
+from llava_rad.files import sha256, user_cache
 from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
 from llava_rad.metrics.store import TextStore
-from llava_rad.metrics.weights import file_hash, resolve_file
+from llava_rad.metrics.weights import resolve_file
 
 Annotation = dict[str, Any]
 """As the package gives it: ``text`` (its tokens, joined) and ``entities``, by number: ``tokens``,
@@ -74,7 +74,7 @@ class RadGraphAnnotator:
         self.batch_size = batch_size
         self.cache = cache or user_cache()
         self.folder = _model_folder(model_type, weights, self.cache)
-        self.checkpoint_hash = file_hash(self.folder / WEIGHTS)
+        self.checkpoint_hash = sha256(self.folder / WEIGHTS)
         self._archive_hash = archive_hash(self.folder)
         self._network: Any = None
 
@@ -179,7 +179,7 @@ def _model_folder(model_type: str, weights: str | Path | None, cache: Path) -> P
             if (folder / WEIGHTS).is_file():
                 return folder
     archive = resolve_file(weights, repo=REPOSITORY, filename=archive_name, metric="radgraph")
-    digest = file_hash(archive)
+    digest = sha256(archive)
     folder = cache / "models" / f"{model_type}-{digest[:16]}"
     if not (folder / WEIGHTS).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_rad.errors import MetricError, WeightsError
+from llava_rad.files import sha256
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.result import (
     MetricResult,
@@ -36,7 +37,7 @@ from llava_rad.metrics.result import (
     ratio,
     some_empty,
 )
-from llava_rad.metrics.weights import file_hash, resolve_file
+from llava_rad.metrics.weights import resolve_file
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.weight_files import read_state_dict
 from llava_rad.wording import counted
@@ -141,7 +142,7 @@ class CheXbert:
             encoder.to(device).eval(),
             heads.to(device).eval(),
             BertTokenizer(vocab=str(vocabulary_path)),
-            file_hash(path),
+            sha256(path),
             precision,
         )
 

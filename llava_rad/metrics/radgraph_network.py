@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import WeightsError
+from llava_rad.files import sha256
 from llava_rad.hub import download
-from llava_rad.metrics.weights import file_hash
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict
 
@@ -114,7 +114,7 @@ def read_config(folder: Path) -> RadGraphConfig:
 def archive_hash(folder: Path) -> str:
     """SHA-256 of all that annotations depend on: weights, configuration, label names, BERT."""
     config = read_config(folder)
-    digest = hashlib.sha256(file_hash(folder / WEIGHTS).encode())
+    digest = hashlib.sha256(sha256(folder / WEIGHTS).encode())
     digest.update(json.dumps(vars(config) | {"bert": ""}, sort_keys=True).encode())
     files = _vocabulary_files(folder)
     if Path(config.bert).is_dir():
@@ -122,7 +122,7 @@ def archive_hash(folder: Path) -> str:
     else:
         digest.update(config.bert.encode())
     for file in files:
-        digest.update(f"\n{file.name} {file_hash(file)}".encode())
+        digest.update(f"\n{file.name} {sha256(file)}".encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,5 @@
 """Where the files of metrics that need a network's weights are found."""
 
-import hashlib
 from pathlib import Path
 
 from llava_rad.errors import WeightsError
@@ -37,12 +36,3 @@ def resolve_file(source: str | Path | None, *, repo: str, filename: str, metric:
             remedy=f"Fetch it with: hf download {repo} {filename}",
             kind="missing",
         ) from error
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ A reference is one of
 """
 
 import contextlib
-import hashlib
+import functools
 import importlib.util
 import io
 import logging
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,7 +33,7 @@ from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.extras import is_installed, require
-from llava_rad.files import user_cache
+from llava_rad.files import sha256, stamp_key, user_cache
 from llava_rad.hub import download
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
 from llava_rad.model.lora import LoraSettings
@@ -128,12 +129,10 @@ def package_weights(package: str) -> Path:
     return files[0]
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+@functools.lru_cache(maxsize=4)
+def _sha256(file: Path, stamp: str) -> str:
+    """Of a file, which is read once as long as its stamp stays."""
+    return sha256(file)
 
 
 def converted_gguf(file: Path) -> tuple[Path, str]:
@@ -142,7 +141,7 @@ def converted_gguf(file: Path) -> tuple[Path, str]:
     Dequantising takes many seconds, so it is done once: the result, in half precision (a finer
     step than the 4-bit weights have), is kept in the user's cache folder under the file's hash.
     """
-    digest = _sha256(file)
+    digest = _sha256(file, stamp_key(file))
     folder = user_cache() / "llm" / f"{file.stem}-{digest[:16]}"
     if (folder / "config.json").is_file():
         mark_used(folder)
@@ -348,9 +347,11 @@ def load_llm(
 def _read_weights(reference: str, folder: Path, causal: CausalLM, options: dict[str, Any]) -> Any:
     """The LLM with all its weights."""
     try:
+        whole = None if "device_map" in options else _widened(folder, options["dtype"])
         with quiet():
             llm, info = causal.model_class.from_pretrained(
-                str(folder),
+                str(folder) if whole is None else None,
+                state_dict=whole,
                 config=causal.config,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -361,16 +362,37 @@ def _read_weights(reference: str, folder: Path, causal: CausalLM, options: dict[
     except Exception as error:  # missing, cut and foreign files raise many kinds
         raise _unreadable(reference, error) from error
     _require_complete(reference, info, causal, llm)
+    if whole is not None:
+        _read_generation_settings(llm, folder)
     return llm
+
+
+def _widened(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+    """The weights in float32 of one file that holds them in half of it; of others, None.
+
+    They are read one by one. In a file that is mapped, all would lie in memory twice.
+    """
+    file = folder / "model.safetensors"
+    if dtype != torch.float32 or not file.is_file():
+        return None
+    with safe_open(file, framework="pt", backend="pread") as opened:
+        names = list(opened.keys())
+        if {opened.get_slice(name).get_dtype() for name in names} - {"F16", "BF16"}:
+            return None
+        return {name: opened.get_tensor(name).to(dtype) for name in names}
 
 
 def _without_weights(causal: CausalLM, folder: Path, options: dict[str, Any]) -> Any:
     """The LLM on the meta device, with the generation settings that its folder gives it."""
     with torch.device("meta"), quiet():
         llm = causal.model_class._from_config(causal.config, **options)
+    _read_generation_settings(llm, folder)
+    return llm
+
+
+def _read_generation_settings(llm: Any, folder: Path) -> None:
     with contextlib.suppress(OSError):
         llm.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
-    return llm
 
 
 def fitting_attention(reference: str, attention: str, revision: str | None = None) -> bool:

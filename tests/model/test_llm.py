@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers.tiny_models import tiny_llm
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from llava_rad.errors import ConfigError, WeightsError
-from llava_rad.model.llm import load_llm, load_tokenizer, package_weights
+from llava_rad.model.llm import _widened, load_llm, load_tokenizer, package_weights
 
 
 def test_loads_a_folder_with_its_own_head(tmp_path):
@@ -20,6 +21,26 @@ def test_loads_a_folder_with_its_own_head(tmp_path):
         assert torch.equal(again(ids).logits, llm(ids).logits)
     assert (reference.vocab_size, reference.hidden_size) == (300, 64)
     assert reference.architecture == "PhiForCausalLM"
+
+
+@pytest.mark.parametrize("family", ["tied-llama", "phi2", "qwen2"])
+def test_a_file_of_half_precision_is_widened_as_it_is_read(family, tmp_path):
+    """Equal to what transformers loads; a file that is mapped would lie in memory beside it."""
+    saved = tiny_llm(family, 300).half()
+    saved.generation_config.eos_token_id = [7, 9]
+    saved.save_pretrained(tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
+    llm, _ = load_llm(str(tmp_path))
+    assert {7, 9} <= set(llm.generation_config.eos_token_id)
+    found = llm.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name]), name
+    widened = _widened(tmp_path, torch.float32)
+    assert {t.dtype for t in widened.values()} == {torch.float32}
+    assert _widened(tmp_path, torch.float16) is None  # shared with the file's pages
+    saved.float().save_pretrained(tmp_path)
+    assert _widened(tmp_path, torch.float32) is None
 
 
 def test_weights_without_the_bias_of_phis_head_are_an_error(tmp_path):
