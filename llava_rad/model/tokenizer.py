@@ -1,5 +1,6 @@
 """The tokenizer of an LLM: read as its files describe it, and no code of theirs."""
 
+import functools
 import json
 import re
 import shutil
@@ -190,10 +191,18 @@ def tokenise(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]
     """A text's tokens without any around it, and the characters that each stands for.
 
     The library underneath is asked itself: transformers' way around it takes as long again, and
-    a training tokenises millions of texts.
+    a training tokenises millions of texts. The last few are remembered: prompts are mostly alike.
     """
-    found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    return found.ids, found.offsets
+    backend = tokenizer.backend_tokenizer
+    ids, offsets = _encoded(backend, backend.get_vocab_size(), text)
+    return list(ids), list(offsets)
+
+
+@functools.lru_cache(maxsize=32)
+def _encoded(backend: Any, words: int, text: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """Ids and offsets of a text; a vocabulary that has grown (``words``) is another."""
+    found = backend.encode(text, add_special_tokens=False)
+    return tuple(found.ids), tuple(found.offsets)
 
 
 def decode(tokenizer: Any, ids: list[int]) -> str:

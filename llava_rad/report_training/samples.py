@@ -287,7 +287,7 @@ class _Tokenise(Dataset[list[list[_Tokens] | str]]):
         ids = np.array(sample.input_ids, dtype=np.int32)
         images = np.flatnonzero(ids == IMAGE_TOKEN)
         repeated = images[np.arange(len(images)) % self.processor.tokens_per_image != 0]
-        prompt = sum(label == IGNORE for label in sample.labels)
+        prompt = sample.labels.count(IGNORE)
         return _Tokens(without, np.delete(ids, repeated), prompt, len(ids), sample.truncated)
 
 
