@@ -178,3 +178,12 @@ def test_texts_are_tokenised_as_transformers_does_it():
     for text in ("", " Nodule of 3-4 mm.\n", "é中 no </s> effusion", "a" * 500):
         expected = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         assert tokenise(tokenizer, text) == (expected["input_ids"], expected["offset_mapping"])
+
+
+def test_a_text_that_was_tokenised_before_is_seen_anew_by_another_vocabulary():
+    tokenizer, text = byte_level_tokenizer(), "No <finding> here."
+    before, _ = tokenise(tokenizer, text)
+    tokenise(tokenizer, text)[0].clear()  # the caller's own list
+    assert tokenise(tokenizer, text)[0] == before
+    tokenizer.add_tokens(["<finding>"])
+    assert tokenizer.convert_tokens_to_ids("<finding>") in tokenise(tokenizer, text)[0]
