@@ -34,20 +34,14 @@ from torch.utils.data import Dataset
 
 from llava_rad.encoders import EncoderOutput, ImageEncoder, Preprocessing
 from llava_rad.errors import DataError, ImageError, WeightsError
-from llava_rad.files import (
-    CHECKSUMS,
-    ContentKeys,
-    clear_leftovers,
-    seal_of,
-    size_text,
-    stamp_key,
-    write_tensors,
-)
+from llava_rad.file_keys import ContentKeys, stamp_key
+from llava_rad.files import clear_leftovers, size_text
 from llava_rad.images import load_radiograph
 from llava_rad.processes import process_state
 from llava_rad.readers import parse_json
 from llava_rad.runs.loading import read_ahead
 from llava_rad.runs.together import in_all
+from llava_rad.tensor_files import CHECKSUMS, seal_of, write_tensors
 
 _LOG = logging.getLogger(__name__)
 

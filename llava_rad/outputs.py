@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, LlavaRadError
-from llava_rad.files import CHECKSUMS, clear_leftovers, write_atomically, write_bytes
+from llava_rad.files import clear_leftovers, write_atomically, write_bytes
 from llava_rad.locks import FolderLock, locked
+from llava_rad.tensor_files import CHECKSUMS
 
 #: What pictures name as what made them.
 MAKER = "llava-rad"

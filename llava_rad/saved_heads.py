@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_rad.errors import LlavaRadError, WeightsError
-from llava_rad.files import read_tensors_and_metadata, write_tensors
 from llava_rad.readers import parse_json
+from llava_rad.tensor_files import read_tensors_and_metadata, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

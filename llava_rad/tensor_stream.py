@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_rad.errors import DataError, WeightsError
-from llava_rad.files import CHECKSUMS, checksum, flush, read_sealed, seal_of, write_sealed
+from llava_rad.files import checksum, flush, read_sealed, write_sealed
 from llava_rad.outputs import cannot_write
 from llava_rad.safetensors_writer import DTYPES, TensorLayout, header, torch_dtype, write_whole
+from llava_rad.tensor_files import CHECKSUMS, seal_of
 
 if TYPE_CHECKING:
     import torch

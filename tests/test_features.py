@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
-from llava_rad import features, files
+from llava_rad import features, file_keys
 from llava_rad.encoders import Preprocessing
 from llava_rad.errors import DataError, ImageError
 from llava_rad.features import PATCHES, VECTORS, FeatureStore
@@ -334,7 +334,7 @@ def test_kinds_lie_side_by_side_and_leave_each_other_alone(tmp_path, encoder, pi
 
 def test_stamps_know_an_image_without_reading_it(tmp_path, encoder, pictures, monkeypatch):
     FeatureStore(tmp_path, encoder, keys="stamp").fill(pictures)
-    monkeypatch.setattr(files, "_sha256", never)
+    monkeypatch.setattr(file_keys, "sha256", never)
     store = FeatureStore(tmp_path, encoder, keys="stamp")
     assert not store.missing(pictures)
     renamed = shutil.copy(pictures[0], tmp_path / "renamed.png")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llava_rad.errors import ImageError
-from llava_rad.files import ContentKeys, stamp_key
+from llava_rad.file_keys import ContentKeys, stamp_key
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -27,7 +27,7 @@ def test_content_is_the_key_and_is_read_once(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "d.png").write_bytes(b"d")
     other(tmp_path / "d.png")
     other.remember()
-    monkeypatch.setattr("llava_rad.files._sha256", lambda path: "read")
+    monkeypatch.setattr("llava_rad.file_keys.sha256", lambda path: "read")
     again = ContentKeys(memory)
     assert again(str(paths[1])) == EMPTY and again(tmp_path / "d.png") != "read"
     memory.write_text("[1")

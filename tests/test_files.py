@@ -16,15 +16,14 @@ from llava_rad.errors import DataError, WeightsError
 from llava_rad.files import (
     clear_leftovers,
     read_sealed,
-    read_tensors,
     user_cache,
     write_atomically,
     write_folder_atomically,
     write_json,
     write_sealed,
-    write_tensors,
     write_text,
 )
+from llava_rad.tensor_files import read_tensors, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 

@@ -12,10 +12,10 @@ import torch
 
 from llava_rad.bundled import BUNDLED
 from llava_rad.encoders import load_encoder
-from llava_rad.files import fingerprint, read_tensors
 from llava_rad.images import load_radiograph
 from llava_rad.model import ReportRequest, RequestImage, load
 from llava_rad.reports.generate import generate_reports
+from llava_rad.tensor_files import fingerprint, read_tensors
 
 FOLDER = BUNDLED["mini"]
 

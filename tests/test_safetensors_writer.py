@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 
 from llava_rad.errors import WeightsError
-from llava_rad.files import check_tensors, read_tensors_and_metadata, write_tensors
 from llava_rad.safetensors_writer import DTYPES, TensorLayout, write_safetensors
+from llava_rad.tensor_files import check_tensors, read_tensors_and_metadata, write_tensors
 
 MIXED = {
     "a.byte": torch.arange(3, dtype=torch.uint8),

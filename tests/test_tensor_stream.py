@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_rad.errors import DataError
-from llava_rad.files import read_tensors_and_metadata
+from llava_rad.tensor_files import read_tensors_and_metadata
 from llava_rad.tensor_stream import TensorStream
 
 NAMES = ("large", "small")

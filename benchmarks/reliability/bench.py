@@ -16,7 +16,7 @@ from PIL import Image
 from processes import Ended, Process
 
 import llava_rad
-from llava_rad.files import read_tensors
+from llava_rad.tensor_files import read_tensors
 
 MINI = Path(llava_rad.__file__).parent / "mini"
 _WORDS = [
@@ -201,7 +201,7 @@ class Bench:
     def _fill_features(self, to: Path) -> Callable[[], None]:
         def fill() -> None:
             from llava_rad import features, load_encoder
-            from llava_rad.files import write_tensors
+            from llava_rad.tensor_files import write_tensors
 
             features.BATCH, features._SHARD_BYTES = 1, 1  # a shard an image
             cache = features.FeatureStore(to / "cache", load_encoder(MINI / "encoder"))

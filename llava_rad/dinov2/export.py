@@ -10,7 +10,8 @@ from transformers import Dinov2Model, Dinov2WithRegistersModel, PreTrainedConfig
 from llava_rad.encoders.dinov2_repo import transformers_to_repo
 from llava_rad.encoders.hf import save_model
 from llava_rad.encoders.preprocessing import Preprocessing
-from llava_rad.files import write_atomically, write_folder_atomically, write_tensors, write_text
+from llava_rad.files import write_atomically, write_folder_atomically, write_text
+from llava_rad.tensor_files import write_tensors
 
 _HEADS = ("dino_head", "ibot_head")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from llava_rad.data.image_files import FoundImages, find_images, judge, summarise
 from llava_rad.errors import DataError
-from llava_rad.files import stamp_key
+from llava_rad.file_keys import stamp_key
 from llava_rad.images import Rendering, load_radiograph
 from llava_rad.names import escape_name
 

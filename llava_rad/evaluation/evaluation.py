@@ -31,7 +31,7 @@ from llava_rad.evaluation.labels import metric_label
 from llava_rad.evaluation.predictions import Predictions
 from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
-from llava_rad.files import sha256
+from llava_rad.file_keys import sha256
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number

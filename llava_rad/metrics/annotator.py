@@ -19,7 +19,8 @@ from typing import Any
 
 from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.errors import MetricError, WeightsError
-from llava_rad.files import sha256, user_cache
+from llava_rad.file_keys import sha256
+from llava_rad.files import user_cache
 from llava_rad.metrics.radgraph_network import WEIGHTS, archive_hash, build_network
 from llava_rad.metrics.result import is_empty
 from llava_rad.metrics.store import TextStore

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_rad.errors import MetricError, WeightsError
-from llava_rad.files import sha256
+from llava_rad.file_keys import sha256
 from llava_rad.metrics.label_f1 import label_f1
 from llava_rad.metrics.result import (
     MetricResult,

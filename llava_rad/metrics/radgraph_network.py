@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import WeightsError
-from llava_rad.files import sha256
+from llava_rad.file_keys import sha256
 from llava_rad.hub import download
 from llava_rad.readers import read_json
 from llava_rad.weight_files import read_state_dict

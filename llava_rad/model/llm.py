@@ -33,7 +33,8 @@ from llava_rad.caches import keep_within_limit, mark_used
 from llava_rad.config import Count
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.extras import is_installed, require
-from llava_rad.files import sha256, stamp_key, user_cache
+from llava_rad.file_keys import sha256, stamp_key
+from llava_rad.files import user_cache
 from llava_rad.hub import download
 from llava_rad.model.causal_lm import CausalLM, causal_lm, first_line, read_config
 from llava_rad.model.lora import LoraSettings

@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from llava_rad.config import Count, Range, check_ranges
 from llava_rad.errors import ConfigError, ModelError, WeightsError
 from llava_rad.extras import require
-from llava_rad.files import cast, read_tensors, require_fingerprint, write_tensors
 from llava_rad.readers import read_json
+from llava_rad.tensor_files import cast, read_tensors, require_fingerprint, write_tensors
 from llava_rad.wording import counted
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from llava_rad.files import read_tensors, require_fingerprint
 from llava_rad.model.lora import (
     WEIGHTS_FILE,
     load_lora,
@@ -21,6 +20,7 @@ from llava_rad.model.lora import (
     require_finite,
     require_same_tensors,
 )
+from llava_rad.tensor_files import read_tensors, require_fingerprint
 
 # Settings that do not change what is added, or that are followed here.
 _PLAIN = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "fan_in_fan_out"}

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 
 from llava_rad.encoders import EncoderOutput, ImageEncoder, load_encoder
 from llava_rad.errors import ModelError, WeightsError
-from llava_rad.files import (
-    cast,
-    fingerprint,
-    read_tensors,
-    require_fingerprint,
-    write_folder_atomically,
-    write_tensors,
-)
+from llava_rad.files import write_folder_atomically
 from llava_rad.images import Radiograph
 from llava_rad.kernels.token_loss import token_loss
 from llava_rad.model.adapter import Adapter, AdapterConfig
@@ -64,6 +57,13 @@ from llava_rad.model.processor import (
 from llava_rad.model.prompt import PromptTemplate
 from llava_rad.model.upload import upload
 from llava_rad.outlines import Mask, outline, seeing_whole_images
+from llava_rad.tensor_files import (
+    cast,
+    fingerprint,
+    read_tensors,
+    require_fingerprint,
+    write_tensors,
+)
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llava_rad.encoders import EncoderOutput, ImageEncoder, Preprocessing, load_encoder
 from llava_rad.errors import ConfigError
-from llava_rad.files import write_tensors
+from llava_rad.tensor_files import write_tensors
 
 _SEED = re.compile(r":\d+$")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -11,7 +11,6 @@ from torch import nn
 
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import ConfigError, TrainingError
-from llava_rad.files import read_each_tensor, read_tensors, require_fingerprint
 from llava_rad.kernels import choice
 from llava_rad.model import (
     PromptTemplate,
@@ -29,6 +28,7 @@ from llava_rad.report_training.samples import restricted_template
 from llava_rad.report_training.sharding import decoder_layers, shard
 from llava_rad.runs.receiving import receive
 from llava_rad.runs.together import in_all
+from llava_rad.tensor_files import read_each_tensor, read_tensors, require_fingerprint
 
 
 def build_stage_model(

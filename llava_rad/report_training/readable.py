@@ -9,7 +9,8 @@ from llava_rad.data.checking import check_images, settle_unreadable
 from llava_rad.encoders import ImageEncoder
 from llava_rad.errors import DataError, ImageError
 from llava_rad.features import FeatureStore
-from llava_rad.files import read_sealed, stamp_key, write_sealed
+from llava_rad.file_keys import stamp_key
+from llava_rad.files import read_sealed, write_sealed
 from llava_rad.report_training.config import DataConfig
 from llava_rad.report_training.studies import RunStudies
 from llava_rad.reports.request import without_images

@@ -19,13 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llava_rad.errors import DataError, LlavaRadError, TrainingError, WeightsError
-from llava_rad.files import (
-    check_tensors,
-    clear_leftovers,
-    read_sealed,
-    write_folder_atomically,
-    write_sealed,
-)
+from llava_rad.files import clear_leftovers, read_sealed, write_folder_atomically, write_sealed
 from llava_rad.runs.parts import Gathered, Part, SavedTensors, part_of, write_parts
 from llava_rad.runs.settings import differences
 from llava_rad.runs.state import plain_name
@@ -37,6 +31,7 @@ from llava_rad.runs.together import (
     raise_in_all,
     told_by_another,
 )
+from llava_rad.tensor_files import check_tensors
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"([a-z]+)-(\d{7,})")

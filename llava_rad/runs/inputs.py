@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, TrainingError
-from llava_rad.files import read_sealed, stamp_key, write_sealed
+from llava_rad.file_keys import stamp_key
+from llava_rad.files import read_sealed, write_sealed
 
 FILE = "inputs.json"
 _NAMED = 3

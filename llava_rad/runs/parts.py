@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from llava_rad.files import write_each_tensor
 from llava_rad.safetensors_writer import TensorLayout, torch_dtype
+from llava_rad.tensor_files import write_each_tensor
 
 _OFFSETS = "DCP_SHARDING_INFO"
 
@@ -96,7 +96,7 @@ def write_parts(parts: Mapping[str, Part], file: Path) -> str:
         file: to write.
 
     Returns:
-        The file's seal, for :func:`llava_rad.files.check_tensors`; empty where this process
+        The file's seal, for :func:`llava_rad.tensor_files.check_tensors`; empty where this process
         writes nothing, and no file is made.
 
     Raises:

@@ -3,7 +3,7 @@
 import socket
 import time
 
-PATIENCE = 180  # seconds, for a machine that is busy
+PATIENCE = 600  # seconds, for a machine that is busy; what is broken waits as long
 
 
 def wait_for(happened):

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llava_rad.errors import WeightsError
-from llava_rad.files import read_tensors, write_tensors
 from llava_rad.model import LoraSettings, ReportModel, load
 from llava_rad.model.lora import CONFIG_FILE, WEIGHTS_FILE, lora_targets
 from llava_rad.model.lora_merge import add_saved_lora
+from llava_rad.tensor_files import read_tensors, write_tensors
 
 VOCABULARY = 90
 

@@ -14,8 +14,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from llava_rad.files import check_tensors
 from llava_rad.runs.parts import Gathered, SavedTensors, part_of, write_parts
+from llava_rad.tensor_files import check_tensors
 
 # Seven rows do not divide by two or three; one row is in one process only.
 WHOLE = {
