@@ -222,7 +222,7 @@ def test_another_users_full_cache_is_read_without_writing(tmp_path, encoder, pic
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(features, "write_tensors", refused)
-    monkeypatch.setattr(files, "write_sealed", refused)
+    monkeypatch.setattr(file_keys, "write_sealed", refused)
     monkeypatch.setattr(FeatureStore, "_encode", never)
     cache = FeatureStore(tmp_path / "cache", encoder)
     assert cache.fill(pictures) == 0
