@@ -123,16 +123,16 @@ def main(
             head = f"convention of {published.preset.title}; {head}"
         content = {**facts, "units": units.count, **how, "files": _differences(results)}
         if errors is not None:
-            rows = {str(path): _rows(file, ids) for path, file in zip(files, read, strict=True)}
-            first = rows[str(files[0])]
+            rows = [_rows(file, ids) for file in read]
             mentions = None
             if is_english(languages):
-                texts = [[row.reference for row in first]]
-                texts += [[row.prediction for row in of_file] for of_file in rows.values()]
+                texts = [[row.reference for row in rows[0]]]
+                texts += [[row.prediction for row in of_file] for of_file in rows]
                 mentions = np.stack([scorer.label_reports(some) for some in texts])
-            found = compare_errors(rows, [s.results for s in scores], mentions, units, primary)
+            results_of = [some.results for some in scores]
+            found = compare_errors([*map(str, files)], rows, results_of, mentions, units, primary)
             if found:
-                write_changes(str(files[0]), first, found, errors)
+                write_changes(str(files[0]), rows[0], found, errors)
                 say_once(f"written to {errors}: comparison.html, errors.json, errors.csv")
             else:
                 say_once(f"warning: {errors}: {NO_LABELS}")

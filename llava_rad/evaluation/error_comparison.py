@@ -19,7 +19,8 @@ _OF_STUDY = ("labels", "sex", "age", "view", "source")
 
 
 def compare_errors(
-    files: Mapping[str, Sequence[Prediction]],
+    names: Sequence[str],
+    rows: Sequence[Sequence[Prediction]],
     results: Sequence[Mapping[str, MetricResult]],
     mentions: NDArray[np.int64] | None,
     units: Units,
@@ -28,8 +29,9 @@ def compare_errors(
     """Compare every other file with the first.
 
     Args:
-        files: by name the rows of each, on the same studies in the same order. What one file does
-            not say of a study, such as its sex, is taken from the next one that does.
+        names: of the files.
+        rows: of each file, on the same studies in the same order. What one file does not say of a
+            study, such as its sex, is taken from the next one that does.
         results: the metrics of each file.
         mentions: what chexpert-rules find in the references and in each file's predictions
             [1 + files, studies, 14]; None where reports are not in English.
@@ -39,7 +41,6 @@ def compare_errors(
     Returns:
         For each other file its changes, and those under every policy; nothing without labels.
     """
-    rows = list(files.values())
     studies = [_of_study(of_files) for of_files in zip(*rows, strict=True)]
     expected = None if mentions is None else mentions[0]
     subgroups = find_subgroups(studies, *normal_references(studies, expected))
@@ -48,7 +49,7 @@ def compare_errors(
         for i, of_file in enumerate(results)
     ]
     compared = []
-    for name, of_file, theirs in list(zip(files, rows, stated, strict=True))[1:]:
+    for name, of_file, theirs in list(zip(names, rows, stated, strict=True))[1:]:
         policies = [
             error_changes(first, second, subgroups, units)
             for first, second in zip(stated[0], theirs, strict=True)

@@ -282,7 +282,10 @@ def _span(interval: Interval | None) -> str:
 
 
 def _points(difference: float | None) -> str:
-    return "" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
+    if difference is None:
+        return ""
+    said = f"{100 * difference:+.1f}".replace("-", "−")
+    return "0.0" if said[1:] == "0.0" else said
 
 
 def _span_points(interval: Interval) -> str:

@@ -41,13 +41,14 @@ def report(made):
 
 
 def comparison(*systems):
-    files = {f"{'abc'[n]} <b>.jsonl": made for n, made in enumerate(systems)}
+    names = [f"{letter} <b>.jsonl" for letter in "abc"][: len(systems)]
     references = [row.reference for row in systems[0]]
     texts = [references, *([row.prediction for row in made] for made in systems)]
     mentions = [label_reports(some) for some in texts]
     units = Units.of([row.patient for row in systems[0]])
-    found = compare_errors(files, [{}] * len(files), np.stack(mentions), units, PRIMARY)
-    return render_changes(next(iter(files)), systems[0], [compared for compared, _ in found])
+    results = [{}] * len(systems)
+    found = compare_errors(names, systems, results, np.stack(mentions), units, PRIMARY)
+    return render_changes(names[0], systems[0], [compared for compared, _ in found])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def clear():
 
 def test_the_report_shows_shares_intervals_cases_and_few(clear):
     part = report(clear)
-    table = part[part.index("<caption><b>Found</b>") :]
+    table = part[part.index("<caption><span><b>Found</b>") :]
     line = re.search(r'<tr><th scope="row">Pleural Effusion</th>.*?</tr>', table, re.DOTALL)[0]
     read = " ".join(re.sub(r"<[^>]+>", " ", line).split())
     assert read.startswith("Pleural Effusion 0 % 0 – 24 0 of 12 few 0 % 0 – 39 0 of 6 few")
