@@ -32,6 +32,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
@@ -124,16 +125,12 @@ def main(
         content = {**facts, "units": units.count, **how, "files": _differences(results)}
         if errors is not None:
             rows = [_rows(file, ids) for file in read]
-            mentions = None
-            if is_english(languages):
-                texts = [[row.reference for row in rows[0]]]
-                texts += [[row.prediction for row in of_file] for of_file in rows]
-                mentions = np.stack([scorer.label_reports(some) for some in texts])
-            results_of = [some.results for some in scores]
-            found = compare_errors([*map(str, files)], rows, results_of, mentions, units, primary)
-            if found:
-                write_changes(str(files[0]), rows[0], found, errors)
-                say_once(f"written to {errors}: comparison.html, errors.json, errors.csv")
+            mentions = _mentions(scorer, rows) if is_english(languages) else None
+            of_files = [of_file.results for of_file in scores]
+            changes = compare_errors([*map(str, files)], rows, of_files, mentions, units, primary)
+            if changes:
+                write_changes(str(files[0]), rows[0], changes, errors)
+                say_once(f"written to {errors}: {', '.join(COMPARISON)}")
             else:
                 say_once(f"warning: {errors}: {NO_LABELS}")
         numbers.put(content, "\n".join([head, *tables]))
@@ -198,6 +195,13 @@ def _score(
 def _rows(predictions: Predictions, ids: Sequence[str]) -> list[Prediction]:
     rows = {row.id: row for row in predictions.rows}
     return [rows[id] for id in ids]
+
+
+def _mentions(scorer: Scorer, files: Sequence[Sequence[Prediction]]) -> NDArray[np.int64]:
+    """What chexpert-rules find in the references and in each file [1 + files, studies, 14]."""
+    texts = [[row.reference for row in files[0]]]
+    texts += [[row.prediction for row in rows] for rows in files]
+    return np.stack([scorer.label_reports(some) for some in texts])
 
 
 def _patients(files: Sequence[Predictions], ids: Sequence[str]) -> list[str | None]:

@@ -82,6 +82,11 @@ class Units:
         """What a unit is called: ``patient``, or ``study`` where no patient is known."""
         return "study" if self.unnamed == len(self.index) else "patient"
 
+    @property
+    def plural(self) -> str:
+        """What several units are called."""
+        return "studies" if self.name == "study" else "patients"
+
     def __str__(self) -> str:
         if self.name == "study":
             return f"{_counted(self.count, 'study', 'studies')} (no patient ids)"

@@ -34,12 +34,6 @@ from llava_rad.statistics import (
     swap_p_value,
 )
 
-METHOD = (
-    f"{100 * LEVEL:.0f} % by Agresti and Min's formula for pairs, with the variance between "
-    "patients"
-)
-TEST = "exact, over all swaps of the two systems' outputs, patient by patient"
-
 Verdict = Literal["better", "worse", "not shown", "few"]
 
 
@@ -51,10 +45,10 @@ class Change:
         more: cases that count for the second system alone.
         less: cases that count for the first alone.
         cases: of both.
-        patients: that the cases come from.
-        interval: of the difference; None where fewer than two patients have a case.
+        units: patients that the cases come from; studies, where no patient is named.
+        interval: of the difference; None where fewer than two units have a case.
         good: whether a rise is an improvement: found observations, not invented ones.
-        few: whether the patients are too few to test.
+        few: whether the units are too few to test.
         p: two-sided p-value; None where it is not tested.
         corrected: the same, corrected for the number of tests (Holm).
     """
@@ -62,7 +56,7 @@ class Change:
     more: int
     less: int
     cases: int
-    patients: int
+    units: int
     interval: Interval | None
     good: bool
     few: bool
@@ -136,6 +130,19 @@ class ErrorChanges:
         return sum(change.p is not None for change in self.all())
 
 
+def interval_method(units: Units) -> str:
+    """How the intervals are made, for people."""
+    return (
+        f"{100 * LEVEL:.0f} % by Agresti and Min's formula for pairs, with the variance between "
+        f"{units.plural}"
+    )
+
+
+def p_value_method(units: Units) -> str:
+    """How the p-values are made, for people."""
+    return f"exact, over all swaps of the two systems' outputs, {units.name} by {units.name}"
+
+
 def error_changes(
     first: Stated, second: Stated, subgroups: Subgroups, units: Units
 ) -> ErrorChanges:
@@ -181,7 +188,7 @@ def _changes(
             more=int(more[:, i].sum()),
             less=int(less[:, i].sum()),
             cases=share.cases,
-            patients=share.patients,
+            units=share.units,
             interval=intervals[i],
             good=good,
             few=share.few,

@@ -26,7 +26,9 @@ def write_errors(matrices: Sequence[ErrorMatrix], folder: Path) -> None:
         DataError: the folder cannot be written.
     """
     rows = [row for matrix in matrices for row in matrix_rows(matrix)]
-    _write(folder, matrices[0] if matrices else None, observation_errors.METHOD, {}, rows)
+    first = matrices[0] if matrices else None
+    facts = {"intervals": observation_errors.interval_method(first.units)} if first else {}
+    _write(folder, first, facts, rows)
 
 
 def write_changes(
@@ -52,12 +54,14 @@ def write_changes(
         for changes in policies
         for row in change_rows(changes)
     ]
+    matrix = others[0][0].changes.first
     facts = {
-        "test": error_changes.TEST,
+        "intervals": error_changes.interval_method(matrix.units),
+        "test": error_changes.p_value_method(matrix.units),
         "correction": "Holm, over all tested cells of one second system and one policy",
         "tested": {other.name: other.changes.tested() for other, _ in others},
     }
-    _write(folder, others[0][0].changes.first, error_changes.METHOD, facts, cells)
+    _write(folder, matrix, facts, cells)
     page = render_changes(first, rows, [other for other, _ in others])
     write_result(folder / "comparison.html", page)
 
@@ -65,14 +69,12 @@ def write_changes(
 def _write(
     folder: Path,
     matrix: ErrorMatrix | None,
-    intervals: str,
     facts: dict[str, Any],
     cells: Sequence[dict[str, Any]],
 ) -> None:
     content = {
         "labeler": matrix.stated.labeler if matrix else None,
         "definitions": observation_errors.DEFINITIONS,
-        "intervals": intervals,
         "unit": matrix.units.name if matrix else None,
         "units": matrix.units.count if matrix else None,
         "few_below": FEW,

@@ -73,7 +73,7 @@ def errors_section(e: Evaluation) -> dict[str, Any] | None:
     ]
     return {
         **_facts(matrix),
-        "intervals": observation_errors.METHOD,
+        "intervals": observation_errors.interval_method(matrix.units),
         "tables": tables,
         "examples": examples,
     }
@@ -95,9 +95,8 @@ def render_changes(first: str, rows: Sequence[Prediction], others: Sequence[Comp
         first=first,
         others=[_compared(f"errors{n}", rows, other) for n, other in enumerate(others, start=1)],
         studies=len(rows),
-        units=matrix.units,
-        intervals=error_changes.METHOD,
-        test=error_changes.TEST,
+        intervals=error_changes.interval_method(matrix.units),
+        test=error_changes.p_value_method(matrix.units),
         significant=SIGNIFICANT,
         listed=MOST_LISTED,
         versions=versions(),
@@ -114,6 +113,7 @@ def _facts(matrix: ErrorMatrix) -> dict[str, Any]:
         ],
         "notes": matrix.subgroups.notes,
         "few": FEW,
+        "units": matrix.units,
         "most": MOST,
         "longest": LONGEST,
     }

@@ -20,14 +20,10 @@ from llava_rad.observations import OBSERVATIONS
 from llava_rad.statistics import LEVEL, Interval, Units, proportion_intervals
 
 FEW = 20
-"""Fewer patients with a case than this are few: a share of them says little."""
+"""Fewer patients (studies, where none is named) with a case are few: their share says little."""
 TOGETHER = "13 observations together"
 """The last row: the cases of all observations but No Finding."""
 ROWS = (*OBSERVATIONS, TOGETHER)
-METHOD = (
-    f"{100 * LEVEL:.0f} % by Wilson's formula, the number of cases divided by the design effect of "
-    "patients"
-)
 DEFINITIONS = {
     "found": "cases whose reference and prediction state the observation",
     "missed": "cases whose reference alone states it",
@@ -46,13 +42,13 @@ class Share:
     Attributes:
         count: of the part.
         cases: in which it could be.
-        patients: that these cases come from.
-        interval: of the share, None where fewer than two patients have a case.
+        units: patients that these cases come from; studies, where no patient is named.
+        interval: of the share, None where fewer than two units have a case.
     """
 
     count: int
     cases: int
-    patients: int
+    units: int
     interval: Interval | None
 
     @property
@@ -62,8 +58,8 @@ class Share:
 
     @property
     def few(self) -> bool:
-        """Whether the patients are too few to read the share."""
-        return self.patients < FEW
+        """Whether the units are too few to read the share."""
+        return self.units < FEW
 
 
 @dataclass(frozen=True)
@@ -116,6 +112,14 @@ class ErrorMatrix:
     subgroups: Subgroups
     units: Units
     cells: tuple[tuple[Cell, ...], ...]
+
+
+def interval_method(units: Units) -> str:
+    """How the intervals are made, for people."""
+    return (
+        f"{100 * LEVEL:.0f} % by Wilson's formula, the number of cases divided by the design "
+        f"effect of {units.plural}"
+    )
 
 
 def labeler_of(results: Mapping[str, MetricResult], primary: str) -> str:
@@ -178,11 +182,11 @@ def shares(hits: NDArray[np.bool_], cases: NDArray[np.bool_], units: Units) -> l
     """
     of_hits, of_cases = by_unit(hits, units), by_unit(cases, units)
     intervals = proportion_intervals(of_hits, of_cases)
-    patients = (of_cases > 0).sum(axis=0)
-    numbers = (of_hits.sum(axis=0), of_cases.sum(axis=0), patients)
+    with_case = (of_cases > 0).sum(axis=0)
+    numbers = (of_hits.sum(axis=0), of_cases.sum(axis=0), with_case)
     return [
-        Share(int(count), int(total), int(people), interval)
-        for count, total, people, interval in zip(*numbers, intervals, strict=True)
+        Share(int(count), int(total), int(some), interval)
+        for count, total, some, interval in zip(*numbers, intervals, strict=True)
     ]
 
 
@@ -215,7 +219,7 @@ def share_columns(name: str, share: Share) -> dict[str, Any]:
     interval = share.interval
     return {
         f"{name}_cases": share.cases,
-        f"{name}_patients": share.patients,
+        f"{name}_units": share.units,
         f"{name}_share": share.value,
         f"{name}_low": interval.low if interval else None,
         f"{name}_high": interval.high if interval else None,

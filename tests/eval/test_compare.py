@@ -180,7 +180,7 @@ def test_errors_by_subgroup_are_compared_in_a_folder(tmp_path, run):
     out = tmp_path / "out"
     done = run(bad, good, "--resamples", "20", "--errors", out)
     assert done.exit_code == 0, done.stderr
-    assert "comparison.html, errors.json, errors.csv" in done.stderr
+    assert "errors.json, errors.csv, comparison.html" in done.stderr
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "What got better or worse" in page
     assert "not in the file of predictions: view, source" in page

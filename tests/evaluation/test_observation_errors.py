@@ -81,7 +81,7 @@ def test_fewer_than_twenty_patients_are_few():
         labels = stated(np.ones(studies, bool), np.ones(studies, bool))
         found = cells(matrix_rows(error_matrix(labels, groups_of(rows), units)))
         edema = found["all", "all studies", "Edema"]
-        assert (edema["found_cases"], edema["found_patients"]) == (studies, patients)
+        assert (edema["found_cases"], edema["found_units"]) == (studies, patients)
         assert edema["found_few"] is few and FEW == 20
         assert edema["found_low"] < 1 == edema["found_high"]
 
@@ -193,7 +193,7 @@ def test_studies_of_one_patient_are_swapped_together():
     together = error_changes(first, second, groups, Units.of([f"p{i // 2}" for i in range(40)]))
     assert apart.cells[0][EDEMA].found.p == 0.5  # two of two coins
     assert together.cells[0][EDEMA].found.p == 1.0  # one coin
-    assert together.cells[0][EDEMA].found.patients == 20
+    assert together.cells[0][EDEMA].found.units == 20
 
 
 def evaluation(rows):
