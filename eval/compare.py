@@ -127,7 +127,10 @@ def main(
             rows = [_rows(file, ids) for file in read]
             mentions = _mentions(scorer, rows) if is_english(languages) else None
             of_files = [of_file.results for of_file in scores]
-            changes = compare_errors([*map(str, files)], rows, of_files, mentions, units, primary)
+            by_patient = Units.of(patients)  # whatever a preset resamples
+            changes = compare_errors(
+                [*map(str, files)], rows, of_files, mentions, by_patient, primary
+            )
             if changes:
                 write_changes(str(files[0]), rows[0], changes, errors)
                 say_once(f"written to {errors}: {', '.join(COMPARISON)}")

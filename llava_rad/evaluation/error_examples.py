@@ -11,11 +11,13 @@ from llava_rad.errors import cut
 from llava_rad.metrics.rules import label_report
 from llava_rad.observations import OBSERVATIONS, Mention
 from llava_rad.sentences import sentence_spans
+from llava_rad.statistics import Units
 
 MOST = 3
 """Studies of one list."""
 LONGEST = 400
 """Characters of one text."""
+_LOOKED_AT = 1000  # studies of a cell among which those of different patients are looked for
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleList:
-    """The first studies of a cell.
+    """Some of the studies of a cell.
 
     Attributes:
         examples: :data:`MOST` at most.
@@ -49,16 +51,17 @@ class Examples:
 
     Args:
         ids: of the studies.
+        units: whose each study is.
         texts: lists of texts of these studies, such as the references and the predictions.
     """
 
-    def __init__(self, ids: Sequence[str], *texts: Sequence[str]) -> None:
-        self._ids, self._texts = ids, texts
+    def __init__(self, ids: Sequence[str], units: Units, *texts: Sequence[str]) -> None:
+        self._ids, self._units, self._texts = ids, units, texts
 
     def of(
         self, observation: int, marked: NDArray[np.bool_], studies: NDArray[np.int64]
     ) -> ExampleList:
-        """The first studies, in the file's order, that are marked.
+        """The first studies that are marked, of different patients as far as there are.
 
         Args:
             observation: its place among the 14.
@@ -68,9 +71,15 @@ class Examples:
         chosen = studies[marked[studies]]
         examples = tuple(
             Example(self._ids[i], tuple(said_of(observation, texts[i]) for texts in self._texts))
-            for i in chosen[:MOST]
+            for i in self._varied(chosen[:_LOOKED_AT])
         )
         return ExampleList(examples, len(chosen))
+
+    def _varied(self, studies: NDArray[np.int64]) -> list[int]:
+        """The first study of each patient, then the others."""
+        _, firsts = np.unique(self._units.index[studies], return_index=True)
+        others = np.setdiff1d(np.arange(len(studies)), firsts)
+        return [int(studies[i]) for i in (*np.sort(firsts), *others)][:MOST]
 
 
 @functools.lru_cache(maxsize=20_000)

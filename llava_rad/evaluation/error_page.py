@@ -49,7 +49,7 @@ def errors_section(e: Evaluation) -> dict[str, Any] | None:
         "errors",
         matrix.subgroups,
         {"missed": theirs & ~mine, "invented": mine & ~theirs},
-        Examples(ids, e.predictions.references, e.predictions.predictions),
+        Examples(ids, matrix.units, e.predictions.references, e.predictions.predictions),
         ("true", "generated"),
     )
     tables = [
@@ -146,7 +146,7 @@ def _compared(prefix: str, rows: Sequence[Prediction], other: Compared) -> dict[
             "invented by the second alone": gain & ~theirs,
             "invented by the first alone": loss & ~theirs,
         },
-        Examples([row.id for row in rows], references, *texts),
+        Examples([row.id for row in rows], changes.first.units, references, *texts),
         ("true", "first", "second"),
     )
     tables = [

@@ -138,10 +138,14 @@ class Evaluation:
 
     @cached_property
     def errors(self) -> tuple[ErrorMatrix, ...]:
-        """Errors by subgroup, by each policy, the primary value's first; none without labels."""
+        """Errors by subgroup under each policy, the primary value's first; none without labels.
+
+        Patients are told apart whatever a preset resamples.
+        """
         stated = stated_observations(self.scores.results, self.mentions, self.primary)
         subgroups = find_subgroups(self.predictions.rows, self.normal, self.normal_by)
-        return tuple(error_matrix(by, subgroups, self.units) for by in stated)
+        units = Units.of([row.patient for row in self.predictions.rows])
+        return tuple(error_matrix(by, subgroups, units) for by in stated)
 
     def published(self) -> list[dict[str, Any]]:
         """The columns of the table whose convention was followed; empty without a preset."""

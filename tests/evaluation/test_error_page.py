@@ -5,7 +5,7 @@ import pytest
 
 from llava_rad.evaluation import Prediction, Predictions, evaluate_predictions, render_page
 from llava_rad.evaluation.error_comparison import compare_errors
-from llava_rad.evaluation.error_examples import LONGEST, MOST, said_of
+from llava_rad.evaluation.error_examples import LONGEST, MOST, Examples, said_of
 from llava_rad.evaluation.error_page import render_changes
 from llava_rad.metrics import Scorer
 from llava_rad.metrics.rules import label_reports
@@ -74,7 +74,7 @@ def test_a_share_leads_to_the_studies_with_their_sentences(clear):
     assert links and links == set(names) and len(names) == len(set(names))
     of = part[part.index("<summary>Pleural Effusion</summary>") :]
     women = of[of.index("<summary>sex F: 6 missed") : of.index("<summary>sex M")]
-    assert f"missed: the first {MOST} of 6" in women
+    assert f"missed: {MOST} of 6" in women
     assert women.count("<li>") == MOST and women.count("<li>s1<dl>") == 1
     # The sentence that speaks of it, and the whole text where none does.
     assert "<dd>Small left effusion.</dd>" in women and "The heart is normal." not in women
@@ -93,7 +93,7 @@ def test_the_comparison_says_how_many_tests_and_what_holds(clear):
     # Agresti and Min: (30 - 0) / 32, 1.96 times the root of 31 - 30 * 30 / 32 over 32 around it.
     assert read.startswith("Pleural Effusion all studies found 0 % 100 % +100.0 +83.4 to +100.0")
     assert read.endswith("&lt; 0.0001 &lt; 0.0001 ▲ better")
-    assert "found by the second alone: the first 3 of 30" in page
+    assert "found by the second alone: 3 of 30" in page
     same = comparison(clear, clear)
     assert "No cell has p below 0.05" in same and "0 better, 0 worse" in same
     three = comparison(worse, better, worse)
@@ -129,3 +129,13 @@ def test_what_is_said_of_an_observation():
     assert said_of(none, text) == text.replace("\n", " ")
     assert said_of(effusion, "Heart.") == "Heart." and said_of(effusion, " ") == ""
     assert len(said_of(effusion, "Effusion. " * 1000)) == LONGEST
+
+
+def test_examples_are_of_different_patients_where_there_are():
+    ids = [f"s{i}" for i in range(6)]
+    units = Units.of(["b", "b", "b", "a", "b", "c"])
+    marked = np.array([True, True, True, True, False, True])
+    some = Examples(ids, units, ["Edema."] * 6).of(4, marked, np.arange(6))
+    assert ([e.id for e in some.examples], some.count) == (["s0", "s3", "s5"], 5)
+    few = Examples(ids, units, ["Edema."] * 6).of(4, marked, np.arange(5))
+    assert [e.id for e in few.examples] == ["s0", "s3", "s1"]

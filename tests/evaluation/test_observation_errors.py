@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from llava_rad.evaluation.observation_errors import (
     matrix_rows,
     stated_observations,
 )
+from llava_rad.evaluation.presets import AppliedPreset, load_preset
 from llava_rad.evaluation.subgroups import MOST_VALUES, find_subgroups
 from llava_rad.metrics import Scorer
 from llava_rad.metrics.label_f1 import label_f1
@@ -217,6 +219,16 @@ def test_the_files_hold_every_cell_under_both_policies(tmp_path):
         assert (cell["found"], cell["invented"]) == (found, invented)
         assert (line["found"], line["invented"]) == (str(found), str(invented))
         assert line["found_share"] == ("1" if found else "")
+
+
+def test_patients_are_told_apart_whatever_a_preset_resamples():
+    rows = [row(i, "Edema.", "Edema.") for i in range(4)]
+    preset = AppliedPreset("maira-2", load_preset("maira-2"))
+    predictions = Predictions(None, tuple(replace(r, patient="p") for r in rows))
+    found = evaluate_predictions(
+        predictions, Scorer(["chexpert_rules"]), resamples=20, preset=preset
+    )
+    assert found.units.name == "study" and found.errors[0].units.name == "patient"
 
 
 def test_reports_in_another_language_have_no_errors(tmp_path):
