@@ -12,6 +12,10 @@ and swap patients with all their studies (studies, where the files name no patie
 One value counts, --primary: it is tested alone and stands first. All others are exploratory, and
 their p-values of randomisation are corrected for their number (Holm) in the last column.
 
+--errors FOLDER adds which observations are found, missed or invented more or less often, and in
+whom (sex, age, view, normal or abnormal reference, source): comparison.html, one self-contained
+page with studies to look at, errors.json and errors.csv.
+
 The table goes to standard output, progress to standard error.
 """
 
@@ -20,12 +24,15 @@ if __name__ == "__main__":  # the imports below take seconds
 
     leave_quietly()
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
@@ -33,8 +40,11 @@ from llava_rad.cli.options import ColumnNames, Device, Numbers, Preset, Seed
 from llava_rad.cli.scoring import Scoring
 from llava_rad.ending import program_ending
 from llava_rad.errors import ConfigError, DataError
-from llava_rad.evaluation import Predictions, read_predictions
+from llava_rad.evaluation import Prediction, Predictions, read_predictions
+from llava_rad.evaluation.error_comparison import compare_errors
+from llava_rad.evaluation.error_output import write_changes
 from llava_rad.evaluation.labels import key_label, value_label
+from llava_rad.evaluation.observation_errors import NO_LABELS
 from llava_rad.evaluation.primary import (
     PairedTest,
     metric_of,
@@ -43,8 +53,11 @@ from llava_rad.evaluation.primary import (
     shown_values,
     with_primary,
 )
+from llava_rad.evaluation.results import COMPARISON
 from llava_rad.evaluation.table import text_table
 from llava_rad.metrics import Scorer, Scores
+from llava_rad.metrics.language import is_english
+from llava_rad.outputs import own_results
 from llava_rad.statistics import Units
 from llava_rad.wording import counted, verb
 
@@ -57,16 +70,25 @@ def main(
     scoring: Scoring,
     numbers: Numbers,
     preset: Preset = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(help="A folder for comparison.html: errors by subgroup, as files and a page."),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Parse, score, compare, print."""
-    with program_ending():
+    with program_ending(), contextlib.ExitStack() as stack:
         if len(files) < 2:
             raise ConfigError(
                 "there is nothing to compare with", where=files[0], remedy="Give at least two files"
             )
         numbers.claim(("first", "pairs", "files"), files)
+        if errors is not None:
+            again = numbers.overwrite
+            stack.enter_context(
+                own_results(errors, COMPARISON, files, what="comparison", overwrite=again)
+            )
         scoring, published = scoring.as_published(preset, say_once)
         primary = scoring.primary
         asked = scoring.scorer(device)
@@ -101,6 +123,19 @@ def main(
             facts["preset"] = published.facts()
             head = f"convention of {published.preset.title}; {head}"
         content = {**facts, "units": units.count, **how, "files": _differences(results)}
+        if errors is not None:
+            rows = [_rows(file, ids) for file in read]
+            mentions = _mentions(scorer, rows) if is_english(languages) else None
+            of_files = [of_file.results for of_file in scores]
+            by_patient = Units.of(patients)  # whatever a preset resamples
+            changes = compare_errors(
+                [*map(str, files)], rows, of_files, mentions, by_patient, primary
+            )
+            if changes:
+                write_changes(str(files[0]), rows[0], changes, errors)
+                say_once(f"written to {errors}: {', '.join(COMPARISON)}")
+            else:
+                say_once(f"warning: {errors}: {NO_LABELS}")
         numbers.put(content, "\n".join([head, *tables]))
     if units.name == "study" and not any(patients):
         say_once(
@@ -152,13 +187,24 @@ def _score(
     scorer: Scorer, predictions: Predictions, ids: Sequence[str], languages: Sequence[str]
 ) -> Scores:
     say_once(f"scoring {predictions.path}")
-    rows = {row.id: row for row in predictions.rows}
-    chosen = [rows[id] for id in ids]
+    chosen = _rows(predictions, ids)
     return scorer(
         [row.prediction for row in chosen],
         [row.reference for row in chosen],
         languages=languages,
     )
+
+
+def _rows(predictions: Predictions, ids: Sequence[str]) -> list[Prediction]:
+    rows = {row.id: row for row in predictions.rows}
+    return [rows[id] for id in ids]
+
+
+def _mentions(scorer: Scorer, files: Sequence[Sequence[Prediction]]) -> NDArray[np.int64]:
+    """What chexpert-rules find in the references and in each file [1 + files, studies, 14]."""
+    texts = [[row.reference for row in files[0]]]
+    texts += [[row.prediction for row in rows] for rows in files]
+    return np.stack([scorer.label_reports(some) for some in texts])
 
 
 def _patients(files: Sequence[Predictions], ids: Sequence[str]) -> list[str | None]:

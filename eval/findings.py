@@ -6,7 +6,8 @@
 The file is JSON lines, CSV, TSV or Parquet, with the columns id, prediction and reference under
 these or other names, and where known labels (CheXpert observations of the study, 1, 0, -1; in a
 table one column each), image (a path, for the page), patient_id, language and section. The output
-folder gets metrics.json, per_sample.jsonl and report.html.
+folder gets metrics.json, per_sample.jsonl, errors.json and errors.csv (what was found, missed and
+invented, in whom: columns sex, age, view and source make subgroups) and report.html.
 
 Intervals resample patients with all their studies (studies, where the file names no patients). One
 value counts, --primary, and stands first; all others are exploratory.
@@ -107,7 +108,7 @@ def main(
         say_once(f"warning: {warning}")
     for name, reason in evaluation.scores.left_out.items():
         say_once(f"not computed: {name}: {reason}")
-    say_once(f"written to {output}: metrics.json, per_sample.jsonl, report.html")
+    say_once(f"written to {output}: {', '.join(SCORES)}")
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:

@@ -5,10 +5,11 @@
 Reports are written for the split's studies that have findings, or the section that --section names
 or the model was trained to write; the others are left out and counted. The output folder gets
 reports.jsonl (the reports as they are written), predictions.jsonl (beside the true texts, as
-eval/findings.py reads them), metrics.json, per_sample.jsonl and report.html. --preset computes and
-prints what a published table does; of ReXrank's it adds rexrank.json, the file to submit.
---image-control adds what eval/image_control.py finds. If the manifest has training studies, the
-best single report is chosen among theirs.
+eval/findings.py reads them), metrics.json, per_sample.jsonl, errors.json, errors.csv (what was
+found, missed and invented, in whom) and report.html. --preset computes and prints what a published
+table does; of ReXrank's it adds rexrank.json, the file to submit. --image-control adds what
+eval/image_control.py finds. If the manifest has training studies, the best single report is chosen
+among theirs.
 
 The same command resumes a stopped run. `torchrun --nproc_per_node N eval/run.py ...` shares the
 studies among processes; the files are those of a single process.
@@ -132,7 +133,7 @@ def main(
         say_once(f"warning: {warning}")
     for name, reason in evaluation.scores.left_out.items():
         say_once(f"not computed: {name}: {reason}")
-    files = "predictions.jsonl, metrics.json, per_sample.jsonl, report.html"
+    files = ", ".join(["predictions.jsonl", *SCORES])
     say_once(f"written to {output}: {files}" + (", rexrank.json to submit" if submitted else ""))
     for failure in failures.values():
         say_once(f"error: {failure.error}")

@@ -8,6 +8,7 @@ every metric are one matrix product.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 SIGNIFICANT = 0.05
 _BLOCK = 4_000_000  # numbers in memory at once
+_NEVER = 1e-30  # a probability too small to matter in a sum
 
 
 class AdditiveResult(Protocol):
@@ -80,6 +82,11 @@ class Units:
         """What a unit is called: ``patient``, or ``study`` where no patient is known."""
         return "study" if self.unnamed == len(self.index) else "patient"
 
+    @property
+    def plural(self) -> str:
+        """What several units are called."""
+        return "studies" if self.name == "study" else "patients"
+
     def __str__(self) -> str:
         if self.name == "study":
             return f"{_counted(self.count, 'study', 'studies')} (no patient ids)"
@@ -87,6 +94,12 @@ class Units:
         if self.unnamed:
             said += f" and {_counted(self.unnamed, 'study', 'studies')} without patient id"
         return said
+
+    def on(self, studies: NDArray[np.int64]) -> "Units":
+        """The units of some of the studies, given by their places [some]."""
+        kept, index = np.unique(self.index[studies], return_inverse=True)
+        unnamed = int((kept >= self.count - self.unnamed).sum())
+        return Units(index.astype(np.int64), len(kept), unnamed)
 
     def draws(self, resamples: int, seed: int) -> Iterator[Floats]:
         """Blocks of rows [some, units]: how often each unit is in a resample."""
@@ -302,6 +315,92 @@ def compare(
     return differences
 
 
+def proportion_intervals(
+    hits: Floats, chances: Floats, level: float = LEVEL
+) -> list[Interval | None]:
+    """Intervals of proportions whose cases come in units: Wilson's (1927), for clustered cases.
+
+    A bootstrap of no hit among twelve is the interval from 0 to 0; Wilson's is not. Cases of one
+    unit are alike, so the number of cases is divided by the design effect (Kish 1965): the variance
+    between units over that of independent cases, at least 1. Where all cases or none are hits, no
+    variance can be seen, and each unit counts once. With one case a unit this is Wilson's interval.
+
+    Args:
+        hits: of each unit, in columns of one proportion each [units, columns].
+        chances: cases of each unit [units, columns]; a unit may have none.
+        level: confidence of the intervals.
+
+    Returns:
+        One for each column; None where fewer than two units have a case.
+    """
+    cases, found = chances.sum(axis=0), hits.sum(axis=0)
+    units = (chances > 0).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = found / cases
+        between = ((hits - share * chances) ** 2).sum(axis=0) * units / (units - 1)
+        alone = cases * share * (1 - share) * cases / (cases - 1)
+        effect = np.where(alone > 0, between / alone, cases / units)
+        size = cases / np.maximum(effect, 1)
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        centre = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+        reach = np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2)) * z / (1 + z**2 / size)
+    low = np.where(found == 0, 0.0, np.maximum(centre - reach, 0))
+    high = np.where(found == cases, 1.0, np.minimum(centre + reach, 1))
+    return _where_two(units, low, high)
+
+
+def paired_proportion_intervals(
+    gains: Floats, chances: Floats, level: float = LEVEL
+) -> list[Interval | None]:
+    """Intervals of the difference of two proportions of the same cases, which come in units.
+
+    Wald's interval after half a case is added to each of the four outcomes of a pair (Agresti and
+    Min 2005), with the variance between units: it has a length where no case differs, and with one
+    case a unit it is theirs.
+
+    Args:
+        gains: hits of the first less hits of the second, of each unit [units, columns].
+        chances: cases of each unit [units, columns]; a unit may have none.
+        level: confidence of the intervals.
+
+    Returns:
+        One for each column; None where fewer than two units have a case.
+    """
+    cases = chances.sum(axis=0) + 2
+    centre = gains.sum(axis=0) / cases
+    added = 1 + 2 * centre**2  # the squares of what was added, about the centre
+    spread = ((gains - centre * chances) ** 2).sum(axis=0) + added
+    reach = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(spread) / cases
+    low, high = np.maximum(centre - reach, -1), np.minimum(centre + reach, 1)
+    return _where_two((chances > 0).sum(axis=0), low, high)
+
+
+def swap_p_value(gains: Floats) -> float:
+    """Two-sided p-value of a sum of whole numbers under all swaps of two models, unit by unit.
+
+    What :func:`compare` draws by chance is summed here over all swaps, exactly: each unit's gain
+    changes its sign or not. With gains of 1 and -1 alone it is McNemar's exact test.
+
+    Args:
+        gains: whole numbers [units].
+
+    Returns:
+        In (0, 1]; 1 where no unit differs.
+    """
+    sizes, counts = np.unique(np.abs(gains[gains != 0]).astype(np.int64), return_counts=True)
+    chance, first = np.ones(1), 0  # of each sum of the gains that are taken as positive
+    for size, count in zip(sizes, counts, strict=True):
+        logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+        likely = np.exp(logs[-1] - logs - logs[::-1] - count * np.log(2))
+        kept = np.flatnonzero(likely > _NEVER)
+        spaced = np.zeros((kept[-1] - kept[0]) * size + 1)
+        spaced[::size] = likely[kept[0] : kept[-1] + 1]
+        chance, first = np.convolve(chance, spaced), first + int(kept[0] * size)
+    total = int((sizes * counts).sum())
+    sums = 2 * (first + np.arange(len(chance))) - total
+    return float(min(1.0, chance[np.abs(sums) >= abs(gains.sum()) - 0.5].sum()))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm 1979), in the order given."""
     order = np.argsort(p_values, kind="stable")
@@ -310,6 +409,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(stepped, 1.0)
     return [float(p) for p in corrected]
+
+
+def _where_two(units: NDArray[np.int64], low: Floats, high: Floats) -> list[Interval | None]:
+    return [
+        Interval(float(a), float(b)) if count >= 2 else None
+        for count, a, b in zip(units, low, high, strict=True)
+    ]
 
 
 def _units(results: Mapping[str, AdditiveResult], units: Units | None) -> Units:

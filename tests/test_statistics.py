@@ -6,7 +6,16 @@ import pytest
 from llava_rad.errors import MetricError
 from llava_rad.metrics import HEADLINES, bleu_coco, chexpert_rules, rouge, score_annotations
 from llava_rad.metrics.result import mean_result
-from llava_rad.statistics import Interval, Units, bootstrap, compare, holm
+from llava_rad.statistics import (
+    Interval,
+    Units,
+    bootstrap,
+    compare,
+    holm,
+    paired_proportion_intervals,
+    proportion_intervals,
+    swap_p_value,
+)
 
 
 def test_resamples_are_draws_with_replacement():
@@ -197,3 +206,80 @@ def test_randomisation_swaps_whole_patients():
 def test_units_of_other_studies_are_refused():
     with pytest.raises(MetricError, match="3 pairs against 2"):
         bootstrap({"rouge": rouge(["a", "b"], ["a", "b"])}, Units.of(["p"] * 3))
+
+
+@pytest.mark.parametrize(("hits", "cases"), [(0, 12), (12, 12), (7, 20), (1, 1000), (999, 1000)])
+def test_with_one_case_a_patient_the_interval_of_a_proportion_is_wilsons(hits, cases):
+    from scipy.stats import binomtest
+
+    column = (np.arange(cases) < hits).astype(float)[:, None]
+    (interval,) = proportion_intervals(column, np.ones((cases, 1)))
+    theirs = binomtest(hits, cases).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high))
+    assert interval.high > interval.low
+
+
+def test_cases_of_one_patient_count_as_one_where_they_are_alike():
+    # Twenty patients of five equal cases each are twenty cases, not a hundred.
+    hits = np.array([[5.0]] * 8 + [[0.0]] * 12)
+    alone = (np.arange(20) < 8).astype(float)[:, None]
+    (alike,) = proportion_intervals(hits, np.full((20, 1), 5.0))
+    (single,) = proportion_intervals(alone, np.ones((20, 1)))
+    assert alike.low == pytest.approx(single.low, abs=0.01)
+    assert alike.high == pytest.approx(single.high, abs=0.01)
+    # So they are where no variance can be seen.
+    (none,) = proportion_intervals(np.zeros((20, 1)), np.full((20, 1), 5.0))
+    assert none == proportion_intervals(np.zeros((20, 1)), np.ones((20, 1)))[0]
+
+
+def test_the_interval_of_a_proportion_of_patients_holds_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        chances = generator.integers(1, 6, (60, 1)).astype(float)
+        hits = generator.binomial(chances.astype(int), generator.beta(1, 4, (60, 1))).astype(float)
+        (interval,) = proportion_intervals(hits, chances)
+        held += interval.low <= 0.2 <= interval.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_a_proportion_of_one_patient_or_of_none_has_no_interval():
+    found = proportion_intervals(np.array([[3.0, 0], [0, 0]]), np.array([[4.0, 0], [0, 0]]))
+    assert found == [None, None]
+    assert paired_proportion_intervals(np.zeros((2, 1)), np.array([[4.0], [0]])) == [None]
+
+
+def test_the_interval_of_a_paired_difference_is_agresti_and_mins():
+    both, first, second, neither = 30, 4, 11, 15
+    gains = np.array([0] * both + [-1] * first + [1] * second + [0] * neither, dtype=float)
+    (interval,) = paired_proportion_intervals(gains[:, None], np.ones((60, 1)))
+    b, c, n = second + 0.5, first + 0.5, 62
+    centre = (b - c) / n
+    reach = 1.959964 * np.sqrt(b + c - (b - c) ** 2 / n) / n
+    assert (interval.low, interval.high) == pytest.approx((centre - reach, centre + reach))
+    (same,) = paired_proportion_intervals(np.zeros((60, 1)), np.ones((60, 1)))
+    assert same.low == -same.high < 0
+
+
+def test_the_exact_test_is_mcnemars_and_that_of_all_swaps():
+    from scipy.stats import binomtest
+
+    gains = np.array([1] * 12 + [-1] * 3 + [0] * 40)
+    assert swap_p_value(gains) == pytest.approx(binomtest(3, 15).pvalue)
+    gains = np.array([3, -1, 2, 2, -1, 0, 5])
+    swaps = [sum(s * g for s, g in zip(signs, gains, strict=True)) for signs in _signs(7)]
+    as_large = np.mean([abs(total) >= 10 for total in swaps])
+    assert swap_p_value(gains) == pytest.approx(as_large)
+    assert swap_p_value(np.zeros(9)) == 1.0 and swap_p_value(np.array([1, -1])) == 1.0
+    many = np.array([1] * 30_000 + [-1] * 29_000)
+    assert swap_p_value(many) == pytest.approx(binomtest(29_000, 59_000).pvalue, rel=1e-6)
+
+
+def _signs(count):
+    return itertools.product([1, -1], repeat=count)
+
+
+def test_units_of_some_studies_are_theirs():
+    units = Units.of(["b", None, "a", "b", None]).on(np.array([0, 3, 4]))
+    assert (list(units.index), units.count, units.unnamed) == ([0, 0, 1], 2, 1)
+    assert str(units) == "1 patient and 1 study without patient id"

@@ -43,6 +43,18 @@ def parse_age(text: str | float | None) -> float | None:
     return round(years, 2) if years <= MAX_AGE else None
 
 
+def age_band(years: float, width: int) -> str:
+    """The band of so many whole years that an age is in, from a multiple of the width.
+
+    Example:
+        >>> from llava_rad.data.fields import age_band
+        >>> age_band(59.5, 20)
+        '40-59'
+    """
+    low = int(years // width) * width
+    return f"{low}-{low + width - 1}"
+
+
 def frontal_first(images: Iterable[StudyImage]) -> tuple[StudyImage, ...]:
     """Images in the order frontal, lateral, unknown; otherwise as given."""
     return tuple(sorted(images, key=lambda image: VIEWS.index(image.view)))

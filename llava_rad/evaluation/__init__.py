@@ -5,6 +5,9 @@
 wrong one (:mod:`controls` makes them), :mod:`page` and :mod:`output` show it as HTML and text, with
 the names of :mod:`labels`, :mod:`scoring` scores texts in memory, :mod:`split_reports` writes the
 reports on one split of a manifest.
+
+:mod:`observation_errors` counts what was found, missed and invented in :mod:`subgroups` of studies,
+:mod:`error_changes` compares two such counts, :mod:`error_page` and :mod:`error_output` show both.
 """
 
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, pair_to_json, to_json

@@ -9,6 +9,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -28,9 +29,16 @@ from llava_rad.evaluation.baselines import (
     score_each,
 )
 from llava_rad.evaluation.labels import metric_label
+from llava_rad.evaluation.normal_references import normal_references
+from llava_rad.evaluation.observation_errors import (
+    ErrorMatrix,
+    error_matrix,
+    stated_observations,
+)
 from llava_rad.evaluation.predictions import Predictions
 from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
+from llava_rad.evaluation.subgroups import find_subgroups
 from llava_rad.file_keys import sha256
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
@@ -127,6 +135,17 @@ class Evaluation:
     def count(self) -> int:
         """Number of pairs."""
         return len(self.predictions.rows)
+
+    @cached_property
+    def errors(self) -> tuple[ErrorMatrix, ...]:
+        """Errors by subgroup under each policy, the primary value's first; none without labels.
+
+        Patients are told apart whatever a preset resamples.
+        """
+        stated = stated_observations(self.scores.results, self.mentions, self.primary)
+        subgroups = find_subgroups(self.predictions.rows, self.normal, self.normal_by)
+        units = Units.of([row.patient for row in self.predictions.rows])
+        return tuple(error_matrix(by, subgroups, units) for by in stated)
 
     def published(self) -> list[dict[str, Any]]:
         """The columns of the table whose convention was followed; empty without a preset."""
@@ -239,7 +258,9 @@ def evaluate_predictions(
     mentions = None
     if is_english(predictions.languages):
         mentions = np.stack([scorer.label_reports(texts), scorer.label_reports(references)])
-    normal, normal_by = _normal(predictions, mentions)
+    normal, normal_by = normal_references(
+        predictions.rows, None if mentions is None else mentions[1]
+    )
     outputs = Counter(" ".join(text.split()) for text in texts)
     return Evaluation(
         predictions=predictions,
@@ -319,25 +340,6 @@ def _nearest_reports(
         np.stack([features[id] for id in pool]),
     )
     return [training[pool[i]] for i in chosen]
-
-
-def _normal(
-    predictions: Predictions, mentions: NDArray[np.int64] | None
-) -> tuple[NDArray[np.bool_] | None, str]:
-    """Which references are without a finding, by the file's labels where each row has them."""
-    if all(row.labels for row in predictions.rows):
-        findings = set(OBSERVATIONS[:-1]) - {"Support Devices"}
-        normal = [
-            row.labels["No Finding"] == 1
-            if "No Finding" in row.labels
-            else not any(row.labels.get(name, 0) != 0 for name in findings)
-            for row in predictions.rows
-        ]
-        return np.array(normal), "the file's labels"
-    if mentions is None:
-        return None, "not told: the file has no labels and chexpert-rules know English alone"
-    normal_mentions = mentions[1, :, OBSERVATIONS.index("No Finding")] == Mention.POSITIVE
-    return normal_mentions, "chexpert-rules on the reference"
 
 
 def _warnings(

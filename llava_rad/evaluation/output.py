@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError
+from llava_rad.evaluation.error_output import write_errors
 from llava_rad.evaluation.evaluation import Evaluation, pair_to_json, to_json
 from llava_rad.evaluation.labels import BASELINE_NAMES, key_label, value_label
 from llava_rad.evaluation.page import render_page
@@ -25,7 +26,7 @@ def write_evaluation(
     cases: int = 20,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``metrics.json``, ``per_sample.jsonl`` and ``report.html``.
+    """Write metrics.json, per_sample.jsonl, errors.json, errors.csv and report.html.
 
     Args:
         evaluation: what they show.
@@ -47,6 +48,7 @@ def write_evaluation(
             for i in range(evaluation.count)
         ),
     )
+    write_errors(evaluation.errors, folder)
     write_page(evaluation, folder, cases=cases, generation=facts.get("generation"))
 
 

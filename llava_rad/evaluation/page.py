@@ -9,6 +9,7 @@ import numpy as np
 
 from llava_rad.appearance.pages import fill_page, picture_uri
 from llava_rad.errors import ImageError
+from llava_rad.evaluation.error_page import errors_section
 from llava_rad.evaluation.evaluation import Evaluation, versions
 from llava_rad.evaluation.labels import BASELINE_NAMES, key_label, metric_label, value_label
 from llava_rad.metrics.label_f1 import GROUPS, MEASURES, POLICIES
@@ -69,6 +70,7 @@ def render_page(
         lengths=_lengths(evaluation),
         calibration=_calibration(evaluation),
         by_reference=_by_reference(evaluation),
+        errors=errors_section(evaluation),
         cases=[_case(evaluation, i, rank) for rank, i in _ends(order, cases)],
         ordered_by=ordered_by,
         left_out={metric_label(name): why for name, why in evaluation.scores.left_out.items()},

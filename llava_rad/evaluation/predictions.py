@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_rad.data.fields import parse_age, parse_sex
 from llava_rad.errors import DataError, described
 from llava_rad.evaluation.rexrank import holds_rexrank, rexrank_records
 from llava_rad.metrics.result import check_pairs
@@ -58,6 +59,10 @@ class Prediction:
         patient: the patient's id, if the file names it.
         language: of the reference, such as ``"en"``, if the file says.
         section: of the report that the reference is, such as ``"findings"``, if the file says.
+        sex: ``"M"`` or ``"F"``, if the file says.
+        age: in years, if the file says.
+        view: of the image, such as ``"PA"``, if the file says.
+        source: the data set that the study comes from, if the file says.
     """
 
     id: str
@@ -68,6 +73,10 @@ class Prediction:
     patient: str | None
     language: str | None
     section: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    view: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +123,9 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     """Read lines or rows with an id, a generated and a true text.
 
     Optional fields are ``labels`` (an object of CheXpert observations; a table may have a column
-    for each instead; capitals aside), ``image``, ``patient_id``, ``language`` and ``section``;
-    others are left alone. Control characters become spaces and halves of characters question marks;
-    both are counted.
+    for each instead; capitals aside), ``image``, ``patient_id``, ``language``, ``section``, and
+    for subgroups ``sex``, ``age``, ``view`` and ``source``; others are left alone. Control
+    characters become spaces and halves of characters question marks; both are counted.
 
     Args:
         path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; ``.json`` in ReXrank's form, an
@@ -149,6 +158,10 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
                 patient=_optional(record, columns.patient, where),
                 language=_optional(record, "language", where),
                 section=_optional(record, "section", where),
+                sex=parse_sex(_optional(record, "sex", where)),
+                age=_age(record, where),
+                view=_optional(record, "view", where),
+                source=_optional(record, "source", where),
             )
         )
     _check_rows([row.id for row in rows], path)
@@ -321,6 +334,16 @@ def _optional(record: dict[str, Any], field: str, where: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _wrong(field, value, "a text", where)
     return str(value)
+
+
+def _age(record: dict[str, Any], where: str) -> float | None:
+    """Years; None where there are none, or words that are no age."""
+    value = record.get("age")
+    if is_missing(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _wrong("age", value, "a number of years", where)
+    return parse_age(value)
 
 
 def _check_rows(ids: list[str], path: Path) -> None:

@@ -8,10 +8,19 @@ from llava_rad.outputs import has_keys, starts_with
 
 Known = dict[str, Callable[[Path], bool]]
 
+_ERRORS: Known = {
+    "errors.json": lambda path: has_keys(path, "cells", "few_below"),
+    "errors.csv": lambda path: starts_with(path, "uncertain,subgroup,value,observation"),
+}
 SCORES: Known = {
     "metrics.json": lambda path: has_keys(path, "metrics", "intervals"),
     "per_sample.jsonl": lambda path: has_keys(path, "id", "prediction", "values", lines=True),
     "report.html": lambda path: starts_with(path, "<title>Findings report"),
+    **_ERRORS,
+}
+COMPARISON: Known = {
+    **_ERRORS,
+    "comparison.html": lambda path: starts_with(path, "<title>Findings compared"),
 }
 REPORTS: Known = {
     "reports.jsonl": lambda path: has_keys(path, "study_id", "run", lines=True),

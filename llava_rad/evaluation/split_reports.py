@@ -372,6 +372,12 @@ def _spoken(section: str) -> str:
     return section.replace("_", " ")
 
 
+def _view(study: Study) -> str | None:
+    """The data set's word for the first image's view, else ours, where it is known."""
+    image = study.images[0]
+    return image.view_position or (None if image.view == "unknown" else image.view)
+
+
 def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping[str, Any]:
     row: dict[str, Any] = {
         "id": study.study_id,
@@ -380,6 +386,10 @@ def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping
         "patient_id": study.patient_id,
         "language": study.language,
         "image": os.path.relpath(study.images[0].path, folder),
+        "sex": study.sex,
+        "age": study.age,
+        "view": _view(study),
+        "source": study.source,
     }
     # Other data sets' label names say nothing about the observations that the scorers know.
     labels = {

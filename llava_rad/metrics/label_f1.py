@@ -115,6 +115,26 @@ def label_f1(
     return MetricResult(metric, per_pair, sums, combine, {**facts, **definitions}, tuple(notes))
 
 
+def stated_labels(
+    result: MetricResult, policy: str, classes: int = len(OBSERVATIONS)
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """What each prediction and each reference of a :func:`label_f1` states under a policy.
+
+    Args:
+        result: of :func:`label_f1`, or of such a one joined with another.
+        policy: one of :data:`POLICIES`.
+        classes: how many there are.
+
+    Returns:
+        Of the predictions and of the references, [pairs, classes] each.
+    """
+    first = 3 * POLICIES.index(policy) * classes  # hits, predictions, references
+    mine, theirs = (
+        result.sums[:, first + part * classes : first + (part + 1) * classes] > 0 for part in (1, 2)
+    )
+    return mine, theirs
+
+
 def _binary(mentions: NDArray[np.integer], policy: str) -> NDArray[np.bool_]:
     positive = mentions == Mention.POSITIVE
     return positive | (mentions == Mention.UNCERTAIN) if policy == POLICIES[0] else positive

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from llava_rad.data.fields import age_band
 from llava_rad.errors import ConfigError, DataError
 from llava_rad.probing.examples import Example, Examples
 from llava_rad.probing.scores import Floats
@@ -159,10 +160,7 @@ def _text(example: Example, column: str) -> str | None:
     if column == "age":
         return None if study.age is None else str(study.age)
     if column == "age_group":
-        if study.age is None:
-            return None
-        low = int(study.age // AGE_GROUP) * AGE_GROUP
-        return f"{low}-{low + AGE_GROUP - 1}"
+        return None if study.age is None else age_band(study.age, AGE_GROUP)
     if column == "view":
         return None if image.view == "unknown" else image.view
     if column == "view_position":

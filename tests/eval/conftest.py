@@ -72,10 +72,12 @@ def studies(tmp_path):
                 study_id=f"s{i}",
                 patient_id=f"p{i % 8}" if i < 12 else f"t{i}",
                 split="test" if i < 12 else "train",
-                images=(StudyImage(str(path), "frontal"),),
+                images=(StudyImage(str(path), "frontal", "PA"),),
                 indication=["Cough.", None, "Fall."][i % 3],
                 findings=None if i == 5 else FINDINGS[i % 4],
                 labels={"Edema": 1.0, "Mass": 1.0, "Fracture": None} if i % 2 else {},
+                sex="FM"[i % 8 % 2],
+                age=20.0 + i % 8,
             )
         )
     return made

@@ -167,3 +167,45 @@ def test_numbers_are_printed_or_written_as_asked(tmp_path, run):
     again = run(*files, *options, *table)
     assert again.exit_code == 1 and "--overwrite" in again.stderr
     assert run(*files, *options, *table, "--overwrite").exit_code == 0
+
+
+def test_errors_by_subgroup_are_compared_in_a_folder(tmp_path, run):
+    # Of patients and sexes one file tells; 64 studies, so that some cells are not few.
+    def told(i):
+        return {"patient_id": f"p{i}", "sex": "FM"[i // 4 % 2], "age": 40.5}
+
+    references = REFERENCES * 2
+    bad = write(tmp_path / "a.jsonl", ["clear lungs"] * 64, references=references)
+    good = write(tmp_path / "b.jsonl", references, references=references, more=told)
+    out = tmp_path / "out"
+    done = run(bad, good, "--resamples", "20", "--errors", out)
+    assert done.exit_code == 0, done.stderr
+    assert "errors.json, errors.csv, comparison.html" in done.stderr
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "What got better or worse" in page
+    assert "not in the file of predictions: view, source" in page
+    held = json.loads((out / "errors.json").read_text(encoding="utf-8"))
+    assert held["unit"] == "patient" and "age: 40-59 in all studies" in held["notes"]
+    where = {"second": str(good), "uncertain": "uncertain_positive", "observation": "No Finding"}
+    cells = [cell for cell in held["cells"] if where.items() <= cell.items()]
+    everybody, women, men = cells[:3]
+    assert [everybody["value"], women["value"], men["value"]] == ["all studies", "F", "M"]
+    # Of 48 references with a finding the first says that there is none, the second never.
+    assert everybody["first_invented"] == 48 and everybody["second_invented"] == 0
+    assert everybody["invented_p"] == pytest.approx(2 / 2**48)
+    assert everybody["invented_verdict"] == women["invented_verdict"] == "better"
+    assert everybody["found_verdict"] == "few" and everybody["found_p"] is None
+    # The same command may write there again; a stranger's file stays.
+    assert run(bad, good, "--resamples", "20", "--errors", out).exit_code == 0
+    (out / "errors.csv").write_text("mine")
+    again = run(bad, good, "--resamples", "20", "--errors", out)
+    assert again.exit_code == 1 and "errors.csv" in again.stderr
+
+
+def test_without_labels_there_are_no_errors_to_compare(tmp_path, run):
+    texts = ["Kein Erguss."] * 32
+    file = write(tmp_path / "a.jsonl", texts, more=lambda i: {"language": "de"})
+    done = run(file, file, "--resamples", "20", "--errors", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert "no labeler knows the language of the reports" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -58,6 +58,10 @@ def test_table_json_lines_and_page(predictions, tmp_path, run):
     assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2", "3"]
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "model.jsonl" in page
+    assert "Found, missed and invented, by subgroup" in page
+    errors = json.loads((tmp_path / "out/errors.json").read_text(encoding="utf-8"))
+    assert errors["notes"] == ["not in the file of predictions: sex, age, view, source"]
+    assert errors["unit"] == "study" and (tmp_path / "out/errors.csv").stat().st_size > 1000
 
 
 def test_missing_weights_are_named_or_required(predictions, tmp_path, run):

@@ -19,6 +19,7 @@ from llava_rad.data import save_manifest
 
 PROGRAM = Path(__file__).parents[2] / "eval" / "run.py"
 FILES = ["reports.jsonl", "predictions.jsonl", "metrics.json", "per_sample.jsonl", "report.html"]
+FILES += ["errors.json", "errors.csv"]
 CONTROL_FILES = [
     "image_control.json",
     "image_control.jsonl",
@@ -63,6 +64,11 @@ def test_reports_scores_and_page(run, run_program, studies, tmp_path):
     for row, study in zip(rows, judged, strict=True):
         assert (out / row["image"]).resolve() == Path(study.images[0].path).resolve()
         assert row.get("labels", {}) == ({"Edema": 1.0} if study.labels else {})
+        assert (row["sex"], row["age"], row["view"]) == (study.sex, study.age, "PA")
+    errors = json.loads((out / "errors.json").read_text(encoding="utf-8"))
+    assert errors["notes"][0] == "not in the file of predictions: source"
+    assert "view: PA in all studies" in errors["notes"]
+    assert {"F", "M"} < {c["value"] for c in errors["cells"]}
 
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     generation = metrics["generation"]

@@ -81,7 +81,10 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path):
     html = page(Predictions(predictions.path, (first, *predictions.rows[1:])))
     links = Links()
     links.feed(html)
-    assert links.addresses and all(a.startswith("data:image/jpeg;base64,") for a in links.addresses)
+    inside = {a.removeprefix("#") for a in links.addresses if a.startswith("#")}
+    assert inside and inside <= set(re.findall(r' id="([^"]+)"', html))
+    others = [a for a in links.addresses if not a.startswith("#")]
+    assert others and all(a.startswith("data:image/jpeg;base64,") for a in others)
     assert not re.search(r"@import|url\(|https?:", html)
     assert links.open == [] and links.silent == []
     assert "<script" not in html and '<html lang="en">' in html

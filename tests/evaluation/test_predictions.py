@@ -27,6 +27,10 @@ def test_all_fields(tmp_path):
         "labels": {"Edema": 1, "Fracture": None, "Cardiomegaly": -1},
         "patient_id": 12,
         "language": "en",
+        "sex": "female",
+        "age": "058Y",
+        "view": "PA",
+        "source": "nih",
         "other": [1],
     }
     found = read_predictions(write(tmp_path, row, "", {**ROW, "prediction": ""}))
@@ -36,6 +40,8 @@ def test_all_fields(tmp_path):
     assert first.labels == {"Edema": 1.0, "Cardiomegaly": -1.0}
     assert first.patient == "12"
     assert found.languages == ["en"]
+    assert (first.sex, first.age, first.view, first.source) == ("F", 58.0, "PA", "nih")
+    assert (second.sex, second.age, second.view, second.source) == (None,) * 4
     assert second.prediction == "" and second.image is None
     assert found.references == ["clear lungs", "clear lungs"]
 
@@ -61,6 +67,8 @@ def test_all_fields(tmp_path):
         ([{**ROW, "labels": {"Edema": 2}}], "wrong_type", "Edema"),
         ([{**ROW, "labels": {"Edema": "yes"}}], "wrong_type", "Edema"),
         ([{**ROW, "image": 3}], "wrong_type", "image"),
+        ([{**ROW, "age": [58]}], "wrong_type", "'age'"),
+        ([{**ROW, "sex": True}], "wrong_type", "'sex'"),
         ([ROW, ROW, {**ROW, "id": "2"}], "duplicate_id", "1 id comes more than once: 1"),
     ],
 )

@@ -5,6 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report
 
 from llava_rad.metrics import label_f1
+from llava_rad.metrics.label_f1 import stated_labels
+from llava_rad.metrics.result import join_results, mean_result
 from llava_rad.observations import FIVE, OBSERVATIONS, Mention
 
 AVERAGES = ("micro", "macro", "weighted", "samples")
@@ -78,3 +80,16 @@ def test_an_empty_text_matches_nothing():
     nothing = np.zeros((2, 14), int)
     values = label_f1("x", nothing, nothing, facts={}, empty=np.array([True, False]))
     assert list(values.per_pair["uncertain_positive/14/exact_match"]) == [0.0, 1.0]
+
+
+def test_what_was_stated_can_be_read_again():
+    prediction, reference = random_mentions(4), random_mentions(5)
+    more = mean_result("x", {"other": np.ones(80)}, facts={})
+    result = join_results(label_f1("x", prediction, reference, facts={}), more)
+    for policy, stated in (
+        ("uncertain_positive", (Mention.POSITIVE, Mention.UNCERTAIN)),
+        ("uncertain_negative", (Mention.POSITIVE,)),
+    ):
+        mine, theirs = stated_labels(result, policy)
+        assert (mine == np.isin(prediction, stated)).all()
+        assert (theirs == np.isin(reference, stated)).all()
