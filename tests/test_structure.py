@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 
 # The ground floor, which knows only itself.
 GROUND = {
+    "boxes",
     "bundled",
     "errors",
     "appearance",
@@ -21,6 +22,7 @@ GROUND = {
     "ending",
     "extras",
     "files",
+    "grounded_text",
     "hub",
     "locks",
     "names",

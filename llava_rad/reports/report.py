@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from llava_rad.boxes import Box
 from llava_rad.names import escape_name, one_line, plain_text
 
 #: Said once with every report, in text, JSON and on the page.
@@ -46,6 +47,31 @@ class Sentence:
 
 
 @dataclass(frozen=True)
+class GroundedSentence:
+    """A sentence of a report, and where on an image the model says that its finding is.
+
+    Attributes:
+        start: its first character in the findings.
+        end: the one after its last.
+        image: place of the image among the report's, from 0.
+        boxes: left, upper, right and lower edge of each, in pixels of the image as it is stored.
+        width: of the image in pixels.
+        height: of the image in pixels.
+    """
+
+    start: int
+    end: int
+    image: int
+    boxes: tuple[tuple[float, float, float, float], ...]
+    width: int
+    height: int
+
+    def shares(self) -> list[Box]:
+        """The boxes in shares of the image's width and height."""
+        return [Box.of_pixels(*b, width=self.width, height=self.height) for b in self.boxes]
+
+
+@dataclass(frozen=True)
 class Report:
     """A generated report.
 
@@ -64,6 +90,7 @@ class Report:
         observations: name of an observation to its probability, 0 to 1, where the model gives them.
         sentences: of the findings with their mean log-probability; empty with beam search. The
             mapping that :meth:`to_dict` makes of one may stand for it.
+        grounding: the sentences with boxes, of a model that writes them; likewise.
         disclaimer: one line that goes wherever the text goes.
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
@@ -91,12 +118,20 @@ class Report:
     warnings: tuple[str, ...] = ()
     observations: Mapping[str, float] = field(default_factory=dict)
     sentences: tuple[Sentence, ...] = ()
+    grounding: tuple[GroundedSentence, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
     thumbnails: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         known = (s if isinstance(s, Sentence) else Sentence(**s) for s in self.sentences)
         object.__setattr__(self, "sentences", tuple(known))
+        places = (g if isinstance(g, GroundedSentence) else _grounded(**g) for g in self.grounding)
+        object.__setattr__(self, "grounding", tuple(places))
+
+    @property
+    def boxes(self) -> list[tuple[str, GroundedSentence]]:
+        """The sentences that have boxes, with their texts."""
+        return [(self.findings[place.start : place.end], place) for place in self.grounding]
 
     @property
     def unlike_training(self) -> bool:
@@ -120,6 +155,13 @@ class Report:
         values["roles"] = list(self.roles)
         values["observations"] = dict(self.observations)
         values["sentences"] = [asdict(sentence) for sentence in self.sentences]
+        if self.grounding:
+            values["grounding"] = [
+                {**asdict(place), "boxes": [list(box) for box in place.boxes]}
+                for place in self.grounding
+            ]
+        else:  # most models write none
+            del values["grounding"]
         values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
 
@@ -178,3 +220,8 @@ class Report:
         notes = ["cut off at max_new_tokens."] * self.truncated
         notes += ["the text repeats itself; do not rely on it."] * self.repetitive
         return [one_line(f"Note: {note}") for note in (*notes, *self.warnings)]
+
+
+def _grounded(boxes: Iterable[Iterable[float]], **values: int) -> GroundedSentence:
+    edges = (tuple(map(float, box)) for box in boxes)
+    return GroundedSentence(boxes=tuple((a, b, c, d) for a, b, c, d in edges), **values)
