@@ -237,7 +237,7 @@ class _Reader:
 
     def _close_box(self) -> None:
         box = _box_of(self._edges or [])
-        self._edges = None
+        self._edges, self._gap = None, True
         if box is None or (self._start is None and not self.phrases):
             self.malformed += 1
         elif self._start is not None:
@@ -249,7 +249,7 @@ class _Reader:
     def _leave_box(self) -> None:
         if self._edges is not None:
             self.malformed += 1
-            self._edges = None
+            self._edges, self._gap = None, True
 
     def _end_phrase(self) -> None:
         if self._start is not None:
