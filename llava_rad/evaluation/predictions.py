@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rad.errors import DataError, described
+from llava_rad.evaluation.boxes import SaidBoxes, read_boxes
 from llava_rad.evaluation.rexrank import holds_rexrank, rexrank_records
 from llava_rad.metrics.result import check_pairs
 from llava_rad.names import one_line, plain_text
@@ -58,6 +59,8 @@ class Prediction:
         patient: the patient's id, if the file names it.
         language: of the reference, such as ``"en"``, if the file says.
         section: of the report that the reference is, such as ``"findings"``, if the file says.
+        boxes: of the generated text, if the file has some, each with its sentence.
+        reference_boxes: the true ones.
     """
 
     id: str
@@ -68,6 +71,8 @@ class Prediction:
     patient: str | None
     language: str | None
     section: str | None = None
+    boxes: SaidBoxes = ()
+    reference_boxes: SaidBoxes = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,10 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     """Read lines or rows with an id, a generated and a true text.
 
     Optional fields are ``labels`` (an object of CheXpert observations; a table may have a column
-    for each instead; capitals aside), ``image``, ``patient_id``, ``language`` and ``section``;
-    others are left alone. Control characters become spaces and halves of characters question marks;
-    both are counted.
+    for each instead; capitals aside), ``image``, ``patient_id``, ``language``, ``section``, and
+    ``boxes`` and ``reference_boxes`` (:func:`llava_rad.evaluation.boxes.read_boxes`); others are
+    left alone. Control characters become spaces and halves of characters question marks; both are
+    counted.
 
     Args:
         path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; ``.json`` in ReXrank's form, an
@@ -149,6 +155,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
                 patient=_optional(record, columns.patient, where),
                 language=_optional(record, "language", where),
                 section=_optional(record, "section", where),
+                boxes=read_boxes(record.get("boxes"), where),
+                reference_boxes=read_boxes(record.get("reference_boxes"), where),
             )
         )
     _check_rows([row.id for row in rows], path)

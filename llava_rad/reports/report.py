@@ -174,7 +174,8 @@ class Report:
         lines = [one_line(f"== {self.study_id}")] if heading else []
         lines += [CAUTION, ""] * self.unlike_training
         seen = [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
-        lines += [self._said, "", *seen, *self._shown(), *self._notes(), self._ending]
+        lines += [self._said, "", *self._placed(), *seen, *self._shown()]
+        lines += [*self._notes(), self._ending]
         return "\n".join(lines) + ("\n" if heading else "")
 
     def __str__(self) -> str:
@@ -184,14 +185,16 @@ class Report:
         """The same with pictures; everything that is not ours is escaped."""
         captions = (self._shown() or [""] * len(self.thumbnails)) if self.thumbnails else []
         pictures = [
-            '<figure style="margin:0;max-width:20em">'
-            f'<img alt="{html.escape(caption)}" style="max-width:100%" '
+            '<figure style="margin:0;max-width:20em"><div style="position:relative">'
+            f'<img alt="{html.escape(caption)}" style="display:block;width:100%" '
             f'src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+            f"{self._frames(place)}</div>"
             f'<figcaption style="font-size:small">{html.escape(caption)}</figcaption></figure>'
-            for picture, caption in zip(self.thumbnails, captions, strict=True)
+            for place, (picture, caption) in enumerate(zip(self.thumbnails, captions, strict=True))
         ]
         shown = [] if pictures else self._shown()
-        notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*shown, *self._notes()])
+        listed = [*self._placed(), *shown, *self._notes()]
+        notes = "".join(f"<li>{html.escape(line)}</li>" for line in listed)
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:1em">'
             + "".join(pictures)
@@ -201,6 +204,29 @@ class Report:
             + (f'<ul style="font-size:small">{notes}</ul>' if notes else "")
             + f'<p style="font-size:small"><em>{html.escape(self._ending)}</em></p></div></div>'
         )
+
+    def _frames(self, image: int) -> str:
+        """The boxes on one of the pictures, each with its sentence as a title."""
+        return "".join(
+            '<span style="position:absolute;box-sizing:border-box;border:2px solid #4cc3d9;'
+            f"left:{100 * box.x_min:.2f}%;top:{100 * box.y_min:.2f}%;"
+            f"width:{100 * (box.x_max - box.x_min):.2f}%;"
+            f'height:{100 * (box.y_max - box.y_min):.2f}%" title="{html.escape(sentence)}"></span>'
+            for sentence, place in self.boxes
+            if place.image == image
+            for box in place.shares()
+        )
+
+    def _placed(self) -> list[str]:
+        """The boxes in words, for text and whoever does not see them."""
+        return [
+            one_line(
+                f"Box: {sentence} {box.x_min:.0%} to {box.x_max:.0%} from the left edge, "
+                f"{box.y_min:.0%} to {box.y_max:.0%} from the top"
+            )
+            for sentence, place in self.boxes
+            for box in place.shares()
+        ]
 
     @property
     def _said(self) -> str:
