@@ -181,8 +181,9 @@ def read_boxes(value: Any, where: str) -> SaidBoxes:
                 remedy="Give an object with x_min, y_min, x_max and y_max",
                 kind="wrong_type",
             )
+        given: dict[str, Any] = {name: box.get(name) for name in _EDGES}
         try:
-            edges = Box(*(box.get(name) for name in _EDGES))
+            edges = Box(**given)
         except DataError as error:
             raise DataError(
                 error.what, where=where, remedy=error.remedy, kind=error.kind

@@ -155,8 +155,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
                 patient=_optional(record, columns.patient, where),
                 language=_optional(record, "language", where),
                 section=_optional(record, "section", where),
-                boxes=read_boxes(record.get("boxes"), where),
-                reference_boxes=read_boxes(record.get("reference_boxes"), where),
+                boxes=_boxes(record, "boxes", where),
+                reference_boxes=_boxes(record, "reference_boxes", where),
             )
         )
     _check_rows([row.id for row in rows], path)
@@ -320,6 +320,13 @@ def _labels(labels: Any, where: str, respelt: set[str]) -> dict[str, float]:
         if values.setdefault(known, float(value)) != value:
             raise _wrong(f"labels: {name}", value, "what the same label says elsewhere", where)
     return values
+
+
+def _boxes(record: dict[str, Any], field: str, where: str) -> SaidBoxes:
+    value = record.get(field)
+    if isinstance(value, str) and value:  # of a table
+        value = parse_json(value, where=where, remedy=f"Give {field} as JSON")
+    return read_boxes(None if is_missing(value) else value, where)
 
 
 def _optional(record: dict[str, Any], field: str, where: str) -> str | None:

@@ -174,7 +174,7 @@ class Report:
         lines = [one_line(f"== {self.study_id}")] if heading else []
         lines += [CAUTION, ""] * self.unlike_training
         seen = [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
-        lines += [self._said, "", *self._placed(), *seen, *self._shown()]
+        lines += [self._said, "", *self.places(), *seen, *self._shown()]
         lines += [*self._notes(), self._ending]
         return "\n".join(lines) + ("\n" if heading else "")
 
@@ -193,7 +193,7 @@ class Report:
             for place, (picture, caption) in enumerate(zip(self.thumbnails, captions, strict=True))
         ]
         shown = [] if pictures else self._shown()
-        listed = [*self._placed(), *shown, *self._notes()]
+        listed = [*self.places(), *shown, *self._notes()]
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in listed)
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:1em">'
@@ -217,7 +217,7 @@ class Report:
             for box in place.shares()
         )
 
-    def _placed(self) -> list[str]:
+    def places(self) -> list[str]:
         """The boxes in words, for text and whoever does not see them."""
         return [
             one_line(
