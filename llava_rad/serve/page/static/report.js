@@ -140,7 +140,7 @@ function showSentences() {
     onPress(span, () => select(selected === place ? -1 : place));
     const numbers = boxesOf(sentence).map(({ number }) => number);
     if (numbers.length) {
-      span.append(make("sup", { ariaLabel: `, box ${numbers.join(", ")}` }, numbers.join(" ")));
+      span.append(make("sup", {}, make("span", { className: "unseen" }, " box "), numbers.join(" ")));
       for (const event of ["mouseenter", "focus"]) span.addEventListener(event, () => point(place));
       for (const event of ["mouseleave", "blur"]) span.addEventListener(event, () => point(-1));
     }
