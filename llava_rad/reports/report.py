@@ -45,6 +45,10 @@ class Sentence:
     text: str
     log_probability: float
 
+    def __post_init__(self) -> None:
+        # JavaScript writes 0 for -0.0: what comes back from a page must be what went there.
+        object.__setattr__(self, "log_probability", float(self.log_probability) + 0.0)
+
 
 @dataclass(frozen=True)
 class GroundedSentence:

@@ -446,7 +446,7 @@ def test_boxes_are_drawn_and_follow_pointer_and_focus(open_page, chest, width):
         wait_for_picture(page)
         bare = canvas(page)
         write(page)
-        page.wait_for_function("document.getElementById('attention').textContent.includes('proof')")
+        page.wait_for_selector("#attention:has-text('not proof')")
         assert "<obj>" not in page.inner_text("#text") and "<box>" not in page.inner_text("#text")
         plain = canvas(page)
         assert plain != bare
