@@ -1,4 +1,4 @@
-"""PadChest-GR (de Castro et al., 2024): single-finding sentences with boxes, English and Spanish.
+"""PadChest-GR (Castro et al., 2024): single-finding sentences with boxes, English and Spanish.
 
 Layout: ``grounded_reports_*.json``, a list of studies with ``StudyID``, ``ImageID``,
 ``PreviousStudyID``, ``PreviousImageID`` and ``findings``, each with ``sentence_en``,
