@@ -170,6 +170,12 @@ class DataConfig:
             where="augment",
             remedy="Set augment=false, or cache_features=null to encode each image in each step",
         )
+        _require(
+            not (self.augment and self.boxes),
+            "an image that is turned and shifted has its findings elsewhere than its boxes say",
+            where="augment",
+            remedy="Set augment=false, or boxes=false",
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from llava_rad.boxes import Box
 from llava_rad.data import FindingBox, Study, StudyImage, save_manifest
+from llava_rad.errors import ConfigError
 from llava_rad.grounded_text import read_grounded
 from llava_rad.report_training.config import DataConfig, SourceConfig
 from llava_rad.report_training.samples import ReportSamples
@@ -61,3 +62,8 @@ def test_without_the_setting_nothing_changes(processor, split):
     split.boxes = False
     sample = ReportSamples(split, processor, 512).sample(0)
     assert "<" not in processor.decode([i for i in sample.tokens.labels if i != -100])
+
+
+def test_images_that_are_turned_have_no_boxes_to_learn():
+    with pytest.raises(ConfigError, match="elsewhere than its boxes say"):
+        DataConfig(boxes=True, augment=True)

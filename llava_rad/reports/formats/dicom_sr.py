@@ -54,7 +54,11 @@ def _write(document: ReportDocument, sources: Sequence[SourceInstance]) -> bytes
     from highdicom.sr import EnhancedSR
 
     written = document.written
-    same = [document.findings, document.indication, sorted(document.report.observations.items())]
+    same: list[object] = [
+        document.findings,
+        document.indication,
+        sorted(document.report.observations.items()),
+    ]
     same += [(place.start, place.image, place.boxes) for place in document.report.grounding]
     facts = json.dumps([*same, document.model, [source.uid for source in sources]])
     report = EnhancedSR(
