@@ -18,6 +18,7 @@ from llava_rad.metrics.score import Scorer
 from llava_rad.reports.report import Report
 from llava_rad.sentences import sentence_spans
 from llava_rad.statistics import Interval, Units, bootstrap
+from llava_rad.wording import counted
 
 #: The boxes of a text, each with the sentence that it belongs to (empty where none is named).
 SaidBoxes = tuple[tuple[str, Box], ...]
@@ -75,36 +76,53 @@ class BoxEvaluation:
             },
         }
 
-    def table(self) -> str:
-        """The values that count, with their intervals and baselines."""
-        baselines = {n: self.baselines.results[n].values for n in self.baselines.results}
-        head = ["boxes", "value", "result", "95 % interval", *(_BASELINES[n] for n in baselines)]
+    @property
+    def summary(self) -> str:
+        """How many boxes there are, and what the baselines are made of."""
+        facts = self.results[overlap.NAME].facts
+        counts, of = facts["boxes"], facts["studies_with_boxes"]
+        mine, theirs = (
+            f"{counts[side]} {what} in {counted(of[side], 'study', 'studies')}"
+            for side, what in (("prediction", "predicted"), ("reference", "true"))
+        )
+        made_of = self.baselines.fixed_from
+        if made_of == "training":
+            made_of = "training boxes"
+        return (
+            f"boxes: {mine}, {theirs}; baselines place the predicted ones without looking, made of "
+            f"{made_of}"
+        )
+
+    def rows(self) -> list[dict[str, str]]:
+        """The values that count, as text: result, interval, and a column for each baseline."""
         rows = []
         for name, result in self.results.items():
             values = result.values
             for value in _SHOWN[name]:
                 interval = self.intervals[name].get(value)
                 rows.append(
-                    [
-                        name,
-                        value,
-                        f"{values[value]:.4f}",
-                        "" if interval is None else f"{interval.low:.4f}-{interval.high:.4f}",
-                        *(
-                            f"{found[value]:.4f}" if name == overlap.NAME else ""
-                            for found in baselines.values()
-                        ),
-                    ]
+                    {
+                        "boxes": name,
+                        "value": value,
+                        "result": f"{values[value]:.4f}",
+                        "95 % interval": ""
+                        if interval is None
+                        else f"{interval.low:.4f}-{interval.high:.4f}",
+                        **{
+                            _BASELINES[of]: f"{found.values[value]:.4f}"
+                            if name == overlap.NAME
+                            else ""
+                            for of, found in self.baselines.results.items()
+                        },
+                    }
                 )
-        facts = self.results[overlap.NAME].facts
-        counts, of = facts["boxes"], facts["studies_with_boxes"]
-        said = (
-            f"boxes: {counts['prediction']} predicted in {of['prediction']} studies, "
-            f"{counts['reference']} true ones in {of['reference']}; baselines place the predicted "
-            f"ones without looking, made of {self.baselines.fixed_from} boxes"
-        )
+        return rows
+
+    def table(self) -> str:
+        """The summary and the rows, for a terminal."""
+        rows = self.rows()
         return "\n".join(
-            [said.replace("themselves boxes", "themselves"), "", text_table(head, rows)]
+            [self.summary, "", text_table([*rows[0]], [[*row.values()] for row in rows])]
         )
 
 

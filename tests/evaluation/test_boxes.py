@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from llava_rad.boxes import Box
 from llava_rad.data import FindingBox, Study, StudyImage
@@ -12,6 +13,7 @@ from llava_rad.errors import DataError
 from llava_rad.evaluation.boxes import boxes_of_report, boxes_of_study, phrases
 from llava_rad.evaluation.evaluation import evaluate_predictions, to_json
 from llava_rad.evaluation.output import evaluation_table
+from llava_rad.evaluation.page import render_page
 from llava_rad.evaluation.predictions import read_predictions
 from llava_rad.metrics.score import Scorer
 from llava_rad.reports.report import GroundedSentence, Report
@@ -50,7 +52,7 @@ def test_a_file_with_boxes_is_scored_beside_its_texts(tmp_path: Path) -> None:
         *("random_place", "centre", "mean_box", "other_patient")
     }
     table = evaluation_table(evaluation)
-    assert "boxes: 2 predicted in 2 studies, 3 true ones in 3" in table
+    assert "boxes: 2 predicted in 2 studies, 3 true in 3 studies" in table
     assert "made of the references themselves\n" in table and "both/overlap" in table
     trained = evaluate_predictions(
         predictions, Scorer(["rouge"]), training_boxes=[Box(0, 0, 1, 1)], resamples=20
@@ -101,3 +103,17 @@ def test_boxes_of_studies_reports_and_phrases() -> None:
     [(sentence, found)] = boxes_of_report(report.to_dict())
     assert sentence == "A nodule." and found == Box(0.1, 0.1, 0.3, 0.3)
     assert phrases(report.findings, [(sentence, found)]) == [("A nodule.", [found]), ("Clear.", ())]
+
+
+def test_the_page_draws_predicted_and_true_boxes(tmp_path: Path) -> None:
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    said = {"boxes": [{"sentence": "A <b> nodule.", **ONE}], "reference_boxes": [FAR]}
+    rows = [{**said, "image": "a.png"}, {}]
+    evaluation = evaluate_predictions(
+        read_predictions(written(tmp_path, rows)), Scorer(["rouge"]), resamples=20
+    )
+    page = render_page(evaluation)
+    assert page.count('class="frame predicted"') == page.count('class="frame true"') == 1
+    assert "left:10.00%;top:10.00%;width:20.00%;height:20.00%" in page
+    assert "predicted box: A &lt;b&gt; nodule." in page and "A <b> nodule" not in page
+    assert "boxes: 1 predicted in 1 study, 1 true in 1 study" in page
