@@ -10,13 +10,14 @@ let report = null; // { values, files, fields }
 let maps = null; // sentences of /v1/attention
 let most = 1;
 let selected = -1;
-let pointed = -1; // the sentence under the pointer or with the focus
+let hovered = -1; // the sentence under the pointer
+let focused = -1;
 let waiting = null;
 
 export function clear(text = "No report yet.") {
   waiting?.abort();
   report = maps = null;
-  pointed = -1;
+  hovered = focused = -1;
   select(-1);
   $("text").replaceChildren(make("p", { className: "soft" }, text));
   for (const name of ["warnings", "observations", "places", "save", "attention-again"]) {
@@ -84,7 +85,8 @@ async function askForMaps() {
   try {
     const found = await (await post("/v1/attention", formOf(asked), waiting.signal)).json();
     if (report !== asked) return;
-    select(-1); // the sentences are counted anew
+    hovered = focused = -1; // the sentences are counted anew
+    select(-1);
     maps = found.sentences;
     most = Math.max(...maps.flatMap(({ images }) => images.flatMap(({ grid }) => grid.flat())));
     showSentences();
@@ -141,8 +143,10 @@ function showSentences() {
     const numbers = boxesOf(sentence).map(({ number }) => number);
     if (numbers.length) {
       span.append(make("sup", {}, make("span", { className: "unseen" }, " box "), numbers.join(" ")));
-      for (const event of ["mouseenter", "focus"]) span.addEventListener(event, () => point(place));
-      for (const event of ["mouseleave", "blur"]) span.addEventListener(event, () => point(-1));
+      span.addEventListener("mouseenter", () => point({ at: place }));
+      span.addEventListener("mouseleave", () => point({ at: -1 }));
+      span.addEventListener("focus", () => point({ focus: place }));
+      span.addEventListener("blur", () => point({ focus: -1 }));
     }
     parts.push(span);
   });
@@ -151,8 +155,9 @@ function showSentences() {
   $("text").replaceChildren(make("p", {}, ...parts, text.slice(end)));
 }
 
-function point(place) {
-  pointed = place;
+function point({ at = hovered, focus = focused }) {
+  hovered = at;
+  focused = focus;
   showMap();
 }
 
@@ -171,7 +176,8 @@ export function showMap() {
   const image = report ? report.values.images.indexOf(shownName()) : -1;
   const found = maps?.[selected]?.images[image];
   showHeat(found?.grid ?? null, found?.box, most);
-  const strong = boxesOf(sentences()[pointed >= 0 ? pointed : selected]).map((box) => box.number);
+  const marked = [hovered, focused, selected].find((place) => place >= 0);
+  const strong = boxesOf(sentences()[marked]).map((box) => box.number);
   showBoxes(boxes().filter((box) => box.image === image)
     .map((box) => ({ ...box, strong: strong.includes(box.number) })));
 }
