@@ -116,6 +116,7 @@ def main(
                 scorer,
                 section=studies.section,
                 training=studies.training or None,
+                training_boxes=studies.training_boxes,
                 **how,
                 preset=published,
                 progress=lambda step: say_once(f"computing {step}"),

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_rad"
 
 # The ground floor, which knows only itself.
 GROUND = {
+    "boxes",
     "bundled",
     "errors",
     "appearance",
@@ -22,6 +23,7 @@ GROUND = {
     "extras",
     "file_keys",
     "files",
+    "grounded_text",
     "hub",
     "locks",
     "names",

@@ -36,7 +36,7 @@ def convert(
         str | None,
         typer.Option(
             help="Another prompt than the checkpoint's: llava_rad, vicuna_v1, mistral, maira_2, "
-            "plain, or a JSON file with a template."
+            "maira_2_grounded (asks for boxes), plain, or a JSON file with a template."
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the model.")] = None,

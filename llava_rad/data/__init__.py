@@ -12,6 +12,7 @@ from llava_rad.data.adapters import (
     describe,
 )
 from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.finding_box import FindingBox
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.inputs import expand_images, expand_inputs
 from llava_rad.data.manifest import (
@@ -32,6 +33,7 @@ __all__ = [
     "SECTIONS",
     "ConversionLog",
     "ConversionReport",
+    "FindingBox",
     "Identifiers",
     "PriorStudy",
     "ReportSections",

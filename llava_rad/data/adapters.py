@@ -28,7 +28,9 @@ from llava_rad.data import (
     nih,
     openi,
     padchest,
+    padchest_gr,
     rexrank,
+    rsna,
     vindr_cxr,
 )
 from llava_rad.data.conversion import ConversionLog
@@ -61,7 +63,9 @@ ADAPTERS: dict[str, Callable[..., Iterator[Study]]] = {
     "chexpert-plus": chexpert_plus.read,
     "rexrank": rexrank.read,
     "padchest": padchest.read,
+    "padchest-gr": padchest_gr.read,
     "nih": nih.read,
+    "rsna": rsna.read,
     "vindr-cxr": vindr_cxr.read,
     "brax": brax.read,
     "candid-ptx": candid_ptx.read,

@@ -9,26 +9,39 @@ in ``fold1/masks/left lung/JPCLN001.gif`` and so on. And a subset: ``metadata.cs
 nature, location, diagnosis``, and masks in ``masks/JPCLN001_left_lung.png``.
 
 An image is one patient's. Size, subtlety (5 is obvious), place and nature of the nodule are further
-facts of the study; x and y are pixels, of 2048 x 2048 in the public tables. The findings text says
-whether there is a nodule, its lobe and whether it is large (:mod:`llava_rad.data.nodule_template`).
+facts of the study; x and y are pixels, of 2048 x 2048 in the public tables. With the size they make
+the nodule's box: a pixel of the 2048 is 0.175 mm wide, whatever the size of the files here. The
+findings text says whether there is a nodule, its lobe and whether it is large
+(:mod:`llava_rad.data.nodule_template`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llava_rad.boxes import Box
 from llava_rad.data.conversion import ConversionLog
-from llava_rad.data.fields import first_existing, is_file, parse_age, parse_sex, parse_split
+from llava_rad.data.fields import (
+    first_existing,
+    is_file,
+    parse_age,
+    parse_number,
+    parse_sex,
+    parse_split,
+)
+from llava_rad.data.finding_box import FindingBox
 from llava_rad.data.image_files import IMAGE_ENDINGS
 from llava_rad.data.nodule_template import findings_from_nodule
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.data.template import TEMPLATE_NAME
-from llava_rad.errors import DataError
+from llava_rad.errors import DataError, ImageError
 from llava_rad.readers import read_text
 
 STRUCTURES = ("left_lung", "right_lung", "heart", "left_clavicle", "right_clavicle")
 NODULE = "Nodule"
+_SIDE = 2048  # pixels of the published images
+_FILM = _SIDE * 0.175  # millimetres
 
 _SUBSET = (
     "image",
@@ -80,18 +93,46 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
         if age is None:
             log.note("no_usable_age", name)
         extra = {fact: row[fact] for fact in _FACTS if row.get(fact)}
+        text = findings_from_nodule(row["nodule"], extra, name)
+        boxes = _box(row, text, log) if row["nodule"] else ()
         yield Study(
             study_id=name,
             patient_id=row["patient"],
             split=row["split"],
-            images=(StudyImage(str(row["path"]), "frontal", "PA", row["masks"]),),
-            findings=findings_from_nodule(row["nodule"], extra, name),
+            images=(StudyImage(str(row["path"]), "frontal", "PA", row["masks"], boxes),),
+            findings=text,
             labels={NODULE: float(row["nodule"])},
             sex=parse_sex(row["sex"]),
             age=age,
             source="jsrt",
             extra={**extra, "findings_from": TEMPLATE_NAME},
         )
+
+
+def _box(row: dict[str, Any], text: str, log: ConversionLog) -> tuple[FindingBox, ...]:
+    """The square around the nodule; the findings are one sentence, about it."""
+    numbers = [parse_number(row.get(name)) for name in ("nodule_x", "nodule_y", "nodule_mm")]
+    x, y, size = numbers
+    if x is None or y is None or size is None or size <= 0:
+        log.note("nodule_without_box", row["id"])
+        return ()
+    if row["size"] is not None:
+        width, height = row["size"]
+    else:
+        from llava_rad.images import geometry_of  # heavier than the rest of this module
+
+        try:
+            height, width = geometry_of(row["path"]).stored
+        except ImageError:
+            log.leave_out("boxes_without_size", row["id"])
+            return ()
+    side = size / _FILM
+    try:
+        box = Box.around(x / width, y / height, side, side)
+    except DataError:
+        log.leave_out("bad_box", row["id"])
+        return ()
+    return (FindingBox(NODULE, box, text),)
 
 
 def _subset_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
@@ -107,6 +148,7 @@ def _subset_rows(root: Path, log: ConversionLog) -> Iterator[dict[str, Any]]:
             "path": path,
             "split": parse_split(row["split"], row.where),
             "nodule": row["labels"] == NODULE,
+            "size": None,
             "masks": {name: str(file) for name, file in masks.items() if is_file(file)},
         }
 
@@ -151,6 +193,7 @@ def _public_rows(root: Path) -> Iterator[dict[str, Any]]:
                 "path": images.get(name),
                 "split": None,
                 "nodule": nodule,
+                "size": (_SIDE, _SIDE),
                 "masks": masks.get(name, {}),
             }
 

@@ -116,6 +116,11 @@ _ABSENT = {
 FINDING_LABELS = tuple(_PRESENT)
 
 
+def sentence_of_label(label: str, text: str) -> str | None:
+    """The sentence of a text by :func:`findings_from_labels` that says a label; None without."""
+    return next((wording for wording in _PRESENT.get(label, ()) if wording in text), None)
+
+
 def findings_from_labels(labels: Collection[str], study_id: str) -> str:
     """Findings text for the labels of one study.
 

@@ -8,6 +8,11 @@ a JSON lines file whose first 10 MB hold no age, label or prior, while later row
 ``features=llava_rad.data.features()`` there: datasets takes the types from these first rows.
 Parquet stores them.)
 
+Boxes of findings lie with their image, each ``{"finding", "sentence", "reader", "x_min", "y_min",
+"x_max", "y_max"}``, the edges in shares of the picture's width and height, 0 to 1, from the upper
+left corner. An image without boxes has no such key: a manifest without any is the same file, with
+the same hash, as before there were boxes.
+
 Image paths are text in UTF-8; a name that is none is stored as :mod:`llava_rad.names` says.
 
 A manifest written by hand may leave out what it does not know, use null for an absent value and
@@ -22,10 +27,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, KeysView
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_rad.boxes import Box
+from llava_rad.data.finding_box import FindingBox
 from llava_rad.data.label_names import join_labels
 from llava_rad.data.study import PriorStudy, Split, Study, StudyImage
 from llava_rad.errors import DataError, shown
@@ -231,6 +238,8 @@ _OLD_MASK = "lung_mask"
 _OF_STUDY = dict.fromkeys(_STUDY_KEYS).keys()
 _OF_IMAGE = dict.fromkeys((*_IMAGE_KEYS, _OLD_MASK)).keys()
 _OF_PRIOR = dict.fromkeys(f.name for f in fields(PriorStudy)).keys()
+_EDGES = tuple(f.name for f in fields(Box))
+_OF_BOX = dict.fromkeys(("finding", "sentence", "reader", *_EDGES)).keys()
 _OF_PAIR = dict.fromkeys(("name", "value")).keys()
 
 
@@ -314,7 +323,21 @@ def _images(images: Any, base: Path | None) -> tuple[StudyImage, ...]:
             values["masks"] = {
                 name: _resolved(file, f"the mask of {name}", base) for name, file in masks.items()
             }
+        if "boxes" in values:
+            values["boxes"] = _boxes(values["boxes"])
         found.append(StudyImage(**{"path": "", **values}))
+    return tuple(found)
+
+
+def _boxes(boxes: Any) -> tuple[FindingBox, ...]:
+    if not isinstance(boxes, list | tuple):
+        raise DataError(f"boxes is {shown(boxes)}", remedy="Give a list of boxes", kind="bad_row")
+    found = []
+    for box in boxes:
+        _check_keys(box, _OF_BOX, "a box")
+        values = {name: value for name, value in box.items() if not is_missing(value)}
+        edges = Box(*(values.pop(name, None) for name in _EDGES))
+        found.append(FindingBox(**{"finding": "", "box": edges, **values}))
     return tuple(found)
 
 
@@ -396,9 +419,15 @@ def _image_rows(images: tuple[StudyImage, ...], base: Path | None) -> list[dict[
             "masks": [
                 {"name": name, "value": _relative(file, base)} for name, file in image.masks.items()
             ],
+            **({"boxes": [_box_row(box) for box in image.boxes]} if image.boxes else {}),
         }
         for image in images
     ]
+
+
+def _box_row(box: FindingBox) -> dict[str, Any]:
+    texts = {"finding": box.finding, "sentence": box.sentence or "", "reader": box.reader or ""}
+    return {**texts, **asdict(box.box)}
 
 
 def _relative(path: str, base: Path | None) -> str:
@@ -419,7 +448,9 @@ def _schema() -> Any:
     def pairs(of: Any) -> Any:
         return pyarrow.list_(pyarrow.struct({"name": text, "value": of}))
 
-    of_image = dict.fromkeys(_IMAGE_KEYS, text) | {"masks": pairs(text)}
+    of_box = dict.fromkeys(_OF_BOX, text) | dict.fromkeys(_EDGES, number)
+    boxes = pyarrow.list_(pyarrow.struct(of_box))
+    of_image = dict.fromkeys(_IMAGE_KEYS, text) | {"masks": pairs(text), "boxes": boxes}
     images = pyarrow.list_(pyarrow.struct(of_image))
     prior = pyarrow.struct({"study_id": text, "images": images, "findings": text})
     columns = dict.fromkeys(_TEXTS, text) | {"images": images, "prior": prior, "age": number}

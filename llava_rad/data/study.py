@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args
 
+from llava_rad.data.finding_box import FindingBox
 from llava_rad.errors import DataError, shown
 from llava_rad.names import plain_text
 from llava_rad.views import View
@@ -32,6 +33,7 @@ class StudyImage:
         view_position: the data set's own word for it, such as ``"PA"`` or ``"AP SUPINE"``.
         masks: structure, such as ``"lungs"`` or ``"heart"``, to a file of the image's size whose
             pixels are not 0 inside it; resolved like ``path``.
+        boxes: findings with their places on this image.
 
     Raises:
         DataError: a value is of another kind.
@@ -45,6 +47,7 @@ class StudyImage:
     view: View = "unknown"
     view_position: str | None = None
     masks: Mapping[str, str] = field(default_factory=dict)
+    boxes: tuple[FindingBox, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
@@ -67,6 +70,15 @@ class StudyImage:
             _required(structure, "a mask's structure", self.path)
             _required(file, f"the mask of {structure}", self.path)
         _set(self, "masks", dict(self.masks))
+        _set(self, "boxes", tuple(self.boxes))
+        for box in self.boxes:
+            if not isinstance(box, FindingBox):
+                raise DataError(
+                    f"a box is {shown(box)}",
+                    where=self.path,
+                    remedy="Give a FindingBox",
+                    kind="bad_box",
+                )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from llava_rad.boxes import Box
 from llava_rad.errors import ConfigError, ImageError, WeightsError, cut, described, shown
 from llava_rad.readers import read_json
 
@@ -263,6 +264,36 @@ class Preprocessing:
         bottom, end = top + self.image_size, left + self.image_size
         return top * down, left * right, bottom * down, end * right
 
+    def box_in_square(self, box: Box, height: int, width: int) -> Box | None:
+        """A box of an image of this size, in shares of the square that the encoder sees.
+
+        Returns:
+            What of it the square shows; None where that is nothing.
+        """
+        top, left, bottom, right = self.seen(height, width)
+        edges = (
+            (box.x_min * width - left) / (right - left),
+            (box.y_min * height - top) / (bottom - top),
+            (box.x_max * width - left) / (right - left),
+            (box.y_max * height - top) / (bottom - top),
+        )
+        return _inside(*edges)
+
+    def box_on_image(self, box: Box, height: int, width: int) -> Box | None:
+        """The inverse of :meth:`box_in_square`.
+
+        Returns:
+            What of the box lies on the image and not on its padding; None where that is nothing.
+        """
+        top, left, bottom, right = self.seen(height, width)
+        edges = (
+            (left + box.x_min * (right - left)) / width,
+            (top + box.y_min * (bottom - top)) / height,
+            (left + box.x_max * (right - left)) / width,
+            (top + box.y_max * (bottom - top)) / height,
+        )
+        return _inside(*edges)
+
     def _normalised_levels(self) -> np.ndarray:
         """Each of the 256 gray levels after scaling and normalising: float32 [3, 256]."""
         levels = (np.arange(256) * (1 / 255)).astype(np.float32)
@@ -504,6 +535,11 @@ class _ProcessorReader:
             remedy="Pass preprocessing=Preprocessing(...) with what the weights were trained with",
             kind="unsupported_preprocessing",
         )
+
+
+def _inside(x_min: float, y_min: float, x_max: float, y_max: float) -> Box | None:
+    left, upper, right, lower = (min(max(edge, 0.0), 1.0) for edge in (x_min, y_min, x_max, y_max))
+    return Box(left, upper, right, lower) if left < right and upper < lower else None
 
 
 def equalized(pixels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ still have a fair BLEU.
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import llava_rad
+from llava_rad.boxes import Box
 from llava_rad.data.deidentification import has_marks
 from llava_rad.data.targets import SECTIONS, Section
 from llava_rad.errors import MetricError, shown
@@ -28,6 +29,7 @@ from llava_rad.evaluation.baselines import (
     other_patients,
     score_each,
 )
+from llava_rad.evaluation.boxes import BoxEvaluation, evaluate_boxes
 from llava_rad.evaluation.labels import metric_label
 from llava_rad.evaluation.normal_references import normal_references
 from llava_rad.evaluation.observation_errors import (
@@ -112,6 +114,7 @@ class Evaluation:
         warnings: what a reader of the numbers must know.
         resamples: of the bootstrap.
         preset: the published convention that was followed, if one was.
+        boxes: how the boxes agree, where the references have some.
     """
 
     predictions: Predictions
@@ -130,6 +133,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     resamples: int
     preset: AppliedPreset | None = None
+    boxes: BoxEvaluation | None = None
 
     @property
     def count(self) -> int:
@@ -206,6 +210,7 @@ def evaluate_predictions(
     primary: str = PRIMARY,
     training: Mapping[str, str] | None = None,
     features: Mapping[str, Floats] | None = None,
+    training_boxes: Sequence[Box] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     preset: AppliedPreset | None = None,
@@ -221,6 +226,7 @@ def evaluate_predictions(
         training: training reports by id; the fixed report is chosen among them, else among the
             references, which flatters it.
         features: image features [dim] by id, of the file's studies and of training reports.
+        training_boxes: of training studies, from which boxes are placed without looking.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the choice of other patients.
         preset: prepares the texts and says what is resampled, as a published table does.
@@ -262,6 +268,16 @@ def evaluate_predictions(
         predictions.rows, None if mentions is None else mentions[1]
     )
     outputs = Counter(" ".join(text.split()) for text in texts)
+    boxes = evaluate_boxes(
+        list(zip(texts, references, strict=True)),
+        [(row.boxes, row.reference_boxes) for row in predictions.rows],
+        [row.patient or f"study {row.id}" for row in predictions.rows],
+        units,
+        scorer.only([name for name in asked if name in scores.results]),
+        training=training_boxes,
+        resamples=resamples,
+        seed=seed,
+    )
     return Evaluation(
         predictions=predictions,
         section=section,
@@ -279,6 +295,7 @@ def evaluate_predictions(
         warnings=_warnings(predictions, scores, units, outputs, section),
         resamples=resamples,
         preset=preset,
+        boxes=boxes,
     )
 
 
@@ -444,6 +461,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "primary": e.primary,
         **({} if e.preset is None else {"preset": {**e.preset.facts(), "table": e.published()}}),
         "metrics": metrics,
+        **({} if e.boxes is None else {"boxes": e.boxes.to_json()}),
         "left_out": e.scores.left_out,
         "intervals": {
             "method": f"percentile bootstrap over {e.units}",

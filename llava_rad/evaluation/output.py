@@ -154,6 +154,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
         for name, result in evaluation.scores.results.items()
     ]
     table = [*facts, "", text_table(head, rows), ""]
+    if evaluation.boxes is not None:
+        table += [evaluation.boxes.table(), ""]
     return "\n".join([*table, *_published_table(evaluation), "scorers:", *scorers])
 
 

@@ -346,6 +346,17 @@ def _case(e: Evaluation, i: int, rank: str) -> dict[str, Any]:
         "image": image,
         "problem": problem,
         "empty": not row.prediction.strip(),
+        "boxes": [
+            {
+                "kind": kind,
+                "of": sentence,
+                "style": f"left:{100 * box.x_min:.2f}%;top:{100 * box.y_min:.2f}%;"
+                f"width:{100 * (box.x_max - box.x_min):.2f}%;"
+                f"height:{100 * (box.y_max - box.y_min):.2f}%",
+            }
+            for kind, boxes in (("predicted", row.boxes), ("true", row.reference_boxes))
+            for sentence, box in boxes
+        ],
     }
 
 

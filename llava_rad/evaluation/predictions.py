@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_rad.data.fields import parse_age, parse_sex
 from llava_rad.errors import DataError, described
+from llava_rad.evaluation.boxes import SaidBoxes, read_boxes
 from llava_rad.evaluation.rexrank import holds_rexrank, rexrank_records
 from llava_rad.metrics.result import check_pairs
 from llava_rad.names import one_line, plain_text
@@ -63,6 +64,8 @@ class Prediction:
         age: in years, if the file says.
         view: of the image, such as ``"PA"``, if the file says.
         source: the data set that the study comes from, if the file says.
+        boxes: of the generated text, if the file has some, each with its sentence.
+        reference_boxes: the true ones.
     """
 
     id: str
@@ -77,6 +80,8 @@ class Prediction:
     age: float | None = None
     view: str | None = None
     source: str | None = None
+    boxes: SaidBoxes = ()
+    reference_boxes: SaidBoxes = ()
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,9 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
 
     Optional fields are ``labels`` (an object of CheXpert observations; a table may have a column
     for each instead; capitals aside), ``image``, ``patient_id``, ``language``, ``section``, and
-    for subgroups ``sex``, ``age``, ``view`` and ``source``; others are left alone. Control
-    characters become spaces and halves of characters question marks; both are counted.
+    for subgroups ``sex``, ``age``, ``view`` and ``source``, and ``boxes`` and ``reference_boxes``
+    (:func:`llava_rad.evaluation.boxes.read_boxes`); others are left alone. Control characters
+    become spaces and halves of characters question marks; both are counted.
 
     Args:
         path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; ``.json`` in ReXrank's form, an
@@ -162,6 +168,8 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
                 age=_age(record, where),
                 view=_optional(record, "view", where),
                 source=_optional(record, "source", where),
+                boxes=_boxes(record, "boxes", where),
+                reference_boxes=_boxes(record, "reference_boxes", where),
             )
         )
     _check_rows([row.id for row in rows], path)
@@ -325,6 +333,13 @@ def _labels(labels: Any, where: str, respelt: set[str]) -> dict[str, float]:
         if values.setdefault(known, float(value)) != value:
             raise _wrong(f"labels: {name}", value, "what the same label says elsewhere", where)
     return values
+
+
+def _boxes(record: dict[str, Any], field: str, where: str) -> SaidBoxes:
+    value = record.get(field)
+    if isinstance(value, str) and value:  # of a table
+        value = parse_json(value, where=where, remedy=f"Give {field} as JSON")
+    return read_boxes(None if is_missing(value) else value, where)
 
 
 def _optional(record: dict[str, Any], field: str, where: str) -> str | None:

@@ -19,11 +19,18 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import broadcast_object_list
 
+from llava_rad.boxes import Box
 from llava_rad.data import SECTIONS, Section, Study, TargetSelection, load_manifest, select_targets
 from llava_rad.data.manifest import hash_manifest
 from llava_rad.data.study import Split
 from llava_rad.devices import pick_dtype
 from llava_rad.errors import DataError, LlavaRadError
+from llava_rad.evaluation.boxes import (
+    SaidBoxes,
+    boxes_of_report,
+    boxes_of_study,
+    boxes_to_json,
+)
 from llava_rad.model import ReportModel, load
 from llava_rad.model.llm import Quantization
 from llava_rad.observations import OBSERVATIONS
@@ -58,6 +65,7 @@ class WrittenReports:
         repetitive: reports that go on repeating a phrase.
         empty: reports without text; they are scored as they are.
         failures: studies without a report.
+        boxes: of the findings by study id, of a model that writes boxes.
     """
 
     texts: dict[str, str]
@@ -65,6 +73,7 @@ class WrittenReports:
     repetitive: int
     empty: int
     failures: tuple[Failure, ...]
+    boxes: dict[str, SaidBoxes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class SplitReports:
         batch_size: studies decoded together.
         section: of the reports that the model's are compared with.
         trained: the settings that chose the texts the model was trained on, where it says so.
+        training_boxes: boxes of the manifest's training studies, where another split is judged.
     """
 
     model: ReportModel
@@ -98,6 +108,7 @@ class SplitReports:
     batch_size: int
     section: Section = "findings"
     trained: Mapping[str, Any] = field(default_factory=dict)
+    training_boxes: tuple[Box, ...] = ()
 
     @property
     def studies(self) -> list[Study]:
@@ -190,6 +201,7 @@ class SplitReports:
             repetitive=sum(row["repetitive"] for row in rows),
             empty=sum(not row["findings"] for row in rows),
             failures=tuple(failures),
+            boxes={row["study_id"]: boxes_of_report(row) for row in rows if row.get("grounding")},
         )
 
     def _open(self, path: Path, variant: str) -> tuple[ReportFile | None, set[str]]:
@@ -279,6 +291,7 @@ class SplitReports:
             json.dumps(
                 {
                     **_prediction(study, text, written.texts[study.study_id], path.parent),
+                    **_boxes(study, written.boxes.get(study.study_id, ())),
                     "section": self.section,
                 }
             )
@@ -336,9 +349,10 @@ def open_split(
     use_joint = bool(trained.get("use_joint_sections", False))
     how: dict[str, Any] = {"section": section, "use_joint_sections": use_joint, "headed": headed}
     selection = select_targets(studies, **how)
-    training = {}
+    training, boxes = {}, []
     if split in ("validation", "test"):
         of_training = [study for study in load_manifest(manifest) if study.split == "train"]
+        boxes = [box for study in of_training for _, box in boxes_of_study(study)]
         with contextlib.suppress(DataError):  # none of them has the section
             chosen = select_targets(of_training, **how)
             training = {
@@ -358,6 +372,7 @@ def open_split(
         batch_size=batch_size,
         section=section,
         trained=trained,
+        training_boxes=tuple(boxes),
     )
 
 
@@ -376,6 +391,14 @@ def _view(study: Study) -> str | None:
     """The data set's word for the first image's view, else ours, where it is known."""
     image = study.images[0]
     return image.view_position or (None if image.view == "unknown" else image.view)
+
+
+def _boxes(study: Study, said: SaidBoxes) -> dict[str, Any]:
+    """Boxes of a text and the true ones; nothing where there are neither."""
+    found = {"boxes": said, "reference_boxes": boxes_of_study(study)}
+    return (
+        {name: boxes_to_json(boxes) for name, boxes in found.items()} if any(found.values()) else {}
+    )
 
 
 def _prediction(study: Study, findings: str, text: str, folder: Path) -> Mapping[str, Any]:

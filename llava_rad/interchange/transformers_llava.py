@@ -209,7 +209,10 @@ def _template(
     turns = _turns(folder, tokenizer)
     notes = []
     if maira:
-        notes.append("prompt: MAIRA-2's for a single frontal image, with or without an indication")
+        notes.append(
+            "prompt: MAIRA-2's for a single frontal image, with or without an indication; "
+            "maira_2_grounded asks for boxes"
+        )
         changes = dict(MAIRA_2)
         if turns is not None:
             changes |= {"before": turns.before, "after": turns.after}

@@ -21,7 +21,8 @@ from llava_rad.metrics.bleu import (
 from llava_rad.metrics.chexbert import CheXbert, chexbert
 from llava_rad.metrics.cider import cider
 from llava_rad.metrics.green import DEFAULT_GREEN, green, green_judge, prompt_hash, read_prompt
-from llava_rad.metrics.judge_llm import RememberingJudge
+from llava_rad.metrics.grounded_radfact import Phrase, evidence_prompt_hash, grounded_radfact
+from llava_rad.metrics.judge_llm import Judge, RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
@@ -196,10 +197,17 @@ class _Shared:
         return SrrBert.load(s.srr_bert, vocabulary=s.srr_bert_vocabulary, device=s.device)
 
     @cached_property
-    def radfact(self) -> RememberingJudge:
+    def radfact_judge(self) -> Judge:
         s = self.settings
-        judge = radfact_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model, device=s.device)
-        return RememberingJudge(judge, radfact_prompt_hash(), s.cache)
+        return radfact_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model, device=s.device)
+
+    @cached_property
+    def radfact(self) -> RememberingJudge:
+        return RememberingJudge(self.radfact_judge, radfact_prompt_hash(), self.settings.cache)
+
+    @cached_property
+    def evidence(self) -> RememberingJudge:
+        return RememberingJudge(self.radfact_judge, evidence_prompt_hash(), self.settings.cache)
 
     def _annotator(self, model_type: str) -> RadGraphAnnotator:
         s = self.settings
@@ -401,6 +409,12 @@ class Scorer:
     def label_reports(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """What the rules say of each text [texts, 14]; texts that were scored are known."""
         return label_reports(texts, self._shared.labels)
+
+    def grounded_radfact(
+        self, predicted: Sequence[Sequence[Phrase]], expected: Sequence[Sequence[Phrase]]
+    ) -> MetricResult:
+        """RadFact on phrases with boxes, by the judge of the metric ``radfact``."""
+        return grounded_radfact(predicted, expected, judge=self._shared.evidence)
 
     def __call__(
         self,

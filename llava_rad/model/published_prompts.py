@@ -54,12 +54,26 @@ MAIRA_2: dict[str, Any] = {
     "study.  USER:  ",
     "after": "  ASSISTANT: ",
 }
+_MAIRA_2_GROUNDED_TASK = _MAIRA_2_TASK.replace(
+    "prior frontal image. ",
+    "prior frontal image. Each finding should be described as a self-contained plain-text "
+    "sentence. If the finding is groundable, locate the finding in the current frontal chest X-ray "
+    "image, with bounding boxes indicating all locations where it can be seen in the current "
+    "frontal image. Otherwise, generate just the ungrounded finding without bounding boxes. ",
+)
+#: How MAIRA-2 is asked for boxes: its text is read by :mod:`llava_rad.grounded_text`.
+MAIRA_2_GROUNDED: dict[str, Any] = {
+    **MAIRA_2,
+    "instruction": _MAIRA_2_GROUNDED_TASK.replace("{text}", "N/A"),
+    "instruction_with_indication": _MAIRA_2_GROUNDED_TASK,
+}
 
 PROMPTS: dict[str, dict[str, Any]] = {
     "llava_rad": LLAVA_RAD,
     "vicuna_v1": VICUNA_V1,
     "mistral": MISTRAL,
     "maira_2": MAIRA_2,
+    "maira_2_grounded": MAIRA_2_GROUNDED,
     "plain": PLAIN,
 }
 

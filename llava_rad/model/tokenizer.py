@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_rad.errors import ModelError, WeightsError
+from llava_rad.grounded_text import MARK as GROUNDING
 from llava_rad.quiet import quiet
 from llava_rad.readers import read_json
 
@@ -154,11 +155,14 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     """The tokens that steer an LLM, with their ids: what opens, parts and ends its turns.
 
     A tokenizer gives names to a few of them only (``eos_token`` and the like); the turn marks of
-    Phi-3, Llama 3 or Gemma 3 stand in the list of added tokens alone.
+    Phi-3, Llama 3 or Gemma 3 stand in the list of added tokens alone. MAIRA-2's marks of boxes do
+    too, and are part of its text.
     """
     found = {str(token): tokenizer.convert_tokens_to_ids(token) for token in _named(tokenizer)}
     for number, token in tokenizer.added_tokens_decoder.items():
         text = str(token)
+        if GROUNDING.fullmatch(text) and not token.special:
+            continue
         if text.strip() and (token.special or _MARK.fullmatch(text)):
             found[text] = number
     return found

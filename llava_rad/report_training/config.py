@@ -116,6 +116,8 @@ class DataConfig:
         drop_prior_comparisons: leave sentences out that compare with an earlier image, which a
             model without it could only invent.
         leave_out_addenda: leave studies out whose report was added to after it was signed.
+        boxes: learn each sentence with the boxes of its findings, as MAIRA-2 writes them
+            (:mod:`llava_rad.grounded_text`). Sources without boxes teach sentences without.
         images: roles of the images that the prompt has a line for.
         context: texts that the prompt has a line for.
         dropout: of these optional parts.
@@ -142,6 +144,7 @@ class DataConfig:
     use_joint_sections: bool = False
     drop_prior_comparisons: bool = False
     leave_out_addenda: bool = False
+    boxes: bool = False
     images: list[Role] = field(default_factory=lambda: ["current_frontal"])
     context: list[ContextField] = field(default_factory=lambda: ["indication"])
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
@@ -166,6 +169,12 @@ class DataConfig:
             "cached features are those of the image as it is: augmentation would have no effect",
             where="augment",
             remedy="Set augment=false, or cache_features=null to encode each image in each step",
+        )
+        _require(
+            not (self.augment and self.boxes),
+            "an image that is turned and shifted has its findings elsewhere than its boxes say",
+            where="augment",
+            remedy="Set augment=false, or boxes=false",
         )
 
 

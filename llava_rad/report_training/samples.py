@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from llava_rad.data import Study
 from llava_rad.errors import DataError, ModelError
+from llava_rad.grounded_text import read_grounded
 from llava_rad.model import (
     IGNORE,
     IMAGE_TOKEN,
@@ -22,6 +23,7 @@ from llava_rad.model import (
 )
 from llava_rad.processes import process_state
 from llava_rad.report_training.config import DropoutConfig
+from llava_rad.report_training.grounded_targets import grounded
 from llava_rad.report_training.studies import Split
 from llava_rad.reports.request import StudyRequest, study_request
 from llava_rad.runs.loading import read_ahead
@@ -109,6 +111,7 @@ class ReportSamples:
         self._requests: list[StudyRequest] = []
         self._texts: list[str] = []
         self._ids: list[str] = []
+        split = grounded(split, processor) if split.boxes else split
         self._parts: list[tuple[str, ...]] = []
         kept: list[_Tokens] = []
         tokenise = _Tokenise(split, processor, max_length, tuple(self._droppable))
@@ -172,8 +175,8 @@ class ReportSamples:
         return self._ids[index]
 
     def text(self, index: int) -> str:
-        """The report that is learnt."""
-        return self._texts[index]
+        """The report that is learnt, without the marks of its boxes."""
+        return read_grounded(self._texts[index]).text
 
     def request(self, index: int) -> StudyRequest:
         """What is shown of a study when nothing is left out."""

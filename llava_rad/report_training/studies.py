@@ -16,11 +16,13 @@ class Split:
         studies: each with a text.
         texts: what is learnt.
         weights: how often each is drawn in an epoch.
+        boxes: whether each sentence is learnt with the boxes of its findings.
     """
 
     studies: list[Study] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    boxes: bool = False
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -64,7 +66,7 @@ def load_studies(config: DataConfig) -> RunStudies:
     Raises:
         DataError: a manifest is wrong, or there is nothing to learn from.
     """
-    found = RunStudies()
+    found = RunStudies(Split(boxes=config.boxes), Split(boxes=config.boxes))
     for source in config.sources:
         found.hashes[source.path.name] = hash_manifest(source.path)
         manifest = load_manifest(source.path, root=source.root)

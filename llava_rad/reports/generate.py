@@ -18,9 +18,11 @@ from transformers import (
 from llava_rad.config import Count, NonNegative, Positive, Range, Seed, check_ranges
 from llava_rad.data.deidentification import has_marks
 from llava_rad.errors import ModelError
+from llava_rad.grounded_text import GroundedText, read_grounded
 from llava_rad.model import ReportModel, ReportRequest
 from llava_rad.model.lora import without_lora
 from llava_rad.model.tokenizer import decode
+from llava_rad.reports.boxes import box_warnings, grounding
 from llava_rad.reports.draws import StudyDraws, draw_seed
 from llava_rad.reports.image_facts import ImageFacts, facts_of_images
 from llava_rad.reports.report import Report, Sentence
@@ -164,8 +166,8 @@ def generate_reports(
         )
     sure = chosen.of(rows)
     return [
-        _report(model, row.tolist(), ends, settings, facts, probabilities)
-        for row, facts, probabilities in zip(rows, told, sure, strict=True)
+        _report(model, request, row.tolist(), ends, settings, facts, probabilities)
+        for request, row, facts, probabilities in zip(requests, rows, told, sure, strict=True)
     ]
 
 
@@ -261,6 +263,7 @@ def _sampled_beams(
 
 def _report(
     model: ReportModel,
+    request: ReportRequest,
     ids: list[int],
     ends: list[int],
     settings: GenerationSettings,
@@ -271,21 +274,23 @@ def _report(
     used = len(ids) if end is None else end
     raw = decode(model.processor.tokenizer, ids[:used])
     stopped = end is not None or any(s in raw for s in model.processor.template.stop_texts)
-    text = model.processor.decode(ids, ends)
+    written = read_grounded(model.processor.decode(ids, ends))
+    text = written.text
     return Report(
         findings=text,
         model=model.config.name,
         tokens=used,
         truncated=not stopped and used >= settings.max_new_tokens,
         repetitive=is_repetitive(text),
-        warnings=(*facts.warnings, *text_warnings(text)),
+        warnings=(*facts.warnings, *text_warnings(text), *box_warnings(written)),
         observations=facts.observations,
-        sentences=_sentences(model, text, raw, ids[:used], probabilities),
+        sentences=_sentences(model, written, raw, ids[:used], probabilities),
+        grounding=grounding(model.processor, request, written),
     )
 
 
 def _sentences(
-    model: ReportModel, text: str, raw: str, ids: list[int], probabilities: list[float]
+    model: ReportModel, written: GroundedText, raw: str, ids: list[int], probabilities: list[float]
 ) -> tuple[Sentence, ...]:
     """The sentences of a text, each with the mean log-probability of its tokens.
 
@@ -293,12 +298,14 @@ def _sentences(
     """
     if not probabilities:
         return ()
-    before = max(raw.find(text), 0)  # what was stripped
+    text, places = written.text, written.places
+    before = len(raw) - len(raw.lstrip())  # what was stripped
     tokenizer = model.processor.tokenizer
     ends = [len(decode(tokenizer, ids[: n + 1])) - before for n in range(len(ids))]
     found = []
     for start, stop in sentence_spans(text):
-        own = [p for end, p in zip(ends, probabilities, strict=False) if start < end <= stop]
+        first, last = places[start], places[stop - 1] + 1
+        own = [p for end, p in zip(ends, probabilities, strict=False) if first < end <= last]
         if own:
             found.append(Sentence(text[start:stop], round(sum(own) / len(own), 4)))
     return tuple(found)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from llava_rad.boxes import Box
 from llava_rad.names import escape_name, one_line, plain_text
 
 #: Said once with every report, in text, JSON and on the page.
@@ -44,6 +45,35 @@ class Sentence:
     text: str
     log_probability: float
 
+    def __post_init__(self) -> None:
+        # JavaScript writes 0 for -0.0: what comes back from a page must be what went there.
+        object.__setattr__(self, "log_probability", float(self.log_probability) + 0.0)
+
+
+@dataclass(frozen=True)
+class GroundedSentence:
+    """A sentence of a report, and where on an image the model says that its finding is.
+
+    Attributes:
+        start: its first character in the findings.
+        end: the one after its last.
+        image: place of the image among the report's, from 0.
+        boxes: left, upper, right and lower edge of each, in pixels of the image as it is stored.
+        width: of the image in pixels.
+        height: of the image in pixels.
+    """
+
+    start: int
+    end: int
+    image: int
+    boxes: tuple[tuple[float, float, float, float], ...]
+    width: int
+    height: int
+
+    def shares(self) -> list[Box]:
+        """The boxes in shares of the image's width and height."""
+        return [Box.of_pixels(*b, width=self.width, height=self.height) for b in self.boxes]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -64,6 +94,7 @@ class Report:
         observations: name of an observation to its probability, 0 to 1, where the model gives them.
         sentences: of the findings with their mean log-probability; empty with beam search. The
             mapping that :meth:`to_dict` makes of one may stand for it.
+        grounding: the sentences with boxes, of a model that writes them; likewise.
         disclaimer: one line that goes wherever the text goes.
         thumbnails: the images as small JPEG files; empty where nobody is to see them.
 
@@ -91,12 +122,20 @@ class Report:
     warnings: tuple[str, ...] = ()
     observations: Mapping[str, float] = field(default_factory=dict)
     sentences: tuple[Sentence, ...] = ()
+    grounding: tuple[GroundedSentence, ...] = ()
     disclaimer: str = field(default=DISCLAIMER)
     thumbnails: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         known = (s if isinstance(s, Sentence) else Sentence(**s) for s in self.sentences)
         object.__setattr__(self, "sentences", tuple(known))
+        places = (g if isinstance(g, GroundedSentence) else _grounded(**g) for g in self.grounding)
+        object.__setattr__(self, "grounding", tuple(places))
+
+    @property
+    def boxes(self) -> list[tuple[str, GroundedSentence]]:
+        """The sentences that have boxes, with their texts."""
+        return [(self.findings[place.start : place.end], place) for place in self.grounding]
 
     @property
     def unlike_training(self) -> bool:
@@ -120,6 +159,13 @@ class Report:
         values["roles"] = list(self.roles)
         values["observations"] = dict(self.observations)
         values["sentences"] = [asdict(sentence) for sentence in self.sentences]
+        if self.grounding:
+            values["grounding"] = [
+                {**asdict(place), "boxes": [list(box) for box in place.boxes]}
+                for place in self.grounding
+            ]
+        else:  # most models write none
+            del values["grounding"]
         values["warnings"] = [plain_text(warning) for warning in self.warnings]
         return values
 
@@ -132,7 +178,8 @@ class Report:
         lines = [one_line(f"== {self.study_id}")] if heading else []
         lines += [CAUTION, ""] * self.unlike_training
         seen = [f"{name}: probability {p:.2f}" for name, p in self.observations.items()]
-        lines += [self._said, "", *seen, *self._shown(), *self._notes(), self._ending]
+        lines += [self._said, "", *self.places(), *seen, *self._shown()]
+        lines += [*self._notes(), self._ending]
         return "\n".join(lines) + ("\n" if heading else "")
 
     def __str__(self) -> str:
@@ -142,14 +189,16 @@ class Report:
         """The same with pictures; everything that is not ours is escaped."""
         captions = (self._shown() or [""] * len(self.thumbnails)) if self.thumbnails else []
         pictures = [
-            '<figure style="margin:0;max-width:20em">'
-            f'<img alt="{html.escape(caption)}" style="max-width:100%" '
+            '<figure style="margin:0;max-width:20em"><div style="position:relative">'
+            f'<img alt="{html.escape(caption)}" style="display:block;width:100%" '
             f'src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+            f"{self._frames(place)}</div>"
             f'<figcaption style="font-size:small">{html.escape(caption)}</figcaption></figure>'
-            for picture, caption in zip(self.thumbnails, captions, strict=True)
+            for place, (picture, caption) in enumerate(zip(self.thumbnails, captions, strict=True))
         ]
         shown = [] if pictures else self._shown()
-        notes = "".join(f"<li>{html.escape(line)}</li>" for line in [*shown, *self._notes()])
+        listed = [*self.places(), *shown, *self._notes()]
+        notes = "".join(f"<li>{html.escape(line)}</li>" for line in listed)
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:1em">'
             + "".join(pictures)
@@ -159,6 +208,29 @@ class Report:
             + (f'<ul style="font-size:small">{notes}</ul>' if notes else "")
             + f'<p style="font-size:small"><em>{html.escape(self._ending)}</em></p></div></div>'
         )
+
+    def _frames(self, image: int) -> str:
+        """The boxes on one of the pictures, each with its sentence as a title."""
+        return "".join(
+            '<span style="position:absolute;box-sizing:border-box;border:2px solid #4cc3d9;'
+            f"left:{100 * box.x_min:.2f}%;top:{100 * box.y_min:.2f}%;"
+            f"width:{100 * (box.x_max - box.x_min):.2f}%;"
+            f'height:{100 * (box.y_max - box.y_min):.2f}%" title="{html.escape(sentence)}"></span>'
+            for sentence, place in self.boxes
+            if place.image == image
+            for box in place.shares()
+        )
+
+    def places(self) -> list[str]:
+        """The boxes in words, for text and whoever does not see them."""
+        return [
+            one_line(
+                f"Box: {sentence} {box.x_min:.0%} to {box.x_max:.0%} from the left edge, "
+                f"{box.y_min:.0%} to {box.y_max:.0%} from the top"
+            )
+            for sentence, place in self.boxes
+            for box in place.shares()
+        ]
 
     @property
     def _said(self) -> str:
@@ -178,3 +250,8 @@ class Report:
         notes = ["cut off at max_new_tokens."] * self.truncated
         notes += ["the text repeats itself; do not rely on it."] * self.repetitive
         return [one_line(f"Note: {note}") for note in (*notes, *self.warnings)]
+
+
+def _grounded(boxes: Iterable[Iterable[float]], **values: int) -> GroundedSentence:
+    edges = (tuple(map(float, box)) for box in boxes)
+    return GroundedSentence(boxes=tuple((a, b, c, d) for a, b, c, d in edges), **values)

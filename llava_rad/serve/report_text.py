@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from llava_rad.grounded_text import growing_text
 from llava_rad.model import ReportModel
 
 
@@ -26,7 +27,7 @@ class GrowingText:
 
     def follow(self, ids: Sequence[int]) -> None:
         """Take all tokens so far."""
-        text = self._processor.decode(ids, self._ends).rstrip("\ufffd")
+        text = growing_text(self._processor.decode(ids, self._ends).rstrip("\ufffd"))
         self._tell(text[: len(text) - self._unsure(text)].rstrip())
 
     def end(self, findings: str) -> None:

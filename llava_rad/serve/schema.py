@@ -40,6 +40,16 @@ _REPORT = {
     "roles": ["current_frontal"],
     "warnings": [],
     "observations": {},
+    "grounding": [
+        {
+            "start": 0,
+            "end": 20,
+            "image": 0,
+            "boxes": [[102.5, 80.0, 400.0, 512.0]],
+            "width": 1024,
+            "height": 1024,
+        }
+    ],
     "disclaimer": DISCLAIMER,
     "model_hash": "0123456789abcdef",
     "seal": "89abcdef01234567",

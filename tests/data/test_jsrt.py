@@ -58,6 +58,12 @@ def test_the_public_layout(root: Path) -> None:
         "findings_from": TEMPLATE_NAME,
     }
     assert first.findings is not None and "nodule" in first.findings
+    (box,) = image.boxes
+    # 15 mm of 2048 pixels of 0.175 mm, around x 1634 and y 692.
+    assert (box.finding, box.sentence) == ("Nodule", first.findings)
+    assert box.box.x_max - box.box.x_min == pytest.approx(15 / 358.4)
+    assert box.box.x_min + box.box.x_max == pytest.approx(2 * 1634 / 2048)
+    assert box.box.y_min + box.box.y_max == pytest.approx(2 * 692 / 2048)
     assert "left upper lobe" in first.findings
     assert (second.study_id, second.sex, second.labels) == ("JPCNN001", "F", {"Nodule": 0.0})
     assert second.extra == {"nature": "non-nodule", "findings_from": TEMPLATE_NAME}
@@ -93,7 +99,10 @@ def test_the_subset(tree: Callable[..., Path]) -> None:
     assert (study.patient_id, study.split) == ("P3", "validation")
     assert study.images[0].masks == {"heart": str(root / "masks/JPCLN003_heart.png")}
     assert (study.extra["nodule_x"], study.extra["location"]) == ("244.3", "r.lobe")
-    assert log.left_out == {"unknown_label": ["JPCLN004"]}
+    assert log.left_out == {
+        "unknown_label": ["JPCLN004"],
+        "boxes_without_size": ["JPCLN003"],
+    }
 
 
 def test_the_real_folder(shared_data: Path) -> None:
@@ -103,4 +112,6 @@ def test_the_real_folder(shared_data: Path) -> None:
     assert Counter(study.split for study in studies) == {"train": 120, "validation": 24, "test": 36}
     assert sum(study.labels["Nodule"] or 0 for study in studies) == 110
     assert all(set(study.images[0].masks) == set(STRUCTURES) for study in studies)
+    boxes = [box for study in studies for box in study.images[0].boxes]
+    assert len(boxes) == 110 and all(box.sentence for box in boxes)
     assert not log.left_out

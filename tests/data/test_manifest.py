@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_rad.boxes import Box
 from llava_rad.data import (
+    FindingBox,
     PriorStudy,
     Study,
     StudyImage,
@@ -352,3 +354,41 @@ def test_values_of_the_wrong_kind_are_named_by_file_and_line(
         load_manifest(path)
     assert str(caught.value).startswith(f"{path}:2: ")
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_boxes_come_back_and_do_not_change_manifests_without(tmp_path: Path, ending: str) -> None:
+    boxes = (
+        FindingBox("Nodule", Box(0.1, 0.2, 0.3, 0.4), "A nodule.", "R1"),
+        FindingBox("Mass", Box(0.0, 0.0, 1.0, 1.0)),
+    )
+    bare = [Study("s1", "p1", images=(StudyImage("a.png"),)), Study("s2", "p2")]
+    path, plain = tmp_path / f"m.{ending}", tmp_path / f"plain.{ending}"
+    studies = [replace(bare[0], images=(StudyImage("a.png", boxes=boxes),)), bare[1]]
+    digest = save_manifest(studies, path, root=Path())
+    assert load_manifest(path, root="") == studies
+    assert hash_manifest(path) == digest
+    # The hash of the same manifest before there were boxes.
+    assert save_manifest(bare, plain, root=Path()) == (
+        "98a8cdf21a2f92d13db7508b66a3388271c033a556fe6f046c8d57acd88f797b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ('{"finding": "N", "x_min": 12, "y_min": 0, "x_max": 40, "y_max": 1}', "divide pixels"),
+        ('{"finding": "N", "x_min": 0, "y_min": 0, "x_max": 1}', "y_max of a box is None"),
+        ('{"finding": "N", "x_min": NaN, "y_min": 0, "x_max": 1, "y_max": 1}', "x_min .* None"),
+        ('{"x_min": 0, "y_min": 0, "x_max": 1, "y_max": 1}', "finding of a box is ''"),
+        ('{"finding": "N", "xmin": 0}', "unknown key 'xmin'. Did you mean 'x_min'"),
+        ('"N"', "a box is 'N'"),
+    ],
+)
+def test_a_wrong_box_is_refused_by_line(tmp_path: Path, box: str, said: str) -> None:
+    images = f'[{{"path": "a.png", "boxes": [{box}]}}]'
+    line = f'{{"study_id": "s", "patient_id": "p", "images": {images}}}\n'
+    (tmp_path / "m.jsonl").write_text(line)
+    with pytest.raises(DataError, match=said) as error:
+        load_manifest(tmp_path / "m.jsonl")
+    assert str(error.value.where).endswith("m.jsonl:1")

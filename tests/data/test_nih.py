@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_rad.boxes import Box
 from llava_rad.data import ConversionLog, check_studies
 from llava_rad.data.nih import read
 from llava_rad.errors import DataError
@@ -87,3 +88,19 @@ def test_the_real_subset(shared_data: Path) -> None:
     assert log.left_out == {}
     # The wording varies: not one sentence for all normal images.
     assert len({study.findings for study in studies if study.labels["No Finding"]}) > 20
+
+
+def test_the_list_of_boxes(root: Path) -> None:
+    (root / "BBox_List_2017.csv").write_text(
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+        "00000001_000.png,Cardiomegaly,256.0,512.0,512.0,256.0,,,\n"
+        "00000001_000.png,Infiltrate,0,0,1024,1024,,,\n"
+        "00000002_000.png,Hernia,1000,0,100,10,,,\n"
+    )
+    log = ConversionLog()
+    first, _, third = read(root, log)
+    heart, infiltration = first.images[0].boxes
+    assert (heart.finding, heart.box) == ("Cardiomegaly", Box(0.25, 0.5, 0.75, 0.75))
+    assert heart.sentence is not None and heart.sentence in (first.findings or "")
+    assert (infiltration.finding, infiltration.sentence) == ("Infiltration", None)
+    assert third.images[0].boxes == () and log.left_out["bad_box"] == ["00000002_000"]

@@ -27,8 +27,9 @@ from transformers import (
 )
 
 from llava_rad.errors import ModelError, WeightsError
+from llava_rad.grounded_text import MARK
 from llava_rad.interchange import convert
-from llava_rad.model import LLAVA_RAD, ReportModel
+from llava_rad.model import LLAVA_RAD, ReportModel, read_prompt
 from llava_rad.reports.generate import GenerationSettings, generate_reports
 
 TWO = (request(1), request(2, indication=None))
@@ -53,8 +54,10 @@ def save_tokenizer(tokenizer, folder, tokens=("<image>",)):
     """The tokenizer with tokens besides, as it lies in such folders."""
     tokenizer.save_pretrained(folder)
     again = type(tokenizer).from_pretrained(folder)
-    added = [AddedToken(token, special=True, normalized=False) for token in tokens]
-    again.add_tokens(added, special_tokens=True)
+    for token in tokens:  # MAIRA-2's marks of boxes are part of the text that it writes
+        special = not MARK.fullmatch(token)
+        added = AddedToken(token, special=special, normalized=False)
+        again.add_tokens([added], special_tokens=special)
     again.save_pretrained(folder)
 
 
@@ -330,6 +333,21 @@ class TestMaira2:
         wanted = published(text)["input_ids"]
         image = published.convert_tokens_to_ids("<image>")
         assert [image if i == -200 else i for i in found] == wanted
+
+    def test_asked_for_boxes_it_keeps_them(self, folder, tokenizer, tmp_path):
+        asked = read_prompt("maira_2_grounded")
+        convert(folder, tmp_path / "out", template=asked)
+        processor = ReportModel.from_pretrained(tmp_path / "out").processor
+        assert "with bounding boxes indicating all locations" in processor.template.instruction
+        assert processor.template.instruction.endswith("TECHNIQUE: N/A COMPARISON: N/A")
+        written = "<obj>A nodule.<box><x1><y2><x3><y4></box></obj>"
+        ids = processor.tokenizer(written, add_special_tokens=False)["input_ids"]
+        assert {processor.tokenizer.convert_tokens_to_ids(mark) for mark in self.TOKENS[:4]} < {
+            *ids
+        }
+        assert processor.decode(ids) == written
+        # Trained on, they are no control tokens that would be taken out.
+        assert processor.without_control(written) == written
 
     def test_a_single_stage_without_the_norm_is_a_layer(self, folder, vision, modules, tmp_path):
         changed = {**vision, "apply_layernorm": False, "out_features": ["stage2"]}

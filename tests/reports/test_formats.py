@@ -22,6 +22,7 @@ from llava_rad.extras import MissingExtraError
 from llava_rad.images.source_instance import read_source_instance
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.reports.formats import FORMATS, report_format
+from llava_rad.reports.report import GroundedSentence
 
 KEEP = Identifiers(keep=True)
 PROBABILITIES = {name: round(0.05 + i / 20, 3) for i, name in enumerate(OBSERVATIONS)}
@@ -286,3 +287,25 @@ def test_a_missing_package_is_named_with_its_command(model, paths, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"highdicom.*pip install 'llava-rad\[formats\]'"):
         report_format("dicom-sr")
     assert report_format("fhir").write(document_of(model, paths))
+
+
+@pytest.mark.parametrize("name", ["markdown", "pdf", "dicom-sr"])
+def test_boxes_are_told_and_drawn(model, paths, name):
+    text = "A nodule. No effusion."
+    document = document_of(model, paths, text)
+    plain = FORMATS[name].write(document)
+    place = GroundedSentence(0, 9, 0, ((10.0, 20.0, 30.0, 60.0),), 100, 200)
+    report = replace(document.report, grounding=(place,))
+    content = FORMATS[name].write(replace(document, report=report))
+    if name != "dicom-sr":
+        assert "10% to 30% from the left edge" in " ".join(readable(name, content).split())
+        assert content != plain
+        return
+    items = dcmread(io.BytesIO(content)).ContentSequence[-1].ContentSequence
+    found = [item for item in items if "TextValue" in item and item.TextValue == "A nodule."]
+    [region] = found[0].ContentSequence
+    assert region.ValueType == "SCOORD" and region.GraphicType == "POLYLINE"
+    assert [*region.GraphicData] == [10, 20, 30, 20, 30, 60, 10, 60, 10, 20]
+    reference = region.ContentSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == read_source_instance(paths[0]).uid
+    assert dcmread(io.BytesIO(plain)).SOPInstanceUID != dcmread(io.BytesIO(content)).SOPInstanceUID

@@ -8,7 +8,7 @@ from transformers import CompileConfig, LlamaForCausalLM
 
 from llava_rad.errors import ConfigError, ModelError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
-from llava_rad.reports import generate
+from llava_rad.reports import Report, generate
 from llava_rad.reports.generate import (
     GenerationSettings,
     generate_reports,
@@ -339,3 +339,67 @@ def test_a_report_with_a_mark_carries_the_warning(tokenizer):
     (report,) = generate_reports(model, [request(0)], GenerationSettings(max_new_tokens=30))
     assert report.findings == "Seen by ___."
     assert report.warnings[0].startswith("deidentification_mark: ")
+
+
+NODULE = "<obj>A nodule.<box><x55><y45><x70><y56></box></obj>"
+
+
+def written_as(tokenizer, text, radiograph):
+    """The report of a model that writes this text."""
+    line = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    model = scripted(tokenizer, [line])
+    asked = ReportRequest((RequestImage("current_frontal", radiograph),))
+    [report] = generate_reports(model, [asked], GenerationSettings(max_new_tokens=200))
+    return model, report
+
+
+def test_boxes_are_read_to_pixels_of_the_image_and_words_stay_words(tokenizer):
+    radiograph = picture(0)
+    height, width = radiograph.pixels.shape
+    model, report = written_as(tokenizer, f"{NODULE}<obj>No effusion.</obj>", radiograph)
+    assert report.findings == "A nodule. No effusion."
+    [place] = report.grounding
+    assert report.findings[place.start : place.end] == "A nodule."
+    assert (place.image, place.width, place.height) == (0, width, height)
+    top, left, bottom, right = model.processor.preprocessing.seen(height, width)
+    wanted = (
+        left + 0.555 * (right - left),
+        top + 0.455 * (bottom - top),
+        left + 0.705 * (right - left),
+        top + 0.565 * (bottom - top),
+    )
+    assert place.boxes[0] == pytest.approx(wanted, abs=0.051)
+    assert not report.warnings
+    assert [sentence.text for sentence in report.sentences] == ["A nodule.", "No effusion."]
+    assert all(abs(s.log_probability) < 1e-6 for s in report.sentences)
+    values = report.to_dict()
+    assert values["grounding"][0]["boxes"] == [list(place.boxes[0])]
+    assert Report(**values | {"thumbnails": ()}).grounding == report.grounding
+    assert "Box: A nodule. " in report.to_text() and "from the left edge" in report.to_text()
+
+
+def test_pixels_are_those_of_the_file_where_its_pixels_were_made_square(tokenizer):
+    plain = picture(0)
+    # Rows as stored are half as many as those shown.
+    stretched = replace(plain, scale=(2.0, 1.0))
+    _, one = written_as(tokenizer, NODULE, plain)
+    _, other = written_as(tokenizer, NODULE, stretched)
+    [before], [after] = one.grounding[0].boxes, other.grounding[0].boxes
+    assert after[0] == before[0] and after[1] == pytest.approx(before[1] / 2, abs=0.2)
+    assert other.grounding[0].height == round(plain.pixels.shape[0] / 2)
+
+
+def test_boxes_that_cannot_be_read_are_counted(tokenizer):
+    text = "<obj>A nodule.<box><x70><y45><x55><y56></box></obj><obj>Clear.<box><x1>"
+    _, report = written_as(tokenizer, text, picture(0))
+    assert report.findings == "A nodule. Clear." and report.grounding == ()
+    assert [w for w in report.warnings if w.startswith("malformed_boxes: 2 boxes are")]
+    assert "grounding" not in report.to_dict()
+
+
+def test_a_notebook_shows_boxes_on_their_picture(tokenizer):
+    _, report = written_as(tokenizer, NODULE, picture(0))
+    shown = replace(
+        report, images=("a.png",), roles=("current_frontal",), thumbnails=(b"jpeg",)
+    )._repr_html_()
+    assert shown.count('title="A nodule."') == 1 and "Box: A nodule." in shown

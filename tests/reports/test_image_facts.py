@@ -8,6 +8,7 @@ import torch
 from helpers.tiny_models import build, byte_level_tokenizer, picture
 
 from llava_rad.data import Study, StudyImage
+from llava_rad.grounded_text import read_grounded
 from llava_rad.model import ReportRequest, RequestImage
 from llava_rad.model.encoder_heads import EncoderHeads
 from llava_rad.model.observation_head import ObservationHead
@@ -104,7 +105,7 @@ def test_each_sentence_has_its_own_tokens(model, monkeypatch):
     ids = model.processor.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
     first = len(model.processor.tokenizer(" Clear lungs.", add_special_tokens=False)["input_ids"])
     sure = [-1.0] * first + [-3.0] * (len(ids) - first)
-    found = generate._sentences(model, text, f" {text}", ids, sure)
+    found = generate._sentences(model, read_grounded(text), f" {text}", ids, sure)
     assert found == (Sentence("Clear lungs.", -1.0), Sentence("No effusion.", -3.0))
 
 

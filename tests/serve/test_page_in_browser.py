@@ -14,6 +14,7 @@ import sys
 
 import pydicom
 import pytest
+from helpers.grounded_models import writer_of
 from helpers.live_server import live_server, wait_for
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -434,4 +435,39 @@ def test_nothing_is_wider_than_the_window(live, open_page, chest, width):
     for tab in ("#tab-report", "#tab-card"):
         page.click(tab)
         page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_boxes_are_drawn_and_follow_pointer_and_focus(open_page, chest, width):
+    with live_server([writer_of(name="says-where")], max_new_tokens=300) as live:
+        page = open_page(live.url, width=width)
+        page.set_input_files("#files", {"name": "a.dcm", "mimeType": "", "buffer": chest})
+        wait_for_picture(page)
+        bare = canvas(page)
+        write(page)
+        page.wait_for_selector("#attention:has-text('not proof')")
+        assert "<obj>" not in page.inner_text("#text") and "<box>" not in page.inner_text("#text")
+        plain = canvas(page)
+        assert plain != bare
+        sentences = page.locator(".sentence")
+        assert [text.split(" box ")[0].strip() for text in sentences.all_text_contents()] == [
+            "There is a nodule in the right lung.",
+            "Both bases are dense.",
+            "The heart is normal.",
+        ]
+        # As text, for whoever does not see them.
+        places = page.locator("#place-list li").all_inner_texts()
+        assert len(places) == 3 and places[0].startswith("There is a nodule in the right lung.")
+        assert "from the left edge" in places[0]
+        assert sentences.nth(1).text_content().endswith(" box 2 3")
+        shown = {plain}
+        sentences.nth(0).hover()
+        shown.add(canvas(page))
+        sentences.nth(1).focus()
+        page.mouse.move(0, 0)
+        shown.add(canvas(page))
+        assert len(shown) == 3
+        page.evaluate("document.activeElement.blur()")
+        assert canvas(page) == plain
         assert page.evaluate("document.documentElement.scrollWidth") <= width

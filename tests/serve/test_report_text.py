@@ -42,6 +42,7 @@ def pieces_of(steps, findings, stops=("</s>",)):
         (["a <", "a < b"], "a < b", ("<|end|>",)),
         ([""], "", ("</s>",)),
         (["  x"], "x", ("</s>",)),
+        (["<ob", "<obj>A", "<obj>A.<box><x1", "<obj>A.<box></obj><obj>B"], "A. B", ("</s>",)),
     ],
 )
 def test_pieces_joined_are_the_findings(steps, findings, stops):

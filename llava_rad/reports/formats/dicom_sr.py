@@ -4,6 +4,9 @@ The text follows TID 2000 (Basic Diagnostic Imaging Report), probabilities of ob
 measurement groups of TID 1501 in a container of imaging measurements, as TID 1500 places them
 (DICOM PS3.16). The observer is a device, and the document is preliminary and unverified.
 
+A sentence with boxes stands once more as a finding of its own, inferred from the regions
+(SCOORD) of the image that it was given.
+
 The document belongs to the images' study and refers to them, so it carries their UIDs. Its own UIDs
 come from the text, the model and the images: the same report written twice is one instance, of
 which an archive keeps one.
@@ -27,7 +30,7 @@ from llava_rad.reports.formats.document import ReportDocument
 from llava_rad.reports.formats.observation_codes import snomed_code
 
 if TYPE_CHECKING:
-    from highdicom.sr import ContainerContentItem, ContentSequence
+    from highdicom.sr import ContainerContentItem, ContentSequence, TextContentItem
     from pydicom.sr.coding import Code
 
 _MAKER = "llava-rad"
@@ -51,7 +54,12 @@ def _write(document: ReportDocument, sources: Sequence[SourceInstance]) -> bytes
     from highdicom.sr import EnhancedSR
 
     written = document.written
-    same = [document.findings, document.indication, sorted(document.report.observations.items())]
+    same: list[object] = [
+        document.findings,
+        document.indication,
+        sorted(document.report.observations.items()),
+    ]
+    same += [(place.start, place.image, place.boxes) for place in document.report.grounding]
     facts = json.dumps([*same, document.model, [source.uid for source in sources]])
     report = EnhancedSR(
         evidence=[_evidence(source, document) for source in sources],
@@ -192,6 +200,7 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
             for source in sources
         ]
     )
+    findings.ContentSequence.extend(_placed(document))
     if document.report.observations:
         measurements = ContainerContentItem(
             codes.DCM.ImagingMeasurements, relationship_type=contains
@@ -201,6 +210,51 @@ def _content(document: ReportDocument, sources: Sequence[SourceInstance]) -> "Co
             measurements.ContentSequence.extend(_measured(name, probability, document, sources))
         root.ContentSequence.append(measurements)
     return root
+
+
+def _placed(document: ReportDocument) -> list["TextContentItem"]:
+    """The sentences with boxes, each with its regions."""
+    import numpy as np
+    from highdicom.sr import (
+        ContentSequence,
+        GraphicTypeValues,
+        ImageContentItem,
+        PixelOriginInterpretationValues,
+        RelationshipTypeValues,
+        ScoordContentItem,
+        TextContentItem,
+    )
+    from pydicom.sr.codedict import codes
+
+    items = []
+    for sentence, place in document.report.boxes:
+        source = document.images[place.image].instance
+        if source is None:
+            continue
+        item = TextContentItem(codes.DCM.Finding, sentence, RelationshipTypeValues.CONTAINS)
+        item.ContentSequence = ContentSequence()
+        for left, upper, right, lower in place.boxes:
+            corners = [(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)]
+            region = ScoordContentItem(
+                codes.DCM.ImageRegion,
+                GraphicTypeValues.POLYLINE,
+                np.array(corners),
+                pixel_origin_interpretation=PixelOriginInterpretationValues.FRAME,
+                relationship_type=RelationshipTypeValues.INFERRED_FROM,
+            )
+            region.ContentSequence = ContentSequence(
+                [
+                    ImageContentItem(
+                        codes.DCM.SourceOfMeasurement,
+                        source.sop_class,
+                        source.uid,
+                        relationship_type=RelationshipTypeValues.SELECTED_FROM,
+                    )
+                ]
+            )
+            item.ContentSequence.append(region)
+        items.append(item)
+    return items
 
 
 def _measured(

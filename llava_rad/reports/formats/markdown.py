@@ -19,6 +19,8 @@ def write_markdown(document: ReportDocument) -> bytes:
     lines += ["## Findings", ""]
     for line in document.findings.splitlines():
         lines += [_text(line), ""] if line else []
+    if report.grounding:
+        lines += ["## Places", "", *(f"- {_text(line)}" for line in report.places()), ""]
     if report.observations:
         lines += ["## Observations", "", "| Observation | Probability |", "| --- | ---: |"]
         lines += [f"| {_text(name)} | {p:.2f} |" for name, p in report.observations.items()]

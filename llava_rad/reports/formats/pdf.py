@@ -22,6 +22,7 @@ _FONT = "DejaVu Sans"  # matplotlib brings it
 _LEFT, _TOP, _WIDTH = 15.0, 15.0, 180.0  # millimetres
 _PICTURES, _GAP = 84.0, 8.0
 _BOTTOM, _FOOT = 277.0, 281.0
+_FRAME = (76, 195, 217)
 _INK, _SOFT, _WARN, _BAR = (23, 33, 43), (91, 107, 122), (170, 40, 20), (0, 114, 178)
 _SIZES = (10.5, 9.5, 8.5, 7.5, 6.5)  # points of the text, the first that fits
 _LONGEST = 1000  # pixels of a picture's longer side: 320 an inch
@@ -110,11 +111,12 @@ class _Page:
         """One below the other, as large as the column and the page let them."""
         y = top
         room = (_BOTTOM - top) / max(1, len(pictures)) - 9
-        for image, jpeg in pictures:
+        for place, (image, jpeg) in enumerate(pictures):
             with Image.open(io.BytesIO(jpeg)) as picture:
                 ratio = picture.height / picture.width
             height = min(_PICTURES * ratio, room)
             self.pdf.image(io.BytesIO(jpeg), _LEFT, y, height / ratio, height)
+            self._frames(place, y, height / ratio, height)
             y += height + 1
             self.pdf.set_xy(_LEFT, y)
             self.pdf.set_font(_FONT, "", 7.5)
@@ -122,6 +124,16 @@ class _Page:
             self.pdf.cell(_PICTURES, 4, self._shown(image.caption))
             y += 8
         self.pdf.set_xy(_LEFT, top)
+
+    def _frames(self, place: int, top: float, width: float, height: float) -> None:
+        """The boxes on a picture that was set at the left margin."""
+        self.pdf.set_draw_color(*_FRAME)
+        self.pdf.set_line_width(0.4)
+        for _, sentence in self.document.report.boxes:
+            for box in sentence.shares() if sentence.image == place else ():
+                left, upper = _LEFT + box.x_min * width, top + box.y_min * height
+                right, lower = _LEFT + box.x_max * width, top + box.y_max * height
+                self.pdf.rect(left, upper, right - left, lower - upper)
 
     def column(self, top: float) -> None:
         """Texts and bars beside the pictures."""
@@ -137,6 +149,11 @@ class _Page:
             if line:
                 self.write(line, self.size, after=1.5)
         self.pdf.ln(1.5)
+        if document.report.grounding:
+            self._title("Places")
+            for line in document.report.places():
+                self.write(line, max(6.0, self.size - 2), color=_SOFT, after=0.8)
+            self.pdf.ln(3)
         if document.report.observations:
             self._title("Observations (probability)")
             for name, probability in document.report.observations.items():

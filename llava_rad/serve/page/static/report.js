@@ -1,22 +1,28 @@
-// A report: its text as it comes, its sentences with their heat maps, observations and warnings.
+// A report: its text as it comes, its sentences with their heat maps and boxes, observations and
+// warnings.
 
 import { $, make, onPress } from "./elements.js";
 import { post, studyForm } from "./server.js";
 import { showNamed, shownName } from "./study.js";
-import { showHeat } from "./viewer.js";
+import { showBoxes, showHeat } from "./viewer.js";
 
 let report = null; // { values, files, fields }
 let maps = null; // sentences of /v1/attention
 let most = 1;
 let selected = -1;
+let hovered = -1; // the sentence under the pointer
+let focused = -1;
 let waiting = null;
 
 export function clear(text = "No report yet.") {
   waiting?.abort();
   report = maps = null;
+  hovered = focused = -1;
   select(-1);
   $("text").replaceChildren(make("p", { className: "soft" }, text));
-  for (const name of ["warnings", "observations", "save", "attention-again"]) $(name).hidden = true;
+  for (const name of ["warnings", "observations", "places", "save", "attention-again"]) {
+    $(name).hidden = true;
+  }
   $("attention").textContent = "";
 }
 
@@ -37,6 +43,7 @@ export function showReport(values, files, indication) {
   $("text").replaceChildren(make("p", {}, values.findings || "(no text)"));
   showWarnings(values);
   showObservations(values.observations ?? {});
+  showPlaces();
   const hash = values.model_hash ? ` ${values.model_hash.slice(0, 12)}` : "";
   const shown = values.roles.map((role, place) =>
     `${values.images[place]} as ${role.replaceAll("_", " ")}`);
@@ -78,6 +85,8 @@ async function askForMaps() {
   try {
     const found = await (await post("/v1/attention", formOf(asked), waiting.signal)).json();
     if (report !== asked) return;
+    hovered = focused = -1; // the sentences are counted anew
+    select(-1);
     maps = found.sentences;
     most = Math.max(...maps.flatMap(({ images }) => images.flatMap(({ grid }) => grid.flat())));
     showSentences();
@@ -89,21 +98,67 @@ async function askForMaps() {
   }
 }
 
+/** The sentences that can be chosen: those of the maps, before they come those with boxes. */
+const sentences = () => maps ?? report?.values.grounding ?? [];
+
+/** The boxes of the report, numbered from 1 in the order of its text. */
+function boxes() {
+  const places = report?.values.grounding ?? [];
+  return places.flatMap((place) => place.boxes.map((box) => ({ ...place, box })))
+    .map((box, number) => ({ ...box, number: number + 1 }));
+}
+
+/** The boxes of a sentence. */
+function boxesOf(sentence) {
+  return sentence
+    ? boxes().filter(({ start }) => start >= sentence.start && start < sentence.end) : [];
+}
+
+/** The boxes as words, for whoever does not see them. */
+function showPlaces() {
+  const found = boxes();
+  $("places").hidden = !found.length;
+  if (!found.length) return;
+  const share = (value, whole) => Math.round((100 * value) / whole);
+  $("place-list").replaceChildren(...found.map(({ start, end, box, width, height }) => {
+    const [left, top, right, bottom] = box;
+    return make("li", {}, `${report.values.findings.slice(start, end)} `
+      + `${share(left, width)} to ${share(right, width)}% from the left edge, `
+      + `${share(top, height)} to ${share(bottom, height)}% from the top.`);
+  }));
+  showSentences();
+  showMap();
+}
+
 function showSentences() {
   const text = report.values.findings;
   const parts = [];
   let end = 0;
-  maps.forEach((sentence, place) => {
+  sentences().forEach((sentence, place) => {
     parts.push(text.slice(end, sentence.start));
     end = sentence.end;
     const span = make("span", { className: "sentence", role: "button", tabIndex: 0,
       ariaPressed: "false" }, text.slice(sentence.start, sentence.end));
     onPress(span, () => select(selected === place ? -1 : place));
+    const numbers = boxesOf(sentence).map(({ number }) => number);
+    if (numbers.length) {
+      span.append(make("sup", {}, make("span", { className: "unseen" }, " box "), numbers.join(" ")));
+      span.addEventListener("mouseenter", () => point({ at: place }));
+      span.addEventListener("mouseleave", () => point({ at: -1 }));
+      span.addEventListener("focus", () => point({ focus: place }));
+      span.addEventListener("blur", () => point({ focus: -1 }));
+    }
     parts.push(span);
   });
   // The words were read out as they came; the same words as buttons are no news.
   $("text").setAttribute("aria-live", "off");
   $("text").replaceChildren(make("p", {}, ...parts, text.slice(end)));
+}
+
+function point({ at = hovered, focus = focused }) {
+  hovered = at;
+  focused = focus;
+  showMap();
 }
 
 function select(place) {
@@ -116,11 +171,15 @@ function select(place) {
   if (maps) say();
 }
 
-/** Lay the chosen sentence's map over the radiograph that is shown. */
+/** Lay the chosen sentence's map and the report's boxes over the radiograph that is shown. */
 export function showMap() {
   const image = report ? report.values.images.indexOf(shownName()) : -1;
   const found = maps?.[selected]?.images[image];
   showHeat(found?.grid ?? null, found?.box, most);
+  const marked = [hovered, focused, selected].find((place) => place >= 0);
+  const strong = boxesOf(sentences()[marked]).map((box) => box.number);
+  showBoxes(boxes().filter((box) => box.image === image)
+    .map((box) => ({ ...box, strong: strong.includes(box.number) })));
 }
 
 function say() {

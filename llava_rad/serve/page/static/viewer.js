@@ -1,4 +1,5 @@
-// The radiograph on its canvas: window and level, zoom and pan, invert; heat map and outlines over it.
+// The radiograph on its canvas: window and level, zoom and pan, invert; heat map, outlines and boxes
+// over it.
 
 import { $ } from "./elements.js";
 import { heatOf } from "./heat.js";
@@ -11,6 +12,7 @@ let picture = null; // { gray, width, height, rows, columns, shown: canvas of it
 let view = { ...START };
 let heat = null; // { canvas, box }
 let outlines = null; // a bitmap of the whole picture
+let boxes = []; // { box, width, height, number, strong }
 let opacity = 0.7;
 let due = false;
 
@@ -20,6 +22,7 @@ export function showPicture(next, description) {
   picture = next;
   view = { ...START };
   heat = outlines = null;
+  boxes = [];
   $("tools").hidden = !picture;
   $("empty").hidden = Boolean(picture);
   canvas.style.aspectRatio = picture ? `${picture.width} / ${picture.height}` : "";
@@ -39,6 +42,12 @@ export function showHeat(grid, box, most) {
 /** Lay outlines over the picture: a bitmap of all of it, or null. */
 export function showOutlines(bitmap) {
   outlines = bitmap;
+  refresh(false);
+}
+
+/** Draw boxes: left, top, right and bottom in pixels of a picture of a width and height. */
+export function showBoxes(next) {
+  boxes = next;
   refresh(false);
 }
 
@@ -112,11 +121,33 @@ function draw() {
   }
   context.globalAlpha = 1;
   if (outlines) context.drawImage(outlines, 0, 0, picture.width, picture.height);
+  for (const one of boxes) drawBox(context, one, ratio / scale);
   context.restore();
   $("zoom").textContent = `${Math.round(view.zoom * 100)}%`;
   $("window").value = $("window-value").textContent = Math.round(view.window);
   $("level").value = $("level-value").textContent = Math.round(view.level);
   $("invert").setAttribute("aria-pressed", view.inverted);
+}
+
+/** A frame with its number; a second one around it keeps it visible on bright and dark. */
+function drawBox(context, { box, width, height, number, strong }, pixel) {
+  const [across, down] = [picture.width / width, picture.height / height];
+  const [left, top, right, bottom] = box;
+  const [x, y] = [left * across, top * down];
+  const [w, h] = [(right - left) * across, (bottom - top) * down];
+  const line = (strong ? 3 : 1.5) * pixel;
+  for (const [colour, extra] of [["#05080b", 2 * pixel], [strong ? "#ffd24d" : "#4cc3d9", 0]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = line + extra;
+    context.strokeRect(x, y, w, h);
+  }
+  context.font = `600 ${13 * pixel}px sans-serif`;
+  context.textBaseline = "bottom";
+  context.lineWidth = 3 * pixel;
+  context.strokeStyle = "#05080b";
+  context.strokeText(number, x, y - 2 * pixel);
+  context.fillStyle = strong ? "#ffd24d" : "#4cc3d9";
+  context.fillText(number, x, y - 2 * pixel);
 }
 
 function change(changes) {

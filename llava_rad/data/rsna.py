@@ -1,0 +1,110 @@
+"""RSNA Pneumonia Detection Challenge (Shih et al., 2019): frontal images with boxes, no reports.
+
+Layout: ``stage_2_train_labels.csv`` (``patientId, x, y, width, height, Target``, a row a box; one
+without numbers where there is no opacity), ``stage_2_train_images/<patientId>.dcm`` (``.png`` and
+``.jpg`` are found too) and, where it is there, ``stage_2_detailed_class_info.csv`` (``patientId,
+class``), which tells normal images from other ones without an opacity. The test images have no
+labels. Boxes are in pixels of the images' 1024 x 1024.
+
+The images are NIH ChestX-ray14's, whose patients the challenge does not name: each image counts as
+a patient of its own, and none belongs beside a test of that set. There is no official split.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llava_rad.data.conversion import ConversionLog
+from llava_rad.data.fields import first_existing
+from llava_rad.data.finding_box import FindingBox
+from llava_rad.data.label_template import NO_FINDING, findings_from_labels
+from llava_rad.data.pixel_boxes import Edges, boxes_in_pixels, edges_of
+from llava_rad.data.study import Study, StudyImage
+from llava_rad.data.tables import read_table
+from llava_rad.data.template import TEMPLATE_NAME, Statement, compose
+from llava_rad.errors import DataError, shown
+
+OPACITY = "Lung Opacity"
+_ENDINGS = (".dcm", ".png", ".jpg")
+_EDGES = ("x", "y", "width", "height")
+_SIDE = 1024.0  # pixels
+_ONE: Statement = (
+    "There is a lung opacity.",
+    "A lung opacity is present.",
+    "An opacity is seen in the lung.",
+)
+_SEVERAL: Statement = (
+    "There are lung opacities.",
+    "Lung opacities are present.",
+    "Opacities are seen in the lungs.",
+)
+
+
+def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> Iterator[Study]:
+    """Read the data set.
+
+    Args:
+        root: the folder it was unpacked into.
+        log: filled with what was left out or noted.
+        template_findings: make findings text of opacities and of normal images; an image that is
+            neither has none.
+    """
+    classes = _classes(root, log)
+    boxes: dict[str, list[tuple[str, Edges, None]]] = {}
+    columns = ("patientId", *_EDGES, "Target")
+    for row in read_table(root / "stage_2_train_labels.csv", columns, filled=columns[:1], log=log):
+        name = row["patientId"]
+        found = boxes.setdefault(name, [])
+        if row["Target"] not in ("0", "1"):
+            raise DataError(
+                f"Target is {shown(row['Target'])}",
+                where=row.where,
+                remedy="It is 0 or 1",
+                kind="bad_row",
+            )
+        edges = edges_of(row, _EDGES, sized=True)
+        if row["Target"] == "1" and edges is not None:
+            found.append((OPACITY, edges, None))
+        elif row["Target"] == "1":
+            log.leave_out("bad_box", name)
+    for name, rows in boxes.items():
+        folder = root / "stage_2_train_images"
+        path = first_existing(*(folder / f"{name}{end}" for end in _ENDINGS))
+        if path is None:
+            log.leave_out("image_missing", name)
+            continue
+        text = _text(name, len(rows), classes.get(name)) if template_findings else None
+        placed = _placed(path, rows, text, log)
+        labels = {OPACITY: float(bool(rows))}
+        if name in classes:
+            labels[NO_FINDING] = float(classes[name] == "Normal")
+        yield Study(
+            study_id=name,
+            patient_id=name,
+            images=(StudyImage(str(path), "frontal", boxes=placed),),
+            findings=text,
+            labels=labels,
+            source="rsna",
+            extra={"findings_from": TEMPLATE_NAME} if text else {"no_findings_reason": "no_text"},
+        )
+
+
+def _placed(
+    path: Path, rows: Sequence[tuple[str, Edges, None]], text: str | None, log: ConversionLog
+) -> tuple[FindingBox, ...]:
+    """The boxes; the text of an image with opacities is one sentence, about them."""
+    return boxes_in_pixels(path, rows, log, sentence_of=lambda _: text, size=(_SIDE, _SIDE))
+
+
+def _text(name: str, opacities: int, of_class: str | None) -> str | None:
+    if opacities:
+        return compose([_ONE if opacities == 1 else _SEVERAL], name)
+    return findings_from_labels([NO_FINDING], name) if of_class == "Normal" else None
+
+
+def _classes(root: Path, log: ConversionLog) -> dict[str, str]:
+    table = root / "stage_2_detailed_class_info.csv"
+    if not table.is_file():
+        return {}
+    columns = ("patientId", "class")
+    rows = read_table(table, columns, filled=columns, log=log)
+    return {row["patientId"]: row["class"] for row in rows}
