@@ -9,6 +9,7 @@ is then no longer bounded below. A pair with an empty text scores 0 in both scal
 The values depend on the model and layer more than on the texts: name both.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,7 @@ def bertscore(
     check_pairs(predictions, references)
     empty = some_empty(predictions, references)
     scores: Floats = np.zeros((len(predictions), 3))
-    # Equal predictions come one after the other, and texts of like length together.
-    order = sorted(np.flatnonzero(~empty), key=lambda i: (len(predictions[i]), predictions[i]))
+    order = _order(predictions, references, np.flatnonzero(~empty).tolist())
     held: dict[str, torch.Tensor] = {}
     for start in range(0, len(order), _PAIRS):
         chosen = order[start : start + _PAIRS]
@@ -167,6 +167,21 @@ def bertscore(
     }
     per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
     return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _order(predictions: Sequence[str], references: Sequence[str], pairs: list[int]) -> list[int]:
+    """The pairs with equal texts of one side beside each other, and like lengths together.
+
+    That side is taken by which fewer texts are embedded again: those of the other side that are
+    rare, for what comes all the time is held.
+    """
+    often = len(pairs) / _PAIRS
+
+    def again(other: Sequence[str]) -> int:
+        return sum(n for n in Counter(other[i] for i in pairs).values() if n < often)
+
+    side = predictions if again(references) <= again(predictions) else references
+    return sorted(pairs, key=lambda i: (len(side[i]), side[i]))
 
 
 def _newest(held: "dict[str, torch.Tensor]", needed: Iterable[str]) -> "dict[str, torch.Tensor]":

@@ -409,8 +409,8 @@ def _read_checkpoint(
         ),
         add_pooling_layer="bert.pooler.dense.weight" in state,
     )
-    heads = torch.nn.ModuleList(torch.nn.Linear(dim, classes) for classes in CLASSES)
-    network = torch.nn.ModuleDict({"bert": encoder, "linear_heads": heads})
+    heads = [torch.nn.Linear(dim, classes) for classes in CLASSES]
+    network = torch.nn.ModuleDict({"bert": encoder, "linear_heads": torch.nn.ModuleList(heads)})
     # Older transformers kept this constant in the checkpoint.
     state.pop("bert.embeddings.position_ids", None)
     try:
