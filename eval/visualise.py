@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     import torch
 
     from llava_rad.encoders import ImageEncoder
+    from llava_rad.head_maps import LabelHead
     from llava_rad.probing import Example, Examples
     from llava_rad.probing.gallery import Gallery, Tile
-    from llava_rad.probing.head_maps import LabelHead
 
 TILE = 224
 
@@ -74,9 +74,9 @@ def main(
         # Heavy imports wait until the options are read.
         import torch
 
+        from llava_rad.head_maps import load_label_head
         from llava_rad.outlines import seeing_whole_images
         from llava_rad.outputs import is_our_picture, own_results
-        from llava_rad.probing.head_maps import load_label_head
 
         # 1. The encoder and some test images.
         loaded, examples, inputs = judging.open()
@@ -194,9 +194,9 @@ def _head_sheet(
     import torch
 
     from llava_rad.encoders import EncoderOutput
+    from llava_rad.head_maps import grad_cam
     from llava_rad.probing import extract_features
     from llava_rad.probing.gallery import ColourBar, Gallery, Tile
-    from llava_rad.probing.head_maps import grad_cam
     from llava_rad.probing.pictures import heat, heat_colours, signed_colours, signed_heat
 
     # The encoder's own view of an image, which the head was fitted to.

@@ -64,6 +64,7 @@ TOP = {
     "comparisons",
     "doctor",
     "evaluation",
+    "head_maps",
     "inventory",
     "observation_training",
     "report_training",

@@ -31,7 +31,7 @@ Annotation = dict[str, Any]
 
 REPOSITORY = "StanfordAIMI/RRG_scorers"
 MODELS = ("radgraph", "radgraph-xl")
-_AT_ONCE = 256  # annotations read from disk
+_AT_ONCE = 32  # annotations read from disk
 
 
 class RadGraphAnnotator:

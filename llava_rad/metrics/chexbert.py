@@ -55,7 +55,7 @@ WINDOW_STRIDE = 255
 BERT_HEAD_DIM = 64
 CLASSES = [2 if name == "No Finding" else 4 for name in OBSERVATIONS]  # of each head
 _BATCH_TOKENS = 1024
-_AT_ONCE = 4096  # texts whose embeddings are copied at once
+_AT_ONCE = 64  # texts whose embeddings are copied at once
 
 
 @dataclass(frozen=True)

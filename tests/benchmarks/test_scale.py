@@ -42,7 +42,7 @@ def test_the_pairs_are_what_score_reads(program, tmp_path):
     assert len({row["prediction"] for row in rows}) == len({row["id"] for row in rows}) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_pair_takes_little_memory(program, tmp_path):
     """Of all metrics together; what grows with the pairs, whatever is loaded once."""
     peaks = []
@@ -57,5 +57,4 @@ def test_a_pair_takes_little_memory(program, tmp_path):
         scores = json.loads((folder / "scores" / "metrics.json").read_text())
         assert not scores["left_out"]
         assert {"chexbert", "radgraph", "bertscore"} < set(scores["metrics"])
-    print(peaks)
-    assert (peaks[2] - peaks[1]) / 80 < 20_000
+    assert (peaks[2] - peaks[1]) / 80 < 30_000, peaks

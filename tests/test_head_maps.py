@@ -9,14 +9,14 @@ from helpers.tiny_models import tiny_encoder
 
 from llava_rad.encoders import EncoderOutput
 from llava_rad.errors import ConfigError, ModelError, WeightsError
-from llava_rad.model.observation_head import ObservationHead
-from llava_rad.probing import AttentiveProbe, LinearProbe, PixelEncoder, encoder_facts
-from llava_rad.probing.head_maps import (
+from llava_rad.head_maps import (
     AttentiveHead,
     LinearHead,
     grad_cam,
     load_label_head,
 )
+from llava_rad.model.observation_head import ObservationHead
+from llava_rad.probing import AttentiveProbe, LinearProbe, PixelEncoder, encoder_facts
 
 NAMES, DIM, SIDE = ("Edema", "Nodule"), 24, 4
 
