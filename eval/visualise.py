@@ -1,11 +1,16 @@
-"""Look at what an encoder sees: three pictures of its tokens.
+"""Look at what an encoder sees: three pictures of its tokens, and one of a head on them.
 
     python eval/visualise.py --encoder mini --manifest nih.jsonl -o runs/pictures
+    python eval/visualise.py --encoder mini --manifest nih.jsonl -o OUT --head HEAD.safetensors
 
 The output folder gets pca.png (the first three principal components of the patch tokens as red,
 green and blue; like tokens have like colours, in all images; and the first alone), attention.png
 (where CLS looks in the last block, in multiples of looking everywhere alike) and neighbours.png
 (test images, and the training images whose CLS vectors are most like theirs).
+
+--head draws observations.png too: what each patch adds to the logit of a trained head, in figures
+that sum to what the head reads of the patches, and Grad-CAM of what it reads of CLS. A head is a
+model's observations.safetensors or what eval/classification.py --save wrote.
 
 The images are test images of the manifest, drawn by --seed. More tokens an image give finer maps:
 --image-size 448. What was written goes to standard output, progress to standard error.
@@ -27,7 +32,14 @@ from PIL import Image
 
 from llava_rad.cli.command import program_app
 from llava_rad.cli.common import say_once
-from llava_rad.cli.options import Judging, OutputFolder, Overwrite, Seed, device_of_process
+from llava_rad.cli.options import (
+    Judging,
+    OutputFolder,
+    Overwrite,
+    Seed,
+    device_of_process,
+    names,
+)
 from llava_rad.ending import program_ending
 from llava_rad.errors import ModelError
 from llava_rad.outputs import write_bytes_result
@@ -36,6 +48,7 @@ if TYPE_CHECKING:
     import torch
 
     from llava_rad.encoders import ImageEncoder
+    from llava_rad.head_maps import LabelHead
     from llava_rad.probing import Example, Examples
     from llava_rad.probing.gallery import Gallery, Tile
 
@@ -47,6 +60,12 @@ def main(
     output: OutputFolder,
     images: Annotated[int, typer.Option(min=1, help="How many test images are drawn.")] = 8,
     neighbours: Annotated[int, typer.Option(min=1, help="How many neighbours of each.")] = 5,
+    head: Annotated[
+        Path | None, typer.Option(help="A trained head of labels, to map its logits.")
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="Labels of --head with commas between; all if empty.")
+    ] = "",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -55,12 +74,16 @@ def main(
         # Heavy imports wait until the options are read.
         import torch
 
+        from llava_rad.head_maps import load_label_head
         from llava_rad.outlines import seeing_whole_images
         from llava_rad.outputs import is_our_picture, own_results
 
         # 1. The encoder and some test images.
         loaded, examples, inputs = judging.open()
-        pictures = dict.fromkeys(("pca.png", "attention.png", "neighbours.png"), is_our_picture)
+        explained = None if head is None else load_label_head(head, loaded, names(labels))
+        files = ("pca.png", "attention.png", "neighbours.png", "observations.png")
+        pictures = dict.fromkeys(files, is_our_picture)
+        inputs = inputs if head is None else [*inputs, head]
         stack.enter_context(
             own_results(output, pictures, inputs, what="run of visualise", overwrite=overwrite)
         )
@@ -83,6 +106,11 @@ def main(
         # 4. Neighbours among the training images.
         found = _neighbour_sheet(loaded, examples, chosen, neighbours, judging.cache)
         _write(found, output / "neighbours.png")
+
+        # 5. Where the logits of the head come from.
+        if explained is not None:
+            sheet = _head_sheet(loaded, explained, examples, chosen, judging)
+            _write(sheet, output / "observations.png")
 
 
 def _input(encoder: "ImageEncoder", example: "Example") -> "torch.Tensor":
@@ -153,6 +181,76 @@ def _attention_sheet(
         "Mean of all heads. 1 is what every patch would get if CLS looked everywhere alike. "
         "Attention does not explain what the encoder concludes.",
         bars=[ColourBar("attention, times the even share", over_gray, "0", f"{top:.1f} and more")],
+    )
+
+
+def _head_sheet(
+    encoder: "ImageEncoder",
+    head: "LabelHead",
+    examples: "Examples",
+    chosen: "list[Example]",
+    judging: Judging,
+) -> "Gallery":
+    import torch
+
+    from llava_rad.encoders import EncoderOutput
+    from llava_rad.head_maps import grad_cam
+    from llava_rad.probing import extract_features
+    from llava_rad.probing.gallery import ColourBar, Gallery, Tile
+    from llava_rad.probing.pictures import heat, heat_colours, signed_colours, signed_heat
+
+    # The encoder's own view of an image, which the head was fitted to.
+    pixels = torch.stack([_input(encoder, example) for example in chosen])
+    placed = pixels.to(device_of_process(judging.device))
+    with torch.inference_mode():
+        seen = encoder.encode(placed)
+    train = extract_features(encoder, [e.path for e in examples.train], cache=judging.cache)
+    cls, patches = seen.cls.float().cpu(), seen.patches.float().cpu()
+    shares = head.patch_shares(patches, train.mean.mean(0))
+    from_cls = head.cls_share(cls, train.cls.mean(0))
+    chances = head.logits(EncoderOutput(cls, patches)).sigmoid()
+    grid = encoder.grid(*pixels.shape[-2:])
+    grays = [
+        np.asarray(Image.fromarray(_as_seen(encoder, image)).resize((TILE, TILE)))
+        for image in pixels
+    ]
+    rows: dict[str, list[Tile]] = {"As the encoder sees them": _seen(encoder, chosen, pixels)}
+    top = 0.0 if shares is None else float(np.percentile(shares.abs(), 99.5))
+    for place, name in enumerate(head.names):
+        if shares is not None:
+            rows[f"{name}: what each patch adds"] = [
+                Tile(
+                    signed_heat(gray, share.unflatten(0, grid).numpy(), top=top),
+                    f"{chance:.0%}: patches {share.sum():+.1f}, CLS {cls:+.1f}",
+                )
+                for gray, share, chance, cls in zip(
+                    grays, shares[:, place], chances[:, place], from_cls[:, place], strict=True
+                )
+            ]
+        if head.cls is not None:
+            maps = grad_cam(encoder, placed, head.cls[place])
+            brightest = np.percentile(maps.flatten(1), 99.5, axis=1)
+            rows[f"{name}: Grad-CAM of what CLS adds"] = [
+                Tile(heat(gray, found.numpy(), top=float(most)), f"{chance:.0%}: CLS {cls:+.1f}")
+                for gray, found, most, chance, cls in zip(
+                    grays, maps, brightest, chances[:, place], from_cls[:, place], strict=True
+                )
+            ]
+    ramp, gray_ramp = np.linspace(-1, 1, 64), np.full((64, 3), 0.4)
+    bars = []
+    if shares is not None:
+        colours = signed_colours(ramp, gray_ramp)
+        bars.append(ColourBar("added to the logit", colours, f"{-top:.2g}", f"{top:+.2g}"))
+    if head.cls is not None:
+        warm = heat_colours(np.linspace(0, 1, 64), gray_ramp)
+        bars.append(ColourBar("Grad-CAM, each image by itself", warm, "0", "its largest"))
+    return Gallery(
+        f"Where a head's logits come from, on {encoder.name}",
+        rows,
+        "Figures are logits beside those of the average training image; the patches' colours sum "
+        "to theirs. Grad-CAM (last block) is an estimate and shows only what speaks for the label. "
+        "A map explains the head, not the disease.",
+        bars=bars,
     )
 
 

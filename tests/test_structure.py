@@ -68,6 +68,7 @@ TOP = {
     "comparisons",
     "doctor",
     "evaluation",
+    "head_maps",
     "inventory",
     "observation_training",
     "report_training",

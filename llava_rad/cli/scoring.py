@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import typer
 
 from llava_rad.cli.options import PresetName, Resamples, SectionName, names
-from llava_rad.evaluation.presets import AppliedPreset, load_preset
+from llava_rad.evaluation.presets import AppliedPreset, apply_preset
 from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.metrics import DEFAULT_METRICS, METRICS, MetricSettings, Scorer
 
@@ -118,18 +118,13 @@ class Scoring:
         """
         if preset is None:
             return self, None
-        published = load_preset(preset)
-        chosen: dict[str, Any] = {}
-        overridden: dict[str, Any] = {}
-        for name, value in published.options().items():
-            given = getattr(self, name)
-            same = names(given) == names(value) if name == "metrics" else given == value
-            if name in self.given and not same:
-                overridden[name] = given
-                tell(_instead(preset, name, given, value))
-            else:
-                chosen[name] = value
-        return replace(self, **chosen), AppliedPreset(preset, published, overridden)
+        given = {name: getattr(self, name) for name in self.given}
+        if "metrics" in given:
+            given["metrics"] = ", ".join(names(self.metrics))
+        published = apply_preset(preset, given)
+        for warning in published.warnings(_option):
+            tell(f"warning: {warning}")
+        return replace(self, **published.chosen()), published
 
     def testing(self, seed: int) -> dict[str, Any]:
         """What decides intervals and tests, by the names that the functions of evaluation have."""
@@ -178,17 +173,13 @@ def published_section(
     applied: AppliedPreset | None, section: SectionName | None, tell: Callable[[str], None]
 ) -> tuple[SectionName | None, AppliedPreset | None]:
     """The section to compare with, and the preset as it is used: a section that is named wins."""
-    if applied is None or section == applied.preset.section:
-        return section, applied
-    if section is None:
-        return applied.preset.section, applied
-    tell(_instead(applied.name, "section", section, applied.preset.section))
-    return section, replace(applied, overridden={**applied.overridden, "section": section})
+    if applied is None:
+        return section, None
+    section, used = applied.in_section(section)
+    for warning in used.warnings(_option)[len(applied.overridden) :]:
+        tell(f"warning: {warning}")
+    return section, used
 
 
-def _instead(preset: str, name: str, given: object, value: object) -> str:
-    option = name.replace("_", "-")
-    return (
-        f"warning: --{option} {given} is used instead of {value}, which --preset {preset} sets; "
-        "the numbers are not those of the published table"
-    )
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,7 +1,7 @@
 """What a model that never looks at the image would score: the baselines under every result."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from llava_rad.metrics.result import MetricResult, is_empty
 from llava_rad.metrics.score import LOWER_IS_BETTER, Scorer, headline_values
 
 CANDIDATES = 10
-_COUNTING = {"bleu_coco", "bleu_sacrebleu", "rouge", "meteor", "meteor_wordnet", "cider"}
+_FORGETFUL = {"bertscore", "radcliq_v0", "radcliq_v1", "ratescore"}
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,33 @@ def fixed_report_candidates(reports: Sequence[str], count: int = CANDIDATES) -> 
 
 def score_each(
     scorer: Scorer, texts: Sequence[Sequence[str]], references: Sequence[str]
-) -> list[dict[str, MetricResult]]:
+) -> Iterator[dict[str, MetricResult]]:
     """Score several lists of texts against the same references.
 
-    Metrics that read each text with a model or rules get all lists at once, so that distinct texts
-    cost once. Those that count words get one list after the other: their counts of all of them
-    together would be most of a run's memory. CIDEr's weights, which come from the references, are
-    the same for one list and for several.
+    One list after the other, each when it is asked for: what all of them hold of each pair would be
+    most of a run's memory. Metrics that read texts remember what they said of them; those that do
+    not get all lists at once, so that distinct texts cost once, and hold a few numbers of a pair.
+    CIDEr's weights, which come from the references, are the same for one list and for several.
     """
     if not texts:
-        return []
+        return
     count = len(references)
-    counting = [name for name in scorer.metrics if name in _COUNTING]
-    reading = [name for name in scorer.metrics if name not in _COUNTING]
-    scored: list[dict[str, MetricResult]] = [{} for _ in texts]
-    if reading:
-        whole = scorer.only(tuple(reading))
-        together = whole([text for one in texts for text in one], [*references] * len(texts))
-        for i, found in enumerate(scored):
-            own = np.arange(i * count, (i + 1) * count)
-            found.update({name: result.on(own) for name, result in together.results.items()})
-    if counting:
-        single = scorer.only(tuple(counting))
-        for one, found in zip(texts, scored, strict=True):
-            found.update(single(one, references).results)
-    return [{name: found[name] for name in scorer.metrics if name in found} for found in scored]
+    forgetful = scorer.only([name for name in scorer.metrics if name in _FORGETFUL])
+    others = scorer.only([name for name in scorer.metrics if name not in _FORGETFUL])
+    together: dict[str, MetricResult] = {}
+    if forgetful.metrics:
+        every = [text for one in texts for text in one]
+        together = forgetful(every, [*references] * len(texts)).results
+    for i, one in enumerate(texts):
+        own = np.arange(i * count, (i + 1) * count)
+        found = {name: result.on(own) for name, result in together.items()}
+        if others.metrics:
+            found |= others(one, references).results
+        yield {name: found[name] for name in scorer.metrics if name in found}
 
 
 def best_fixed_report(
-    scored: Sequence[dict[str, MetricResult]], texts: Sequence[str]
+    scored: Iterable[dict[str, MetricResult]], texts: Sequence[str]
 ) -> dict[str, FixedReport]:
     """The best of some fixed reports, for each headline value ``metric/value`` on its own.
 

@@ -5,6 +5,7 @@ references, and how varied the outputs are: a model that writes one normal repor
 still have a fair BLEU.
 """
 
+import itertools
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -324,12 +325,13 @@ def _baselines(
     judged = tuple(name for name in scorer.metrics if name in JUDGED)
     others = tuple(name for name in scorer.metrics if name not in JUDGED)
     scored = score_each(scorer.only(others), lists, references)
-    rest = scored[len(candidates) :]
+    fixed = best_fixed_report(itertools.islice(scored, len(candidates)), candidates)
+    rest = list(scored)
     if judged:
         for found, texts in zip(rest, lists[len(candidates) :], strict=True):
             found.update(scorer.only(judged)(texts, references).results)
     return Baselines(
-        fixed=best_fixed_report(scored[: len(candidates)], candidates),
+        fixed=fixed,
         fixed_from="training reports" if training else "the references themselves",
         other_patient=rest[0] if has_others else None,
         nearest=rest[-1] if features is not None else None,

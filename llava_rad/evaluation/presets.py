@@ -2,10 +2,10 @@
 
 Each is a YAML file of ``published/`` with its source. A preset sets the metrics, their settings,
 the section and form of the references, the resamples and the value that counts; its columns are
-those of the table that it reproduces. What the command line says otherwise wins, and is said.
+those of the table that it reproduces. What its user says otherwise wins, and is told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -121,12 +121,33 @@ class AppliedPreset:
     Attributes:
         name: of the preset.
         preset: what it says.
-        overridden: what the command line set otherwise, by option.
+        overridden: what its user set otherwise, by option.
     """
 
     name: str
     preset: Preset
     overridden: Mapping[str, Any] = field(default_factory=dict)
+
+    def chosen(self) -> dict[str, Any]:
+        """What it sets and its user did not, by the names that the command line has for it."""
+        options = self.preset.options()
+        return {name: value for name, value in options.items() if name not in self.overridden}
+
+    def in_section(self, section: Section | None) -> tuple[Section, "AppliedPreset"]:
+        """The section to compare with, and the preset as it is used: one that is named wins."""
+        own = self.preset.section
+        if section is None or section == own:
+            return own, self
+        return section, replace(self, overridden={**self.overridden, "section": section})
+
+    def warnings(self, spell: Callable[[str], str] = str) -> list[str]:
+        """One sentence for each option that was set otherwise, named as ``spell`` has it."""
+        options = {"section": self.preset.section, **self.preset.options()}
+        return [
+            f"{spell(name)} {value} is used instead of {options[name]}, which the preset "
+            f"{self.name} sets; the numbers are not those of the published table"
+            for name, value in self.overridden.items()
+        ]
 
     def prepare(self, predictions: Predictions) -> Predictions:
         """The texts as the published program compares them."""
@@ -214,6 +235,26 @@ def _number(
     elif column.printed == "inverse":
         value = float(ratio(1.0, value))
     return value * column.scale
+
+
+def apply_preset(name: str, given: Mapping[str, Any]) -> AppliedPreset:
+    """A preset with what its user says otherwise, which wins.
+
+    Args:
+        name: of the preset.
+        given: the options that its user named, as :meth:`Preset.options` writes them; those that
+            no preset sets may be among them.
+
+    Raises:
+        ConfigError: there is no such preset, or its file is wrong.
+    """
+    preset = load_preset(name)
+    overridden = {
+        option: given[option]
+        for option, value in preset.options().items()
+        if option in given and given[option] != value
+    }
+    return AppliedPreset(name, preset, overridden)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from llava_rad import extras
@@ -11,6 +11,7 @@ from llava_rad.errors import MetricError
 from llava_rad.evaluation.evaluation import Evaluation, evaluate_predictions, to_json
 from llava_rad.evaluation.output import evaluation_table, table_rows
 from llava_rad.evaluation.predictions import given_predictions
+from llava_rad.evaluation.presets import PresetName, apply_preset
 from llava_rad.evaluation.primary import PRIMARY
 from llava_rad.metrics.score import DEFAULT_METRICS, MetricSettings, Scorer
 from llava_rad.statistics import RESAMPLES
@@ -48,7 +49,8 @@ class ScoreTable:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the numbers must know."""
-        return self.evaluation.warnings
+        preset = self.evaluation.preset
+        return (*(preset.warnings() if preset else ()), *self.evaluation.warnings)
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -97,11 +99,12 @@ def score(
     patients: Sequence[str] | None = None,
     language: str | None = None,
     section: Section | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    primary: str = PRIMARY,
+    preset: PresetName | None = None,
+    metrics: Sequence[str] | None = None,
+    primary: str | None = None,
     settings: MetricSettings | None = None,
     require: bool = False,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
     seed: int = 0,
 ) -> ScoreTable:
     """Score generated texts against true ones, as ``llava-rad score`` does for a file.
@@ -111,15 +114,20 @@ def score(
         references: the true texts, in the same order.
         patients: whose each study is: intervals resample patients; None resamples studies.
         language: of the references, such as ``"de"``; None is English.
-        section: the part of the report that was generated; None is findings.
-        metrics: names out of ``llava_rad.metrics.METRICS``.
-        primary: the one value that counts, declared before, as ``metric/value``.
-        settings: of the metrics, and where their weights are.
+        section: the part of the report that was generated; None is the preset's, or findings.
+        preset: the convention of a published table, such as ``"rexrank"``, that sets what the
+            other arguments leave open; what they set otherwise wins, with a warning.
+        metrics: names out of ``llava_rad.metrics.METRICS``; None is the preset's, or the default.
+        primary: the one value that counts, declared before, as ``metric/value``; None is the
+            preset's, or that of ``llava-rad score``.
+        settings: of the metrics, and where their weights are; with a preset, a value that is not
+            the default counts as set.
         require: raise where a metric cannot be computed, instead of leaving it out.
-        resamples: of the bootstrap.
+        resamples: of the bootstrap; None is the preset's, or 1,000.
         seed: of the bootstrap and the baselines.
 
     Raises:
+        ConfigError: there is no such preset or metric.
         MetricError: the lists do not fit together, or nothing can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
         MissingExtraError: the packages of ``llava-rad[eval]`` are not installed.
@@ -133,16 +141,43 @@ def score(
         >>> print(table)  # doctest: +ELLIPSIS
         given texts: 2 pairs, findings, 2 distinct outputs (100.0 %)
         ...
+
+        As a published table prints it; what is missing is named with the command that fetches it:
+
+        >>> table = llava_rad.score(
+        ...     ["Findings: Clear lungs. Impression: None"],
+        ...     ["Findings: Lungs are clear. Impression: Normal"],
+        ...     preset="rexrank",
+        ... )
+        >>> table.to_dict()["preset"]["table"][0]["name"]
+        'BLEU-2'
     """
     extras.require("eval", "scoring")
+    published = None
+    if preset is not None:
+        settings = settings or MetricSettings()
+        named = {f.name: getattr(settings, f.name) for f in fields(settings)}
+        given = {f.name: named[f.name] for f in fields(settings) if named[f.name] != f.default}
+        if metrics is not None:
+            given["metrics"] = ", ".join(metrics)
+        given |= {} if primary is None else {"primary": primary}
+        given |= {} if resamples is None else {"resamples": resamples}
+        published = apply_preset(preset, given)
+        section, published = published.in_section(section)
+        chosen = published.chosen()
+        metrics = published.preset.metrics if metrics is None else metrics
+        primary = chosen.get("primary", primary)
+        resamples = chosen.get("resamples", resamples)
+        settings = replace(settings, **{n: v for n, v in chosen.items() if n in named})
     texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
     return ScoreTable(
         evaluate_predictions(
             given_predictions(texts, references, patients=patients, language=language),
-            Scorer(metrics, settings, require=require),
+            Scorer(DEFAULT_METRICS if metrics is None else metrics, settings, require=require),
             section=section,
-            primary=primary,
-            resamples=resamples,
+            primary=PRIMARY if primary is None else primary,
+            resamples=RESAMPLES if resamples is None else resamples,
             seed=seed,
+            preset=published,
         )
     )

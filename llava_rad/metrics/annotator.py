@@ -32,6 +32,7 @@ Annotation = dict[str, Any]
 
 REPOSITORY = "StanfordAIMI/RRG_scorers"
 MODELS = ("radgraph", "radgraph-xl")
+_AT_ONCE = 32  # annotations read from disk
 
 
 class RadGraphAnnotator:
@@ -92,19 +93,43 @@ class RadGraphAnnotator:
             One annotation for each text.
         """
         distinct = [text for text in dict.fromkeys(texts) if not is_empty(text)]
-        with TextStore(self.cache / "radgraph.sqlite", self._key) as store:
+        with self.store() as store:
             known = store.read(distinct)
             missing = [text for text in distinct if text not in known]
-            done = 0
-            for batch in self._batches(missing):
-                made = dict(zip(batch, self._run(batch), strict=True))
-                store.write(made)
+            for made in self._annotate_new(missing, store, progress):
                 known.update(made)
-                done += len(batch)
-                if progress:
-                    progress(done, len(missing))
         nothing: Annotation = {"text": "", "entities": {}}
         return [known.get(text, nothing) for text in texts]
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Annotate reports and keep the annotations on disk alone."""
+        with self.store() as store:
+            distinct = [text for text in dict.fromkeys(texts) if not is_empty(text)]
+            missing = [text for text in distinct if not store.holds(text)]
+            for _ in self._annotate_new(missing, store, None):
+                pass
+
+    def each(self, texts: Sequence[str]) -> Iterator[Annotation]:
+        """The annotations of reports one after the other, a few in memory at a time."""
+        for start in range(0, len(texts), _AT_ONCE):
+            yield from self.annotate(texts[start : start + _AT_ONCE])
+
+    def store(self) -> TextStore:
+        """The annotations on disk, by text, to be opened in a ``with`` block."""
+        return TextStore(self.cache / "radgraph.sqlite", self._key)
+
+    def _annotate_new(
+        self, texts: list[str], store: TextStore, progress: Callable[[int, int], None] | None
+    ) -> Iterator[dict[str, Annotation]]:
+        """Annotate texts that are not in the store, and keep them there, batch by batch."""
+        done = 0
+        for batch in self._batches(texts):
+            made = dict(zip(batch, self._run(batch), strict=True))
+            store.write(made)
+            yield made
+            done += len(batch)
+            if progress:
+                progress(done, len(texts))
 
     def _key(self, text: str) -> str:
         identity = f"{self.model_type}\0{self._archive_hash}\0{text}"

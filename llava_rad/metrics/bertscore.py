@@ -9,7 +9,8 @@ is then no longer bounded below. A pair with an empty text scores 0 in both scal
 The values depend on the model and layer more than on the texts: name both.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ BASELINES = {
 
 
 _UNBOUNDED = 1 << 20  # word pieces, for models without positions of their own
+_PAIRS = 256  # whose texts are embedded together
+_NUMBERS_HELD = 1 << 25  # of texts that other pairs may need again, 128 MB
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class BertScorer:
                 states = self.encoder(**batch, output_hidden_states=True).hidden_states[self.layer]
                 states = torch.nn.functional.normalize(states, dim=-1)
             for i, state in zip(chosen, states, strict=True):
-                vectors[i] = state[: len(rows[i])]
+                vectors[i] = state[: len(rows[i])].clone()  # without the batch around it
         return vectors
 
 
@@ -133,19 +136,24 @@ def bertscore(
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
-    distinct = list(dict.fromkeys([*predictions, *references]))
-    vectors = dict(zip(distinct, scorer.embed(distinct), strict=True))
     empty = some_empty(predictions, references)
     scores: Floats = np.zeros((len(predictions), 3))
-    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        if empty[i]:
-            continue
-        cosine = vectors[prediction] @ vectors[reference].T  # [pieces, pieces]
-        # The first and the last piece are the special tokens.
-        precision = float(cosine.max(dim=1).values[1:-1].mean())
-        recall = float(cosine.max(dim=0).values[1:-1].mean())
-        total = precision + recall
-        scores[i] = precision, recall, 2 * precision * recall / total if total else 0.0
+    order = _order(predictions, references, np.flatnonzero(~empty).tolist())
+    held: dict[str, torch.Tensor] = {}
+    for start in range(0, len(order), _PAIRS):
+        chosen = order[start : start + _PAIRS]
+        needed = dict.fromkeys(text for i in chosen for text in (predictions[i], references[i]))
+        new = [text for text in needed if text not in held]
+        if new:
+            held |= dict(zip(new, scorer.embed(new), strict=True))
+        for i in chosen:
+            cosine = held[predictions[i]] @ held[references[i]].T  # [pieces, pieces]
+            # The first and the last piece are the special tokens.
+            precision = float(cosine.max(dim=1).values[1:-1].mean())
+            recall = float(cosine.max(dim=0).values[1:-1].mean())
+            total = precision + recall
+            scores[i] = precision, recall, 2 * precision * recall / total if total else 0.0
+        held = _newest(held, needed)
     if scorer.baseline is not None:
         baseline = np.array(scorer.baseline)
         scores = np.where(empty[:, None], 0.0, (scores - baseline) / (1 - baseline))
@@ -159,6 +167,33 @@ def bertscore(
     }
     per_pair = {name: scores[:, i] for i, name in enumerate(("precision", "recall", "f1"))}
     return mean_result("bertscore", per_pair, facts=facts)
+
+
+def _order(predictions: Sequence[str], references: Sequence[str], pairs: list[int]) -> list[int]:
+    """The pairs with equal texts of one side beside each other, and like lengths together.
+
+    That side is taken by which fewer texts are embedded again: those of the other side that are
+    rare, for what comes all the time is held.
+    """
+    often = len(pairs) / _PAIRS
+
+    def again(other: Sequence[str]) -> int:
+        return sum(n for n in Counter(other[i] for i in pairs).values() if n < often)
+
+    side = predictions if again(references) <= again(predictions) else references
+    return sorted(pairs, key=lambda i: (len(side[i]), side[i]))
+
+
+def _newest(held: "dict[str, torch.Tensor]", needed: Iterable[str]) -> "dict[str, torch.Tensor]":
+    """What fits into memory of the vectors of texts, those that were needed last first."""
+    room, kept = _NUMBERS_HELD, {}
+    last = dict.fromkeys(needed)
+    for text in [*last, *(text for text in reversed(held) if text not in last)]:
+        room -= held[text].numel()
+        if room < 0:
+            break
+        kept[text] = held[text]
+    return dict(reversed(kept.items()))
 
 
 def _positions(encoder: Any) -> int:

@@ -3,8 +3,8 @@
 CheXbert (Smit et al., EMNLP 2020) is a BERT with 14 classification heads on its first token: four
 classes (blank, positive, negative, uncertain) for 13 observations, two (blank, positive) for
 ``No Finding``. This labeler runs on today's transformers, reads the public ``chexbert.pth``, and
-gives the same labels as ``f1chexbert`` 0.0.2: it labels many reports at a time, of similar lengths,
-and equal reports once.
+gives the same labels as ``f1chexbert`` 0.0.2: it labels many reports at a time, without padding, of
+the last layer only what the heads read, and equal reports once.
 
 A report of more than 512 word pieces loses its end, as published; how many did is in the facts.
 With ``windows`` it is labelled in overlapping windows instead: positive beats uncertain beats
@@ -18,9 +18,9 @@ An empty report goes through the network like any other, as published.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,9 @@ from llava_rad.wording import counted
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BertTokenizer
+    from transformers import BertModel, BertTokenizer
+
+    from llava_rad.metrics.first_token_bert import FirstTokenBert
 
 REPOSITORY, FILENAME = "StanfordAIMI/RRG_scorers", "chexbert.pth"
 VOCABULARY = "google-bert/bert-base-uncased"
@@ -52,9 +54,9 @@ PRECISIONS = ("float32", "bfloat16")
 POSITIONS = 512
 WINDOW_STRIDE = 255
 BERT_HEAD_DIM = 64
-
-
-_Label = tuple[NDArray[np.int64], NDArray[np.float32], bool]
+CLASSES = [2 if name == "No Finding" else 4 for name in OBSERVATIONS]  # of each head
+_BATCH_TOKENS = 1024
+_AT_ONCE = 64  # texts whose embeddings are copied at once
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class CheXbert:
 
     def __init__(
         self,
-        encoder: "torch.nn.Module",
-        heads: "torch.nn.ModuleList",
+        encoder: "FirstTokenBert",
+        heads: "torch.nn.Linear",
         tokenizer: "BertTokenizer",
         checkpoint_hash: str,
         precision: str = "float32",
@@ -89,7 +91,7 @@ class CheXbert:
         self.tokenizer = tokenizer
         self.checkpoint_hash = checkpoint_hash
         self.precision = precision
-        self._known: dict[tuple[str, bool], _Label] = {}
+        self._known = {False: _Known(), True: _Known()}
 
     @classmethod
     def load(
@@ -136,10 +138,12 @@ class CheXbert:
         import torch
         from transformers import BertTokenizer
 
-        encoder, heads = _read_checkpoint(path, attention_heads)
+        from llava_rad.metrics.first_token_bert import FirstTokenBert
+
+        bert, heads = _read_checkpoint(path, attention_heads)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
-            encoder.to(device).eval(),
+            FirstTokenBert(bert).to(device).eval(),
             heads.to(device).eval(),
             BertTokenizer(vocab=str(vocabulary_path)),
             sha256(path),
@@ -147,25 +151,63 @@ class CheXbert:
         )
 
     def label(
-        self, texts: Sequence[str], *, windows: bool = False, batch_tokens: int = 1024
+        self, texts: Sequence[str], *, windows: bool = False, batch_tokens: int = _BATCH_TOKENS
     ) -> CheXbertLabels:
         """Label reports.
 
         Args:
             texts: the reports; those labelled before, by this call or another, cost nothing.
             windows: label reports of more than 512 word pieces in overlapping windows.
-            batch_tokens: word pieces, padding included, that go through the network at once.
+            batch_tokens: word pieces that go through the network at once.
         """
-        new = [text for text in dict.fromkeys(texts) if (text, windows) not in self._known]
-        if new:
-            labels = self._label_new(new, windows, batch_tokens)
-            self._known.update(zip(((text, windows) for text in new), labels, strict=True))
-        mentions, embeddings, too_long = zip(
-            *(self._known[text, windows] for text in texts), strict=True
-        )
-        return CheXbertLabels(np.stack(mentions), np.stack(embeddings), np.array(too_long))
+        rows = self._rows(texts, windows, batch_tokens)
+        return self._known[windows].take(rows)
 
-    def _label_new(self, texts: list[str], windows: bool, batch_tokens: int) -> "list[_Label]":
+    def similarities(
+        self, texts: Sequence[str], others: Sequence[str], *, windows: bool = False
+    ) -> NDArray[np.float64]:
+        """Cosines [texts] of the embeddings of texts and as many others, 0 for a vector of 0."""
+        mine, theirs = (self._rows(some, windows) for some in (texts, others))
+        known = self._known[windows]
+        found = np.zeros(len(texts))
+        for start in range(0, len(texts), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            a, b = (known.take(rows[part]).embeddings for rows in (mine, theirs))
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            found[part] = ratio((a * b).sum(axis=1), norms)
+        return found
+
+    def mentions(
+        self, texts: Sequence[str], *, windows: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Classes [texts, 14] and which were too long, as :meth:`label`, without embeddings."""
+        rows = self._rows(texts, windows)
+        known = self._known[windows]
+        parts = [
+            known.take(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE)
+        ]
+        return (
+            np.concatenate([part.mentions for part in parts]),
+            np.concatenate([part.too_long for part in parts]),
+        )
+
+    def forget(self, more_than: int) -> None:
+        """Forget the texts where more than so many are known."""
+        for windows, known in self._known.items():
+            if len(known.rows) > more_than:
+                self._known[windows] = _Known()
+
+    def _rows(
+        self, texts: Sequence[str], windows: bool, batch_tokens: int = _BATCH_TOKENS
+    ) -> NDArray[np.int64]:
+        """Where the labels of each text are kept; texts that are not known are labelled first."""
+        known = self._known[windows]
+        new = [text for text in dict.fromkeys(texts) if text not in known.rows]
+        if new:
+            known.add(new, self._label_new(new, windows, batch_tokens))
+        return np.array([known.rows[text] for text in texts], dtype=np.int64)
+
+    def _label_new(self, texts: list[str], windows: bool, batch_tokens: int) -> "CheXbertLabels":
         pieces = self.tokenizer(
             [re.sub(r"\s+", " ", text).strip() for text in texts],
             add_special_tokens=False,
@@ -179,38 +221,81 @@ class CheXbert:
             starts = [*range(0, last, WINDOW_STRIDE), last]
             spans.append(slice(len(parts), len(parts) + len(starts)))
             parts += [tokens[start : start + room] for start in starts]
-        classes, vectors = self._run(parts, batch_tokens)
-        return [
-            (_strongest(classes[span]), vectors[span].mean(axis=0), len(tokens) > room)
-            for span, tokens in zip(spans, pieces, strict=True)
-        ]
+        labels = self._run(parts, batch_tokens)
+        too_long = np.array([len(tokens) > room for tokens in pieces])
+        if not windows:
+            return replace(labels, too_long=too_long)
+        return CheXbertLabels(
+            np.stack([_strongest(labels.mentions[span]) for span in spans]),
+            np.stack([labels.embeddings[span].mean(axis=0) for span in spans]),
+            too_long,
+        )
 
-    def _run(
-        self, parts: list[list[int]], batch_tokens: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Classes [parts, 14] and first-token vectors [parts, dim] of lists of word pieces."""
+    def _run(self, parts: list[list[int]], batch_tokens: int) -> CheXbertLabels:
+        """What the network says of lists of word pieces."""
         import torch
 
-        device = next(self.encoder.parameters()).device
+        device = self.heads.weight.device
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        labels = CheXbertLabels(
+            np.zeros((len(parts), len(OBSERVATIONS)), dtype=np.int64),
+            np.zeros((len(parts), self.heads.in_features), dtype=np.float32),
+            np.zeros(len(parts), dtype=np.bool_),
+        )
         order = sorted(range(len(parts)), key=lambda i: len(parts[i]))
-        classes: list[Any] = [None] * len(parts)
-        vectors: list[Any] = [None] * len(parts)
         for batch in _batches(order, [len(part) + 2 for part in parts], batch_tokens):
-            rows = [[first, *parts[i], last] for i in batch]
-            longest = max(map(len, rows))
-            ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
             half = torch.autocast(
                 device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
             )
             with torch.inference_mode(), half:
-                hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-                best = torch.stack([head(hidden).argmax(dim=1) for head in self.heads], dim=1)
-            for i, row, vector in zip(batch, best.cpu(), hidden.float().cpu(), strict=True):
-                classes[i], vectors[i] = row.numpy(), vector.numpy()
-        return np.stack(classes), np.stack(vectors)
+                vectors = self.encoder([[first, *parts[i], last] for i in batch])
+                outputs = self.heads(vectors).split(CLASSES, dim=1)
+                best = torch.stack([output.argmax(dim=1) for output in outputs], dim=1)
+            labels.mentions[batch] = best.cpu().numpy()
+            labels.embeddings[batch] = vectors.float().cpu().numpy()
+        return labels
+
+
+class _Known:
+    """What was said of texts, in few arrays; each holds more than the next."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.blocks: list[CheXbertLabels] = []
+
+    def add(self, texts: list[str], labels: CheXbertLabels) -> None:
+        """Keep the labels of texts that were not known."""
+        self.rows.update(
+            zip(texts, range(len(self.rows), len(self.rows) + len(texts)), strict=True)
+        )
+        self.blocks.append(labels)
+        while len(self.blocks) > 1 and len(self.blocks[-2].mentions) <= len(
+            self.blocks[-1].mentions
+        ):
+            smaller, larger = self.blocks[-2:]
+            joined = (
+                np.concatenate([getattr(smaller, name), getattr(larger, name)])
+                for name in ("mentions", "embeddings", "too_long")
+            )
+            self.blocks[-2:] = [CheXbertLabels(*joined)]
+
+    def take(self, rows: NDArray[np.int64]) -> CheXbertLabels:
+        """The labels of some texts."""
+        ends = np.cumsum([len(block.mentions) for block in self.blocks])
+        of_block = np.searchsorted(ends, rows, side="right")
+        dim = self.blocks[0].embeddings.shape[1]
+        found = CheXbertLabels(
+            np.zeros((len(rows), len(OBSERVATIONS)), dtype=np.int64),
+            np.zeros((len(rows), dim), dtype=np.float32),
+            np.zeros(len(rows), dtype=np.bool_),
+        )
+        for place, block in enumerate(self.blocks):
+            here = of_block == place
+            inside = rows[here] - (ends[place] - len(block.mentions))
+            found.mentions[here] = block.mentions[inside]
+            found.embeddings[here] = block.embeddings[inside]
+            found.too_long[here] = block.too_long[inside]
+        return found
 
 
 def chexbert(
@@ -236,14 +321,12 @@ def chexbert(
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
-    both = labeler.label([*predictions, *references], windows=windows)
+    mentions, cut = labeler.mentions([*predictions, *references], windows=windows)
     count = len(predictions)
-    mine, theirs = both.embeddings[:count], both.embeddings[count:]
-    norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosine = ratio((mine * theirs).sum(axis=1), norms)
+    cosine = labeler.similarities(predictions, references, windows=windows)
     cosine[some_empty(predictions, references)] = 0.0
 
-    too_long = int(both.too_long.sum())
+    too_long = int(cut.sum())
     notes = []
     empty = sum(map(is_empty, [*predictions, *references]))
     if empty:
@@ -260,7 +343,7 @@ def chexbert(
         "long_reports": "windows" if windows else "truncated",
         "texts_over_512_word_pieces": too_long,
     }
-    labels = label_f1("chexbert", both.mentions[:count], both.mentions[count:], facts=facts)
+    labels = label_f1("chexbert", mentions[:count], mentions[count:], facts=facts)
     similarity = mean_result("chexbert", {"embedding_similarity": cosine}, facts={}, notes=notes)
     return join_results(labels, similarity)
 
@@ -274,19 +357,22 @@ def _strongest(classes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Cut a list that is sorted by length into batches of at most ``budget`` padded pieces."""
+    """Cut a list that is sorted by length into batches of at most ``budget`` word pieces."""
     batches: list[list[int]] = [[]]
+    held = 0
     for i in order:
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[i] > budget:
+        if held + lengths[i] > budget:
             batches.append([])
+            held = 0
         batches[-1].append(i)
+        held += lengths[i]
     return [batch for batch in batches if batch]
 
 
 def _read_checkpoint(
     path: Path, attention_heads: int | None
-) -> "tuple[torch.nn.Module, torch.nn.ModuleList]":
-    """BERT and the 14 heads, with sizes read from the weights, in float32 on the CPU."""
+) -> "tuple[BertModel, torch.nn.Linear]":
+    """BERT and the 14 heads as one, with sizes read from the weights, in float32 on the CPU."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -324,10 +410,8 @@ def _read_checkpoint(
         ),
         add_pooling_layer="bert.pooler.dense.weight" in state,
     )
-    heads = torch.nn.ModuleList(
-        torch.nn.Linear(dim, 2 if name == "No Finding" else 4) for name in OBSERVATIONS
-    )
-    network = torch.nn.ModuleDict({"bert": encoder, "linear_heads": heads})
+    heads = [torch.nn.Linear(dim, classes) for classes in CLASSES]
+    network = torch.nn.ModuleDict({"bert": encoder, "linear_heads": torch.nn.ModuleList(heads)})
     # Older transformers kept this constant in the checkpoint.
     state.pop("bert.embeddings.position_ids", None)
     try:
@@ -339,4 +423,8 @@ def _read_checkpoint(
             remedy=f"Fetch the public one with: hf download {REPOSITORY} {FILENAME}",
             kind="layout",
         ) from error
-    return encoder, heads
+    joined = torch.nn.Linear(dim, sum(CLASSES))
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat([head.weight for head in heads]))
+        joined.bias.copy_(torch.cat([head.bias for head in heads]))
+    return encoder, joined

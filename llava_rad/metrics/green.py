@@ -24,7 +24,7 @@ import numpy as np
 
 from llava_rad.errors import WeightsError
 from llava_rad.metrics.judge_llm import LocalJudge, RememberingJudge, hash_of
-from llava_rad.metrics.result import MetricResult, check_pairs, mean_result
+from llava_rad.metrics.result import Details, MetricResult, check_pairs, mean_result
 
 DEFAULT_GREEN = "StanfordAIMI/GREEN-radllama2-7b"
 KINDS = (
@@ -129,7 +129,7 @@ def green(
         "answers_without_matched_findings": unread,
         "range": "0-1",
     }
-    details = [{"answer": answer} for answer in answers]
+    details = Details({"answer": answer} for answer in answers)
     return mean_result("green", values, facts=facts, details=details)
 
 

@@ -149,10 +149,11 @@ def radgraph_radcliq(
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
-    annotations = annotator.annotate([*predictions, *references])
-    mine, theirs = annotations[: len(predictions)], annotations[len(predictions) :]
-    entities = [_f1(_entities(a), _entities(b)) for a, b in zip(mine, theirs, strict=True)]
-    relations = [_f1(_relations(a), _relations(b)) for a, b in zip(mine, theirs, strict=True)]
+    annotator.prepare([*predictions, *references])
+    entities, relations = [], []
+    for mine, theirs in zip(annotator.each(predictions), annotator.each(references), strict=True):
+        entities.append(_f1(_entities(mine), _entities(theirs)))
+        relations.append(_f1(_relations(mine), _relations(theirs)))
     facts = {
         "scorer": f"radgraph {package_version()}, F1 of llava_rad (CXR-Report-Metric's definition)",
         "model": annotator.model_type,

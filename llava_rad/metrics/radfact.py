@@ -26,6 +26,7 @@ from llava_rad.metrics.judge_llm import (
     hash_of,
 )
 from llava_rad.metrics.result import (
+    Details,
     Floats,
     MetricResult,
     check_pairs,
@@ -180,7 +181,7 @@ def aggregate(
         }
 
     facts = {**(facts or {}), "range": "0-1"}
-    return MetricResult("radfact", combine(sums), sums, combine, facts, (), tuple(details))
+    return MetricResult("radfact", combine(sums), sums, combine, facts, (), Details(details))
 
 
 def read_phrases(answer: str) -> list[str]:

@@ -19,7 +19,7 @@ lower-cased reports are the same in both.
 ``OBS-DA`` (observation, definitely absent).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ import numpy as np
 from llava_rad.errors import MetricError
 from llava_rad.metrics.annotator import Annotation, RadGraphAnnotator, package_version
 from llava_rad.metrics.result import (
+    Details,
     Floats,
     MetricResult,
     check_pairs,
@@ -64,10 +65,10 @@ def radgraph_f1(
         MetricError: the pairs are not two equally long, non-empty lists of strings.
     """
     check_pairs(predictions, references)
-    annotations = annotator.annotate([*predictions, *references])
+    annotator.prepare([*predictions, *references])
     return score_annotations(
-        annotations[: len(predictions)],
-        annotations[len(predictions) :],
+        annotator.each(predictions),
+        annotator.each(references),
         casing=casing,
         facts={
             "scorer": f"radgraph {package_version()}, rewards of llava_rad",
@@ -78,13 +79,13 @@ def radgraph_f1(
 
 
 def score_annotations(
-    predicted: Sequence[Annotation],
-    expected: Sequence[Annotation],
+    predicted: Iterable[Annotation],
+    expected: Iterable[Annotation],
     *,
     casing: str = "lowercase",
     facts: dict[str, Any] | None = None,
 ) -> MetricResult:
-    """The same from annotations in the package's form.
+    """The same from annotations in the package's form, of the pairs one after the other.
 
     Raises:
         MetricError: ``casing`` is not known, or an annotation lacks a field.
@@ -98,7 +99,7 @@ def score_annotations(
     lower = casing == "lowercase"
     values: dict[str, list[float]] = {f"{lv}/{m}": [] for lv in LEVELS for m in _MEASURES}
     counts: list[dict[str, list[int]]] = []
-    details = []
+    details = Details()
     for mine, theirs in zip(predicted, expected, strict=True):
         for level in LEVELS:
             scores = _overlap(

@@ -138,6 +138,27 @@ def build_network(folder: Path, model_type: str, device: str | None) -> Any:
         WeightsError: the configuration is foreign, the BERT that it names is not here, or the
             weights are damaged, pickled objects, or of another network.
     """
+    read_config(folder)  # a foreign one is refused first
+    state = read_state_dict(folder / WEIGHTS)
+    network = untrained_network(folder, model_type, device)
+    try:
+        network.model.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"the weights do not fit the configuration ({str(error).splitlines()[0]})",
+            where=folder / WEIGHTS,
+            remedy="Use weights, configuration and vocabulary of one archive",
+            kind="layout",
+        ) from error
+    return network
+
+
+def untrained_network(folder: Path, model_type: str, device: str | None) -> Any:
+    """The package's ``RadGraph`` with random weights; arguments as of :func:`build_network`.
+
+    Raises:
+        WeightsError: the configuration is foreign, or the BERT that it names is not here.
+    """
     import radgraph
     import torch
     from dotmap import DotMap
@@ -147,7 +168,6 @@ def build_network(folder: Path, model_type: str, device: str | None) -> Any:
     from radgraph.dygie.models import dygie
 
     config = read_config(folder)
-    state = read_state_dict(folder / WEIGHTS)
     lend_bert(config.bert)
     bert = {"model_name": config.bert, "max_length": config.max_length}
     with tempfile.TemporaryDirectory() as copy:
@@ -169,15 +189,6 @@ def build_network(folder: Path, model_type: str, device: str | None) -> Any:
         embedder=text_field_embedders.BasicTextFieldEmbedder({"bert": embedder}),
         **DotMap(config.model),
     )
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"the weights do not fit the configuration ({str(error).splitlines()[0]})",
-            where=folder / WEIGHTS,
-            remedy="Use weights, configuration and vocabulary of one archive",
-            kind="layout",
-        ) from error
     network.model = model.to(network.device).eval()
     return network
 

@@ -7,10 +7,12 @@ intervals, comparisons and results on a part of the pairs are then sums of rows,
 run of the metric.
 """
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +21,49 @@ from llava_rad.errors import MetricError
 from llava_rad.wording import counted
 
 Floats = NDArray[np.float64]
+
+
+class Details(Sequence[dict[str, Any]]):
+    """More about each pair, kept as packed JSON: a report's entities as objects take 20 times that.
+
+    Args:
+        items: of the pairs, in their order; each is packed as it comes.
+
+    Example:
+        >>> details = Details([{"matched": ["effusion"]}, {"matched": []}])
+        >>> details[0]["matched"], len(details)
+        (['effusion'], 2)
+    """
+
+    def __init__(self, items: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._packed: list[bytes] = []
+        for item in items:
+            self.append(item)
+
+    def append(self, item: Mapping[str, Any]) -> None:
+        """Add what there is about the next pair."""
+        self._packed.append(zlib.compress(json.dumps(item).encode(), level=1))
+
+    def on(self, pairs: Iterable[int]) -> "Details":
+        """The details of some of the pairs."""
+        chosen = Details()
+        chosen._packed = [self._packed[i] for i in pairs]
+        return chosen
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Details": ...
+
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Details":
+        if isinstance(index, slice):
+            return self.on(range(*index.indices(len(self))))
+        item: dict[str, Any] = json.loads(zlib.decompress(self._packed[index]))
+        return item
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
 
 @dataclass(frozen=True)
@@ -41,7 +86,7 @@ class MetricResult:
     combine: Callable[[Floats], dict[str, Floats]] = field(repr=False)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    details: tuple[dict[str, Any], ...] = ()
+    details: Details = field(default_factory=Details)
 
     @property
     def values(self) -> dict[str, float]:
@@ -55,7 +100,7 @@ class MetricResult:
             self,
             per_pair={name: values[chosen] for name, values in self.per_pair.items()},
             sums=self.sums[chosen],
-            details=tuple(self.details[i] for i in chosen) if self.details else (),
+            details=self.details.on(chosen) if self.details else self.details,
         )
 
 
@@ -65,7 +110,7 @@ def mean_result(
     *,
     facts: dict[str, Any],
     notes: Sequence[str] = (),
-    details: Sequence[dict[str, Any]] = (),
+    details: Details | None = None,
 ) -> MetricResult:
     """A metric whose corpus values are the means of its values for each pair."""
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in per_pair.items()}
@@ -76,7 +121,7 @@ def mean_result(
         count = np.maximum(totals[..., -1], 1)
         return {name: totals[..., i] / count for i, name in enumerate(names)}
 
-    return MetricResult(metric, columns, sums, combine, facts, tuple(notes), tuple(details))
+    return MetricResult(metric, columns, sums, combine, facts, tuple(notes), details or Details())
 
 
 def join_results(first: MetricResult, second: MetricResult) -> MetricResult:

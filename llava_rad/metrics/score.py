@@ -115,6 +115,8 @@ class _Shared:
         for name, value in [*vars(self).items()]:
             if isinstance(value, Tokens) and value.remembered > _REMEMBERED:
                 delattr(self, name)  # cached_property makes another
+        if "chexbert" in vars(self):
+            self.chexbert.forget(_REMEMBERED)
 
     @cached_property
     def white_space(self) -> Tokens:

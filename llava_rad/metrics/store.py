@@ -52,6 +52,13 @@ class TextStore:
                 found[text] = json.loads(row[0])
         return found
 
+    def holds(self, text: str) -> bool:
+        """Whether something is known of a text."""
+        found = self.connection.execute(
+            "SELECT 1 FROM annotations WHERE key = ?", (self.key(text),)
+        ).fetchone()
+        return found is not None
+
     def write(self, said: Mapping[str, Any]) -> None:
         """Keep what was said of texts."""
         with self.connection:

@@ -10,6 +10,9 @@ Gray = NDArray[np.uint8]
 _HEAT = np.array([[0.1, 0.1, 0.45], [0.55, 0.1, 0.45], [0.9, 0.4, 0.15], [0.99, 0.95, 0.55]])
 _OPACITY = 0.85
 
+# Against and for, each from transparent to opaque: blue and orange of the figures' palette.
+_AGAINST, _FOR = np.array([0.34, 0.71, 0.91]), np.array([0.9, 0.62, 0.0])
+
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
     """The image with its longer side at most ``side``."""
@@ -33,6 +36,26 @@ def heat(pixels: Gray, values: NDArray[np.floating], *, top: float, side: int = 
     strength = np.asarray(grid.resize(picture.size, Image.Resampling.BICUBIC), float) / 255
     mixed = heat_colours(strength, np.asarray(picture, float) / 255)
     return Image.fromarray((255 * mixed).round().astype(np.uint8))
+
+
+def signed_heat(
+    pixels: Gray, values: NDArray[np.floating], *, top: float, side: int = 384
+) -> Image.Image:
+    """A radiograph with signed values over it: orange above 0, blue below, as :func:`heat` else."""
+    picture = shrink(Image.fromarray(pixels).convert("RGB"), side)
+    scaled = (values / (top if top > 0 else 1.0)).clip(-1, 1).astype(np.float32)
+    grid = Image.fromarray(scaled).resize(picture.size, Image.Resampling.BILINEAR)
+    mixed = signed_colours(np.asarray(grid, float), np.asarray(picture, float) / 255)
+    return Image.fromarray((255 * mixed).round().astype(np.uint8))
+
+
+def signed_colours(
+    strength: NDArray[np.floating], below: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """As :func:`heat_colours`, of values in [-1, 1]."""
+    colour = np.where(strength[..., None] < 0, _AGAINST, _FOR)
+    opacity = (_OPACITY * np.abs(strength))[..., None]
+    return (1 - opacity) * below + opacity * colour
 
 
 def heat_colours(

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 @pytest.fixture(scope="module")
 def program():
+    sys.path.insert(0, str(PROGRAM.parent))  # what it shares with its neighbours
     spec = importlib.util.spec_from_file_location("scale", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(PROGRAM.parent))
     return module
 
 
@@ -36,3 +40,21 @@ def test_the_pairs_are_what_score_reads(program, tmp_path):
     program.write_pairs(tmp_path, 5)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").open()]
     assert len({row["prediction"] for row in rows}) == len({row["id"] for row in rows}) == 5
+
+
+@pytest.mark.check
+def test_a_pair_takes_little_memory(program, tmp_path):
+    """Of all metrics together; what grows with the pairs, whatever is loaded once."""
+    peaks = []
+    for pairs in (20, 40, 120):  # the first loads what is loaded once
+        folder = tmp_path / str(len(peaks))
+        folder.mkdir()
+        program.write_networks(folder, pairs)
+        tracemalloc.start()
+        program.score_networks(folder, "--resamples", "20")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        scores = json.loads((folder / "scores" / "metrics.json").read_text())
+        assert not scores["left_out"]
+        assert {"chexbert", "radgraph", "bertscore"} < set(scores["metrics"])
+    assert (peaks[2] - peaks[1]) / 80 < 30_000, peaks

@@ -17,10 +17,12 @@ XML = """<eCitation><uId id="CXR{n}"/><MedlineCitation><Article><Abstract>
 
 @pytest.fixture(scope="module")
 def program():
+    sys.path.insert(0, str(PROGRAM.parent))  # what it shares with its neighbours
     spec = importlib.util.spec_from_file_location("speed_metrics", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     sys.modules["speed_metrics"] = module
     spec.loader.exec_module(module)
+    sys.path.remove(str(PROGRAM.parent))
     return module
 
 
@@ -41,6 +43,23 @@ def test_predictions_are_references_of_the_same_set(program, reports):
     assert program.make_pairs(reports, 10) == (predictions, references)
     with pytest.raises(DataError, match="12 findings"):
         program.make_pairs(reports, 13)
+
+
+def test_networks_read_some_of_the_distinct_texts(program):
+    texts = [f"Nodule of {n} mm{' here' * (n % 4)}." for n in range(40)] * 2
+    turns = program.draw_texts(texts, 10)
+    drawn = [text for turn in turns for text in turn]
+    assert len(turns) == 3 and len(set(drawn)) == len(drawn) == 10
+    assert program.draw_texts(texts, 10) == turns
+    for turn in program.draw_lengths(texts, 12):
+        assert len({len(text.split()) for text in turn}) == 1 and len(set(turn)) == 4
+
+
+def test_a_row_is_the_median_ratio_and_what_it_is_with_repeats(program):
+    row = program._row("t", "s", [1.0, 2.0, 1.0], [3.0, 4.0, 9.0], [["a"]] * 3, 2.0)
+    assert (row.times_peer, row.seconds, row.count) == (3.0, 4.0, 3)
+    assert row.note == "6.0 times on the pairs"
+    assert program._row("t", "s", [1.0], [], [["a"]], 2.0).times_peer is None
 
 
 def test_peers_that_are_absent_are_named(program, reports, tmp_path, monkeypatch, capsys):

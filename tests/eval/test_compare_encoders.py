@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.probing_data import write_probing_data
 from helpers.tiny_models import tiny_encoder
 from PIL import Image
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from llava_rad.comparisons import CompareConfig
 from llava_rad.config import load_config
+from llava_rad.model.observation_head import ObservationHead
+from llava_rad.probing import encoder_facts, load_judged
 from llava_rad.probing.comparison import comparison_files
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +182,29 @@ def test_three_pictures(folder):
     )  # fmt: skip
     assert stranger.exit_code == 1 and "there is a file already" in stranger.stderr
     assert (folder / "theirs" / "pca.png").read_bytes() == before
+
+
+def test_a_head_is_mapped(folder):
+    encoder = load_judged(str(folder / "tiny"))
+    draw = torch.Generator().manual_seed(0)
+    ObservationHead(
+        ("Bright", "Dark"),
+        torch.randn(2, 2 * encoder.dim, generator=draw),
+        torch.zeros(2),
+        torch.ones(2),
+        {"encoder": encoder_facts(encoder)},
+    ).save(folder / "head.safetensors")
+    asked = (
+        "visualise", "--encoder", folder / "tiny", "--manifest", folder / "manifest.jsonl",
+        "-o", folder / "mapped", "--images", 2, "--cache", folder / "cache",
+        "--head", folder / "head.safetensors", "--labels",
+    )  # fmt: skip
+    result = run(*asked, "Bright")
+    assert result.exit_code == 0, result.stderr
+    picture = Image.open(folder / "mapped" / "observations.png")
+    assert "a head's logits" in picture.info["Title"]
+    refused = run(*asked, "Nodule")
+    assert refused.exit_code == 2 and "no label 'Nodule'" in refused.stderr
 
 
 def test_an_encoder_without_attention_gets_the_other_two(folder):

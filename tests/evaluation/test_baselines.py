@@ -59,7 +59,7 @@ def test_the_best_fixed_report_is_the_best_for_each_value():
 def test_lists_scored_together_are_as_scored_alone(texts):
     references = texts[4:] + texts[:4]
     lists = [texts, references, ["no effusion"] * len(texts)]
-    together = score_each(Scorer(["rouge", "cider"]), lists, references)
+    together = list(score_each(Scorer(["rouge", "cider"]), lists, references))
     for one, results in zip(lists, together, strict=True):
         assert results["rouge"].values == pytest.approx(rouge(one, references).values)
         assert results["cider"].values == pytest.approx(cider(one, references).values)

@@ -5,14 +5,27 @@ import json
 import pytest
 
 import llava_rad
-from llava_rad.errors import DataError, MetricError
-from llava_rad.evaluation import evaluate_predictions, evaluation_table, read_predictions
-from llava_rad.metrics import Scorer
+from llava_rad.errors import ConfigError, DataError, MetricError
+from llava_rad.evaluation import (
+    evaluate_predictions,
+    evaluation_table,
+    read_predictions,
+    to_json,
+)
+from llava_rad.evaluation.predictions import given_predictions
+from llava_rad.evaluation.presets import AppliedPreset, load_preset
+from llava_rad.metrics import MetricSettings, Scorer
 from llava_rad.reports import Report
 
 WRITTEN = ["No effusion. Heart size is normal.", "Large left effusion.", "Clear lungs."]
 TRUE = ["No pleural effusion. Normal heart.", "Large left pleural effusion.", "Lungs are clear."]
 PATIENTS = ["a", "b", "b"]
+REXRANK = {
+    "radgraph_model": "radgraph",
+    "bertscore_model": "distilroberta-base",
+    "bertscore_layer": 5,
+    "bertscore_rescale": True,
+}
 METRICS = ["rouge", "bleu_coco", "chexpert_rules"]
 
 
@@ -69,3 +82,40 @@ def test_lists_that_do_not_fit_are_refused():
     ):
         with pytest.raises((MetricError, DataError)):
             llava_rad.score(written, true, patients=patients, metrics=METRICS)
+
+
+def test_a_preset_is_followed_as_for_a_file(metric_parity):
+    written, true = metric_parity["hyps"][:6], metric_parity["refs"][:6]
+    table = llava_rad.score(written, true, patients=list("aabbcc"), preset="rexrank", resamples=50)
+    preset = AppliedPreset("rexrank", load_preset("rexrank"), {"resamples": 50})
+    evaluation = evaluate_predictions(
+        given_predictions(written, true, patients=list("aabbcc")),
+        Scorer(preset.preset.metrics, MetricSettings(**REXRANK)),
+        section="findings_and_impression",
+        primary=preset.preset.primary,
+        resamples=50,
+        preset=preset,
+    )
+    assert table.to_dict() == to_json(evaluation)
+    assert "as ReXrank prints it:" in repr(table)
+
+
+def test_what_is_named_beside_a_preset_wins_and_is_told(metric_parity):
+    table = llava_rad.score(
+        *(metric_parity[side][:6] for side in ("hyps", "refs")),
+        preset="llava-rad",
+        metrics=["rouge", "bleu_sacrebleu"],
+        section="impression",
+        settings=MetricSettings(chexbert_precision="bfloat16"),
+    )
+    overridden = table.to_dict()["preset"]["overridden"]
+    assert overridden == {
+        "chexbert_precision": "bfloat16",
+        "metrics": "rouge, bleu_sacrebleu",
+        "section": "impression",
+    }
+    assert table.evaluation.section == "impression"
+    told = [warning for warning in table.warnings if "preset llava-rad sets" in warning]
+    assert len(told) == 3 and told[0] in repr(table)
+    with pytest.raises(ConfigError, match="no preset 'rexrnak'"):
+        llava_rad.score(WRITTEN, TRUE, preset="rexrnak")

@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,9 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, MPNetConfig, Robe
 
 from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.metrics import BertScorer, bertscore
+
+# The package's name of the module is the function's.
+module = importlib.import_module("llava_rad.metrics.bertscore")
 
 
 @pytest.fixture
@@ -100,3 +105,27 @@ def test_long_texts_are_cut_at_the_models_own_positions(bert_folder, config, pad
     assert len(long) == positions and len(short) == 4
     result = bertscore(["no effusion " * 50], ["no effusion " * 60], scorer=scorer)
     assert result.values["f1"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_few_vectors_are_held_and_the_scores_are_the_same(scorer, texts, monkeypatch):
+    predictions, references = [*texts[:20], *texts[:5] * 4], [*texts[20:40], *texts[40:60]]
+    together = bertscore(predictions, references, scorer=scorer)
+    embedded, held = [], []
+    embed, newest = BertScorer.embed, module._newest
+    monkeypatch.setattr(
+        BertScorer, "embed", lambda self, some: embedded.extend(some) or embed(self, some)
+    )
+
+    def counted(*given):
+        kept = newest(*given)
+        held.append(sum(vectors.numel() for vectors in kept.values()))
+        return kept
+
+    monkeypatch.setattr(module, "_newest", counted)
+    monkeypatch.setattr(module, "_PAIRS", 4)
+    monkeypatch.setattr(module, "_NUMBERS_HELD", 6 * 20 * 16)
+    parts = bertscore(predictions, references, scorer=scorer)
+    np.testing.assert_allclose(parts.per_pair["f1"], together.per_pair["f1"], atol=1e-6)
+    assert 0 < max(held) <= 6 * 20 * 16
+    # Equal predictions come one after the other, so that they are embedded once or twice.
+    assert all(embedded.count(text) <= 2 for text in texts[:5])

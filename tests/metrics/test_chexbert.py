@@ -4,6 +4,8 @@ import torch
 
 from llava_rad.errors import MetricError, WeightsError
 from llava_rad.metrics import CheXbert, chexbert
+from llava_rad.metrics.chexbert import _read_checkpoint
+from llava_rad.metrics.first_token_bert import FirstTokenBert
 from llava_rad.observations import Mention
 
 LONG = "the heart is normal in size " * 100 + "large opacity " * 200  # 1,000 word pieces
@@ -57,12 +59,21 @@ def test_labels_depend_on_the_text(labeler, texts):
 def test_equal_reports_go_through_the_network_once(labeler):
     seen = []
     forward = labeler.encoder.forward
-    labeler.encoder.forward = lambda input_ids, **rest: (
-        seen.append(len(input_ids)) or forward(input_ids, **rest)
-    )
+    labeler.encoder.forward = lambda texts: seen.append(len(texts)) or forward(texts)
     labeler.label(["no effusion", "clear", "no effusion", "no effusion"])
     labeler.label(["clear", "no effusion"])
     assert sum(seen) == 2
+
+
+def test_the_first_token_is_that_of_transformers(chexbert_file):
+    bert = _read_checkpoint(chexbert_file, None)[0].eval()
+    draw = torch.Generator().manual_seed(0)
+    lengths = [2, 2, 3, 9, 9, 9, 5]  # texts of one length beside each other and apart
+    texts = [torch.randint(5, 30, (n,), generator=draw).tolist() for n in lengths]
+    with torch.inference_mode():
+        found = FirstTokenBert(bert)(texts)
+        alone = [bert(torch.tensor([text])).last_hidden_state[0, 0] for text in texts]
+    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_windows_see_the_end_of_a_long_report(labeler):
@@ -154,3 +165,13 @@ def test_bfloat16_is_close_and_named(chexbert_file, word_vocabulary, labeler, te
     assert chexbert(["clear"], ["clear"], labeler=half).facts["precision"] == "bfloat16"
     with pytest.raises(MetricError, match="float32, bfloat16"):
         CheXbert.load(chexbert_file, vocabulary=word_vocabulary, precision="int4")
+
+
+def test_what_is_known_is_found_again_however_it_came(labeler, texts):
+    together = labeler.label(texts)
+    labeler.forget(0)
+    for part in (texts[:1], texts[1:3], texts[3:4], texts[4:]):
+        labeler.label(part)
+    apart = labeler.label(texts[::-1])
+    np.testing.assert_array_equal(apart.mentions[::-1], together.mentions)
+    np.testing.assert_allclose(apart.embeddings[::-1], together.embeddings, atol=1e-5)

@@ -57,9 +57,11 @@ class Annotations:
         self.found = found
         self.asked = 0
 
-    def annotate(self, texts):
+    def prepare(self, texts):
         self.asked += 1
-        return [self.found[text] for text in texts]
+
+    def each(self, texts):
+        return (self.found[text] for text in texts)
 
 
 def entity(tokens, label, *relations):

@@ -125,34 +125,16 @@ def test_missing_weights_name_the_command(tmp_path):
 @pytest.fixture(scope="module")
 def radgraph_folder(tmp_path_factory, bert_folder) -> Path:
     """A random network in the layout of the published archive."""
-    from dotmap import DotMap
-    from radgraph.allennlp.data import Vocabulary
-    from radgraph.allennlp.modules import text_field_embedders, token_embedders
-    from radgraph.dygie.models import dygie
-
-    from llava_rad.metrics.radgraph_network import lend_bert
+    from llava_rad.metrics.radgraph_network import untrained_network
 
     folder = tmp_path_factory.mktemp("radgraph") / "radgraph"
     (folder / "vocabulary").mkdir(parents=True)
-    config = published_config(str(bert_folder))
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(published_config(str(bert_folder))))
     (folder / "vocabulary" / "non_padded_namespaces.txt").write_text("*labels\n*tags\n")
     for name, labels in (("ner", LABELS), ("relation", RELATIONS)):
         path = folder / "vocabulary" / f"radgraph__{name}_labels.txt"
         path.write_text("\n" + "\n".join(labels) + "\n")
-    vocabulary = Vocabulary.from_files(str(folder / "vocabulary"))
-    lend_bert(str(bert_folder))
-    embedder = text_field_embedders.BasicTextFieldEmbedder(
-        {
-            "bert": token_embedders.PretrainedTransformerMismatchedEmbedder(
-                model_name=str(bert_folder), max_length=512
-            )
-        }
-    )
-    options = DotMap(config).model
-    for name in ("type", "embedder", "initializer", "module_initializer"):
-        del options[name]
-    network = dygie.DyGIE(vocab=vocabulary, embedder=embedder, **options)
+    network = untrained_network(folder, "radgraph", "cpu").model
     torch.manual_seed(3)
     with torch.no_grad():
         for value in network.parameters():

@@ -11,7 +11,14 @@ from llava_rad.encoders.clip import ClipEncoder
 from llava_rad.encoders.dinov2 import Dinov2Encoder
 from llava_rad.errors import ModelError
 from llava_rad.probing import PixelEncoder
-from llava_rad.probing.pictures import colour_grid, heat, heat_colours, shrink
+from llava_rad.probing.pictures import (
+    colour_grid,
+    heat,
+    heat_colours,
+    shrink,
+    signed_colours,
+    signed_heat,
+)
 from llava_rad.probing.token_maps import cls_attention, principal_colours
 
 SIZE = 56
@@ -104,3 +111,13 @@ def test_tiles():
     assert np.asarray(tile)[:10, :10].min() == 255 and np.asarray(tile)[:10, 10:].max() == 0
     assert shrink(Image.new("L", (300, 100)), 60).size == (60, 20)
     assert shrink(Image.new("L", (30, 10)), 60).size == (30, 10)
+
+
+def test_signed_values_are_orange_and_blue_and_zero_is_the_picture():
+    gray = np.full((12, 12), 100, np.uint8)
+    values = np.array([[1.0, 0.0], [0.0, -1.0]])
+    picture = np.asarray(signed_heat(gray, values, top=0.5, side=12)).astype(int)
+    for_it, against = picture[0, 0], picture[-1, -1]
+    assert for_it[0] > for_it[2] and against[2] > against[0]
+    assert (picture[0, -1] == 100).all()
+    np.testing.assert_allclose(signed_colours(np.zeros(2), np.full((2, 3), 0.3)), 0.3)
