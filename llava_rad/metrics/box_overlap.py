@@ -18,7 +18,7 @@ import numpy as np
 
 from llava_rad.boxes import Box, area_of, common_area, mean_box
 from llava_rad.errors import MetricError
-from llava_rad.metrics.result import Floats, MetricResult, harmonic, ratio
+from llava_rad.metrics.result import Details, Floats, MetricResult, harmonic, ratio
 from llava_rad.wording import counted
 
 NAME = "box_overlap"
@@ -86,7 +86,7 @@ def box_overlap(predicted: Boxes, expected: Boxes) -> MetricResult:
         },
         "range": "0-1",
     }
-    details = tuple({"iou": [round(iou, 4) for iou in found]} for found in pairs)
+    details = Details({"iou": [round(iou, 4) for iou in found]} for found in pairs)
     return MetricResult(NAME, _combine(sums), sums, _combine, facts, (), details)
 
 

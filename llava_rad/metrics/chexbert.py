@@ -56,6 +56,7 @@ WINDOW_STRIDE = 255
 BERT_HEAD_DIM = 64
 CLASSES = [2 if name == "No Finding" else 4 for name in OBSERVATIONS]  # of each head
 _BATCH_TOKENS = 1024
+_READ_AT_ONCE = 4096  # texts, whose word pieces are in memory together
 _AT_ONCE = 64  # texts whose embeddings are copied at once
 
 
@@ -203,8 +204,9 @@ class CheXbert:
         """Where the labels of each text are kept; texts that are not known are labelled first."""
         known = self._known[windows]
         new = [text for text in dict.fromkeys(texts) if text not in known.rows]
-        if new:
-            known.add(new, self._label_new(new, windows, batch_tokens))
+        for start in range(0, len(new), _READ_AT_ONCE):
+            chunk = new[start : start + _READ_AT_ONCE]
+            known.add(chunk, self._label_new(chunk, windows, batch_tokens))
         return np.array([known.rows[text] for text in texts], dtype=np.int64)
 
     def _label_new(self, texts: list[str], windows: bool, batch_tokens: int) -> "CheXbertLabels":

@@ -20,7 +20,7 @@ import numpy as np
 from llava_rad.boxes import Box, area_of, common_area
 from llava_rad.errors import MetricError
 from llava_rad.metrics.judge_llm import RememberingJudge, hash_of
-from llava_rad.metrics.result import Floats, MetricResult, harmonic, ratio
+from llava_rad.metrics.result import Details, Floats, MetricResult, harmonic, ratio
 
 NAME = "grounded_radfact"
 HEADLINES = tuple(
@@ -98,7 +98,7 @@ def grounded_radfact(
     ]
     count = len(expected)
     sums = np.hstack([np.array(rows[:count]), np.array(rows[count:])])
-    details = tuple(
+    details = Details(
         {
             side: [
                 {"phrase": phrase, "evidence": numbers}
