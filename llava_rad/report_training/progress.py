@@ -100,8 +100,11 @@ def memory_gb() -> float:
 def progress_line(stage: str, step: int, steps: int, values: dict[str, float]) -> str:
     """One line for the terminal."""
     left = int(values["seconds_left"])
+    worth = ""
+    if "reward" in values:
+        worth = f"reward {values['reward']:.4f}  distinct {values['distinct']:.1%}  "
     return (
-        f"{stage} {step}/{steps}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+        f"{stage} {step}/{steps}  {worth}loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
         f"{values['studies_per_second']:.2f} studies/s  {values['tokens_per_second']:.0f} "
         f"tokens/s  padding {values['padding']:.1%}  {values['memory_gb']:.1f} GB  "
         f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
