@@ -310,7 +310,7 @@ def train_stage(
         facts = {
             "settings": decides,
             "manifests": studies.hashes,
-            "chosen": learner.chosen.facts(),
+            "chosen": learner.chosen.facts,
         }
         # A run must not fail hours later for its first checkpoint.
         checkpoints.save(stage, step, tensors, facts, check=step == 1)
@@ -397,13 +397,19 @@ def train_stage(
         check_changed(at_start, sums_of(trained_parameters(plain_model)))
     validated = validate()
     learner.chosen.put(plain_model.trainable_parameters())
+    if learner.chosen.facts:
+        say(
+            "chosen            step {chosen_step}: {chosen_value:.4f}".format(
+                **learner.chosen.facts
+            )
+        )
     facts = {
         "stage": stage,
         "manifests": studies.hashes,
         "studies": len(samples),
         "steps": steps,
         **validated,
-        **learner.chosen.facts(),
+        **learner.chosen.facts,
         "processes": processes,
         "settings": {**config.facts(), **to_dict(settings)},
         "versions": {name: version(name) for name in ("llava-rad", "torch", "transformers")},

@@ -1,7 +1,6 @@
 """The weights of a stage that are the best on validation so far."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +14,36 @@ class Chosen:
 
     Attributes:
         tensors: trained parameters by name.
-        step: after how many steps they were reached.
-        value: of what they are chosen by; larger is better.
+        facts: what is said of them: ``chosen_step``, ``chosen_value``, and validation's figures.
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.step = 0
-        self.value = 0.0
+        self.facts: dict[str, float] = {}
 
-    def offer(self, parameters: Mapping[str, nn.Parameter], step: int, value: float) -> None:
-        """Keep these weights if they are better than those kept; of equal ones the earlier."""
-        if not self.tensors or value > self.value:
+    def offer(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        step: int,
+        value: float,
+        figures: Mapping[str, float],
+    ) -> None:
+        """Keep weights if they are better than those kept; of equal ones the earlier.
+
+        Args:
+            parameters: by name.
+            step: after how many steps they were reached.
+            value: larger is better.
+            figures: what validation found out about them.
+        """
+        if not self.tensors or value > self.facts["chosen_value"]:
             self.tensors = whole_tensors(parameters.items(), keep=True)
-            self.step, self.value = step, value
-
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint and the model say of the choice; nothing where none was made."""
-        return {"chosen_step": self.step, "chosen_value": self.value} if self.tensors else {}
+            self.facts = {"chosen_step": step, "chosen_value": value, **figures}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint that holds :attr:`tensors` as ``chosen``, and the facts."""
-        facts = checkpoint.facts().get("chosen")
-        if facts:
-            self.tensors = dict(checkpoint.tensors("chosen"))
-            self.step, self.value = facts["chosen_step"], facts["chosen_value"]
+        """Go on from a checkpoint that holds tensors and facts under the name ``chosen``."""
+        self.facts = checkpoint.facts().get("chosen", {})
+        self.tensors = dict(checkpoint.tensors("chosen"))
 
     @torch.no_grad()
     def put(self, parameters: Mapping[str, nn.Parameter]) -> None:

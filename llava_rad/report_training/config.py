@@ -34,7 +34,8 @@ ContextField = Literal["indication", "technique", "comparison", "prior_report"]
 #: How a model is spread over the processes; see :mod:`llava_rad.report_training.sharding`.
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
 
-# Settings that a resumed run may change: they alter what is reported and kept, not the weights.
+# Settings that a resumed run may change: they alter what is reported and kept, not the weights
+# (but validation_steps those that a stage of rewards chooses).
 _FREE_TO_CHANGE = (
     "output",
     "processes",
@@ -368,8 +369,9 @@ class ReportTrainingConfig:
         keep_checkpoints: older ones are removed.
         async_checkpoints: write them while training goes on, from a copy in the host's memory of
             what each process holds; without it the step waits, and nothing is copied.
-        validation_steps: validation loss every this many steps; ``null`` is once an epoch. It is
-            always computed at the end of a stage.
+        validation_steps: validation every this many steps: its loss, or its reports in
+            ``reinforce``; ``null`` is once an epoch. It is always done at the start and end of a
+            stage.
         sample_steps: write reports of a few validation studies every this many steps, as a page
             with their images and scores in ``output/samples``; ``null`` is never.
         sample_count: how many.
@@ -437,12 +439,13 @@ class ReportTrainingConfig:
             where="data.images",
             remedy="Use images=[current_frontal], or prompt=chat",
         )
-        _require(
-            self.finetune.prompt is None and self.reinforce.prompt is None,
-            "later stages are what the model is asked with, and have the run's prompt",
-            where="reinforce.prompt" if self.reinforce.prompt else "finetune.prompt",
-            remedy="Set prompt, and align.prompt for the first stage",
-        )
+        for stage, number in (("finetune", "second"), ("reinforce", "third")):
+            _require(
+                self.of(stage).prompt is None,
+                f"the {number} stage is what the model is asked with, and has the run's prompt",
+                where=f"{stage}.prompt",
+                remedy="Set prompt, and align.prompt for the first stage",
+            )
         if "reinforce" in self.stages:
             self._require_reinforcement()
 
@@ -525,6 +528,7 @@ class ReportTrainingConfig:
             del values["data"][name]
         if "reinforce" in self.stages:
             del values["reinforce"]["workers"]
+            values["validation_steps"] = self.validation_steps  # each is a choice of weights
         else:
             del values["reinforce"]
         return values

@@ -147,9 +147,15 @@ class Reinforcement:
         """Make the model ready for :meth:`learn`: without any dropout."""
         self._plain.eval()
         for module in self._plain.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                # Else its activations would be kept; its own parts stay in evaluation mode.
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                # Else its activations would be kept; its parts stay in evaluation mode.
                 module.training = True
+                if isinstance(getattr(module, "dropout", None), float) and module.dropout:
+                    raise ConfigError(
+                        f"{type(module).__name__} has a dropout of its own, which is off here",
+                        where="gradient_checkpointing",
+                        remedy="Set gradient_checkpointing=false",
+                    )
 
     # A step
 
@@ -355,7 +361,7 @@ class Reinforcement:
         own = in_all(self._accelerator, self._write_validation)
         reports = {index: one for part in gathered(self._accelerator, own) for index, one in part}
         figures, value = on_main(self._accelerator, lambda: self._judge(reports))
-        self.chosen.offer(self._plain.trainable_parameters(), step, value)
+        self.chosen.offer(self._plain.trainable_parameters(), step, value, figures)
         return figures
 
     def _write_validation(self) -> list[tuple[int, Written]]:
