@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -61,20 +62,21 @@ class Imitation:
         return count_tokens(lessons)
 
     def learn(self, lessons: Sequence[MicroBatch], targets: int) -> StepOutcome:
-        """One optimiser step; each target token of the whole batch counts the same.
+        """One optimiser step, see :func:`imitate`.
 
         Args:
             lessons: of this process, one a forward pass.
             targets: target tokens of the step, in all processes.
         """
-
-        def loss(batch: MicroBatch) -> Tensor:
-            out = self._model(**batch.model_inputs(self._accelerator.device))
-            of_batch: Tensor = out.loss * (batch.target_tokens / targets)
-            return of_batch
-
-        accelerator, clip = self._accelerator, self._settings.clip
-        return take_step(self._model, self._optimiser, accelerator, lessons, loss, clip=clip)
+        return imitate(
+            self._model,
+            self._optimiser,
+            self._accelerator,
+            lessons,
+            device=self._accelerator.device,
+            targets=targets,
+            clip=self._settings.clip,
+        )
 
     def figures(self) -> dict[str, float]:
         """What the log says beside loss and gradient."""
@@ -93,3 +95,33 @@ class Imitation:
             self._workers,
         )
         return {"validation_loss": loss}
+
+
+def imitate(
+    model: Any,
+    optimiser: Any,
+    accelerator: Accelerator,
+    batches: Sequence[MicroBatch],
+    *,
+    device: torch.device,
+    targets: int,
+    clip: float,
+) -> StepOutcome:
+    """One optimiser step; each target token of its whole batch counts the same.
+
+    Args:
+        model: spread over the processes.
+        optimiser: Accelerate's.
+        accelerator: that all processes share, with its accumulation set to ``len(batches)``.
+        batches: this process's.
+        device: of the model.
+        targets: target tokens of the step, in all processes.
+        clip: largest norm of the gradient.
+    """
+
+    def loss(batch: MicroBatch) -> Tensor:
+        out = model(**batch.model_inputs(device))
+        share: Tensor = out.loss * (batch.target_tokens / targets)
+        return share
+
+    return take_step(model, optimiser, accelerator, batches, loss, clip=clip)

@@ -85,7 +85,7 @@ class _Told:
         reward: of each sample.
         parts: of the rewards.
         greedy: reward of the greedy report, if one was written.
-        equal: all advantages are 0.
+        equal: samples whose advantage is 0.
     """
 
     texts: list[str]
@@ -174,10 +174,16 @@ class Reinforcement:
 
     def _draw(
         self, number: int, batch: MicroBatch
-    ) -> tuple[list[ReportSample], list[str], Tensor, list[Written]]:
-        """Write the reports of a forward pass; the workers are asked what they are worth."""
+    ) -> tuple[list[ReportSample], Tensor, list[Written]]:
+        """Write the reports of a forward pass; the workers are asked what they are worth.
+
+        Returns:
+            The studies, patch tokens for each drawn report, and the reports: ``samples`` of each
+            study, and behind them, where they are compared with, a greedy one of each.
+        """
         data, count = self._batches.data, self._settings.samples
-        samples, true, keys, places, first = [], [], [], [], 0
+        samples, true, keys, places = [], [], [], []
+        first = 0
         for index, draw in self._batches.drawn(number):
             sample = data.sample(index, draw)
             samples.append(sample)
@@ -195,12 +201,11 @@ class Reinforcement:
                 written += write(self._plain, requests, patches, self._greedy)
                 wanted += true
         self._workers.ask([report.text for report in written], wanted)
-        return samples, true, patches[places], written
+        return samples, patches[places], written
 
     def _lesson(
         self,
         samples: list[ReportSample],
-        true: list[str],
         patches: Tensor,
         written: list[Written],
         scored: Scored,
@@ -215,9 +220,9 @@ class Reinforcement:
         repeated = [sample for sample in samples for _ in range(count)]
         rows = [
             replace(sample, tokens=_with_report(sample.tokens, report.tokens))
-            for sample, report in zip(repeated, written, strict=False)  # greedy ones come behind
+            for sample, report in zip(repeated, written[: len(repeated)], strict=True)
         ]
-        batch = collate(rows, self._batches.data, None)
+        batch = collate(rows, self._batches.data, None, self._batches.multiple)
         batch.patches = patches
         told = []
         for study in range(studies):
