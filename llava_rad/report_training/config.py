@@ -225,8 +225,8 @@ class StageConfig:
 class RewardConfig:
     """What a report is worth: the weight of each part, 0 for none.
 
-    Each is computed from a report and the true text of its study; all but ``length`` are 1 for a
-    perfect report.
+    Each is computed from a report and the true text of its study, and at most 1; those of
+    observations and of RadGraph are 0 where the true text has none.
 
     Attributes:
         radgraph: RadGraph F1, of entities with their relations.
@@ -235,7 +235,7 @@ class RewardConfig:
         bleu: BLEU-4 of the report by sacrebleu's rules, over 100.
         rouge_l: ROUGE-L.
         bertscore: F1 of BERTScore.
-        length: minus the difference in words, as a share of the true text's, at most 1.
+        length: minus the difference in words as a share of the true text's; at least -1.
     """
 
     radgraph: NonNegative = 0.0
@@ -262,7 +262,8 @@ class ReinforceConfig(StageConfig):
     Of each study ``samples`` reports are drawn from the model, scored against the true text, and
     made more or less probable by what they are better or worse than (``method``). Dropout of the
     LoRA is off. After each validation the weights are kept whose greedy reports on the validation
-    split are the best by ``choose_by``; they are the stage's model.
+    split are the best by ``choose_by``; they are the stage's model. What is not said here is as in
+    :class:`StageConfig`.
 
     Attributes:
         lr: peak learning rate.

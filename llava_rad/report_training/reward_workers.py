@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from llava_rad.errors import LlavaRadError, TrainingError
 from llava_rad.metrics.result import Floats
 from llava_rad.metrics.score import MetricSettings
+from llava_rad.processes import interrupts_held
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.rewards import Rewards
 from llava_rad.runs.together import in_all
@@ -58,7 +59,8 @@ class RewardWorkers:
                 work = (there, tuple(names), metric, device)
                 # daemon: the last resort, should this process not get to end them.
                 process = context.Process(target=_work, args=work, daemon=True)
-                process.start()
+                with interrupts_held():
+                    process.start()
                 there.close()  # so that the end of the process is the end of what it sends
                 self._processes[here] = process
             # What is missing is told before anything is computed.
@@ -112,9 +114,8 @@ class RewardWorkers:
 
     def _end(self) -> None:
         for connection in self._processes:
-            connection.close()
+            connection.close()  # which ends those that wait for a question
         for process in self._processes.values():
-            process.terminate()
             process.join(_PATIENCE_SECONDS)
             if process.is_alive():
                 process.kill()
@@ -129,7 +130,9 @@ class RewardWorkers:
 
 def _work(connection: Connection, names: Sequence[str], metric: str | None, device: str) -> None:
     """What a process does: load, say that it is ready, then answer until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its run ends it
+    # Signals may go to the whole group: the step that its run finishes first needs this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     # Whoever started this process is gone where nothing can be sent or received any more.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
