@@ -47,6 +47,7 @@ def test_parts_add_up_by_their_weights():
     assert mixed(parts, weights).tolist() == [1.5, 0.5]
 
 
+@pytest.mark.slow
 def test_processes_answer_in_the_order_of_the_questions_and_end_with_the_block():
     own = Rewards(["rules", "length"], "chexpert_rules")
     with RewardWorkers(["rules", "length"], "chexpert_rules", 2, "cpu") as workers:
@@ -66,6 +67,7 @@ def test_processes_answer_in_the_order_of_the_questions_and_end_with_the_block()
     wait_for(lambda: not any(map(process_is_alive, numbers)))
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_before_anything_is_scored():
     with pytest.raises(WeightsError, match="hf download"):
         RewardWorkers(["chexbert"], None, 1, "cpu")

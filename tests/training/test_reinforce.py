@@ -75,6 +75,7 @@ def test_it_leaves_the_model_that_validated_best_and_a_log_of_every_step(whole, 
     assert (folder / "loss.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_all_three_stages_follow_one_another(train):
     folder, _ = train("run", *GRPO, *SCST, "stage=all", "align.epochs=0.2", "finetune.epochs=0.2")
     stages = dict.fromkeys(row["stage"] for row in metrics(folder))
@@ -125,6 +126,7 @@ def test_two_processes_draw_and_learn_what_one_does(whole, tuned, train):
             assert torch.allclose(tensors[name], wanted[name], atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_told_in_one_line(train, tuned):
     reinforce = [*GRPO, f"start={tuned}"]
     for overrides, message in (
