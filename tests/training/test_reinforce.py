@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from llava_rad.model import ReportModel
 from llava_rad.runs import find_checkpoints
 
+pytestmark = pytest.mark.slow
+
 GRPO = [
     "stage=reinforce",
     "lora={r: 4, alpha: 8, dropout: 0.1}",
@@ -75,7 +77,6 @@ def test_it_leaves_the_model_that_validated_best_and_a_log_of_every_step(whole, 
     assert (folder / "loss.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_all_three_stages_follow_one_another(train):
     folder, _ = train("run", *GRPO, *SCST, "stage=all", "align.epochs=0.2", "finetune.epochs=0.2")
     stages = dict.fromkeys(row["stage"] for row in metrics(folder))
@@ -86,7 +87,6 @@ def test_all_three_stages_follow_one_another(train):
     ReportModel.from_pretrained(folder / "reinforce")
 
 
-@pytest.mark.slow
 def test_killed_at_some_moments_it_ends_with_the_same_weights(
     whole, tuned, train, settings, tmp_path
 ):
@@ -110,7 +110,6 @@ def test_killed_at_some_moments_it_ends_with_the_same_weights(
         assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.slow
 def test_two_processes_draw_and_learn_what_one_does(whole, tuned, train):
     folder, _ = train("two", *GRPO, f"start={tuned}", "processes=2", processes=2)
     found, expected = curve(folder), curve(whole[0])
@@ -126,7 +125,6 @@ def test_two_processes_draw_and_learn_what_one_does(whole, tuned, train):
             assert torch.allclose(tensors[name], wanted[name], atol=1e-4), name
 
 
-@pytest.mark.slow
 def test_what_cannot_be_is_told_in_one_line(train, tuned):
     reinforce = [*GRPO, f"start={tuned}"]
     for overrides, message in (
