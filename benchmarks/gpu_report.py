@@ -19,9 +19,9 @@ from llava_rad.model.processor import columns_with_targets, image_places
 from llava_rad.report_training.batches import MicroBatch
 from llava_rad.report_training.building import train_mode
 from llava_rad.report_training.config import ReportTrainingConfig
+from llava_rad.report_training.imitation import imitate
 from llava_rad.report_training.plan import Workload, plan
 from llava_rad.report_training.sharding import decoder_layers, distribute
-from llava_rad.report_training.step import take_step
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs" / "report" / "vicuna_7b_lora.yaml"
@@ -95,7 +95,7 @@ def measure_project(
 
     def step(number: int) -> None:
         micro_batch = cycle[number % len(cycle)]
-        take_step(
+        imitate(
             prepared,
             optimiser,
             accelerator,

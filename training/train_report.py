@@ -1,5 +1,7 @@
 r"""Train a report model on a frozen image encoder: the adapter first, then the LLM with it.
 
+A third stage, reinforce, learns from what the model's own reports are worth.
+
     python training/train_report.py smollm2_mini \
         encoder=runs/encoder data.sources='[nih.jsonl, covid.jsonl]'
 
@@ -37,19 +39,21 @@ from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import TrainingError
 from llava_rad.features import FeatureStore
-from llava_rad.report_training.batches import TrainingBatches, count_tokens, load_batches
+from llava_rad.report_training.batches import TrainingBatches, load_batches
 from llava_rad.report_training.building import (
     build_in_all,
     check_saved,
     stage_prompt,
-    train_mode,
     whole_model,
 )
-from llava_rad.report_training.config import STAGES, ReportTrainingConfig
+from llava_rad.report_training.config import STAGES, ReinforceConfig, ReportTrainingConfig
 from llava_rad.report_training.features import fill_store, open_store
+from llava_rad.report_training.imitation import Imitation
 from llava_rad.report_training.launching import agree, start_accelerator
 from llava_rad.report_training.progress import Meter, draw_curve, progress_line
 from llava_rad.report_training.readable import check_readable
+from llava_rad.report_training.reinforcement import Reinforcement
+from llava_rad.report_training.reward_workers import RewardWorkers, reward_workers
 from llava_rad.report_training.sample_reports import write_sample_reports
 from llava_rad.report_training.samples import ReportSamples
 from llava_rad.report_training.schedule import learning_rate, steps_of
@@ -62,9 +66,7 @@ from llava_rad.report_training.state import (
     trained_tensors,
     whole_trained_tensors,
 )
-from llava_rad.report_training.step import take_step
 from llava_rad.report_training.studies import RunStudies, load_studies
-from llava_rad.report_training.validation import validation_loss
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, CheckpointWriter, find_resumable
 from llava_rad.runs.checks import UnreadSteps, check_changed, sums_of
 from llava_rad.runs.inputs import check_inputs, remember_inputs
@@ -96,7 +98,7 @@ def main(config: ReportTrainingConfig) -> None:
             kind="wrong_processes",
         )
 
-    with owned_folder(config.output, accelerator):
+    with owned_folder(config.output, accelerator), reward_workers(config, accelerator) as workers:
         studies = in_all(accelerator, lambda: load_studies(config.data))
         say(f"studies           {studies.summary()}")
         prompts = {stage: stage_prompt(config, stage)[0].to_dict() for stage in config.stages}
@@ -140,6 +142,7 @@ def main(config: ReportTrainingConfig) -> None:
                     start,
                     checkpoint,
                     decides,
+                    workers,
                 )
                 checkpoint = None  # belongs to this stage only
             start = folder
@@ -167,6 +170,7 @@ def train_stage(
     start: Path | None,
     checkpoint: Checkpoint | None,
     decides: dict[str, Any],
+    workers: RewardWorkers | None,
 ) -> None:
     """Train one stage and write its model to ``output/STAGE``."""
     settings, seed = config.of(stage), (config.seed, STAGES.index(stage))
@@ -210,6 +214,11 @@ def train_stage(
 
     # 4. Go on from the checkpoint.
     step = 0
+    first_weights = [
+        parameter.detach().clone()
+        for parameter in trained_parameters(report_model)
+        if stage == "reinforce"
+    ]
     if checkpoint is not None:
         step = checkpoint.step
         restore_weights(report_model, in_all(accelerator, lambda: checkpoint.tensors("weights")))
@@ -224,22 +233,52 @@ def train_stage(
     if checkpoint is not None:
         kept = in_all(accelerator, lambda: checkpoint.tensors("optimiser"))
         restore_optimiser(plain_model, plain_optimiser, kept)
+    passes = TrainingBatches(
+        samples,
+        order,
+        settings.micro_batch,
+        accumulate,
+        accelerator.process_index,
+        processes,
+        images,
+        multiple=COMPILED_LENGTHS if config.compile else 1,
+    )
     batches = load_batches(
-        TrainingBatches(
-            samples,
-            order,
-            settings.micro_batch,
-            accumulate,
-            accelerator.process_index,
-            processes,
-            images,
-            multiple=COMPILED_LENGTHS if config.compile else 1,
-        ),
+        passes,
         range(step * accumulate, steps * accumulate),
         images,
         config.data.workers,
         pin=accelerator.device.type == "cuda",
     )
+    learner: Imitation | Reinforcement
+    if isinstance(settings, ReinforceConfig):
+        assert workers is not None
+        learner = Reinforcement(
+            model,
+            plain_model,
+            optimiser,
+            accelerator,
+            settings,
+            config.seed,
+            passes,
+            validation,
+            images,
+            workers,
+            first_weights,
+        )
+    else:
+        learner = Imitation(
+            model,
+            optimiser,
+            accelerator,
+            stage,
+            settings,
+            validation,
+            images,
+            config.data.workers,
+        )
+    if checkpoint is not None:
+        in_all(accelerator, lambda: learner.chosen.restore(checkpoint))
     log = RunLog(config.output, stage, step, STAGES, accelerator)
     checkpoints = CheckpointWriter(
         config.output / FOLDER,
@@ -266,22 +305,29 @@ def train_stage(
         tensors = {
             "weights": trained_tensors(plain_model),
             "optimiser": optimiser_tensors(plain_model, plain_optimiser),
+            "chosen": learner.chosen.tensors,
         }
-        facts = {"settings": decides, "manifests": studies.hashes}
+        facts = {
+            "settings": decides,
+            "manifests": studies.hashes,
+            "chosen": learner.chosen.facts,
+        }
         # A run must not fail hours later for its first checkpoint.
         checkpoints.save(stage, step, tensors, facts, check=step == 1)
 
-    def validate() -> float | None:
-        if validation is None:
-            return None
-        loss = validation_loss(
-            model, validation, settings.micro_batch, accelerator, images, config.data.workers
-        )
-        say(f"{stage} {step}/{steps}  validation loss {loss:.4f}")
-        log.write(step, validation_loss=loss)
-        if accelerator.is_main_process:
-            draw_curve(config.output, config)
-        return loss
+    def next_lessons() -> list[Any]:
+        return learner.lessons(step, [next(batches) for _ in range(accumulate)])
+
+    def validate() -> dict[str, float]:
+        figures = learner.validate(step)
+        if figures:
+            said = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            say(f"{stage} {step}/{steps}  {said.replace('_', ' ')}")
+            log.write(step, **figures)
+            if accelerator.is_main_process:
+                draw_curve(config.output, config)
+        learner.train_mode()
+        return figures
 
     # 6. The loop.
     if step == 0:
@@ -289,12 +335,10 @@ def train_stage(
             validate()
     at_start = sums_of(trained_parameters(plain_model))
     saved_at = step
-    train_mode(model, stage)
+    learner.train_mode()
     with checkpoints, border, closing(batches):
         while step < steps:
-            micro_batches = border.cross(
-                lambda: [next(batches) for _ in range(accumulate)], count_tokens
-            )
+            lessons = border.cross(next_lessons, learner.count)
             if border.signal:
                 if saved_at < step:
                     save()
@@ -308,20 +352,12 @@ def train_stage(
             torch.manual_seed(hash((*seed, step, accelerator.process_index)))
 
             targets, tokens, slots = border.counts
-            outcome = take_step(
-                model,
-                optimiser,
-                accelerator,
-                micro_batches,
-                device=accelerator.device,
-                targets=targets,
-                clip=settings.clip,
-            )
+            outcome = learner.learn(lessons, targets)
             unread.add(
                 step,
                 {"loss": outcome.loss, "gradient": outcome.norm},
                 outcome.losses,
-                [batch.study_ids for batch in micro_batches],
+                [lesson.study_ids for lesson in lessons],
             )
             step += 1
 
@@ -335,12 +371,12 @@ def train_stage(
                 checkpoints.settle(wait=False)
                 norm = last_read[-1]["gradient"]
                 figures = {"lr": lr, "gradient_norm": norm, **meter.figures(step)}
+                figures |= learner.figures()
                 say(progress_line(stage, step, steps, figures))
                 log.write(step, **figures)
             with meter.paused():
                 if step % (config.validation_steps or epoch_steps) == 0 and step < steps:
                     validate()
-                    train_mode(model, stage)
                 if config.sample_steps and step % config.sample_steps == 0 and validation:
                     page = config.output / "samples" / f"{stage}-{step:07d}.html"
                     scores: dict[str, float] = {}
@@ -350,7 +386,7 @@ def train_stage(
                                 page, plain_model, validation, config.sample_count, images
                             )
                     log.write(step, **{f"sample/{name}": value for name, value in scores.items()})
-                    train_mode(model, stage)
+                    learner.train_mode()
                     say(f"{stage} {step}/{steps}  sample reports {page}")
                 if saves:
                     save()
@@ -359,12 +395,21 @@ def train_stage(
     # 8. The model's folder, read back and compared.
     if checkpoint is None or checkpoint.step < steps:
         check_changed(at_start, sums_of(trained_parameters(plain_model)))
+    validated = validate()
+    learner.chosen.put(plain_model.trainable_parameters())
+    if learner.chosen.facts:
+        say(
+            "chosen            step {chosen_step}: {chosen_value:.4f}".format(
+                **learner.chosen.facts
+            )
+        )
     facts = {
         "stage": stage,
         "manifests": studies.hashes,
         "studies": len(samples),
         "steps": steps,
-        "validation_loss": validate(),
+        **validated,
+        **learner.chosen.facts,
         "processes": processes,
         "settings": {**config.facts(), **to_dict(settings)},
         "versions": {name: version(name) for name in ("llava-rad", "torch", "transformers")},

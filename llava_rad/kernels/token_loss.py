@@ -26,28 +26,47 @@ def token_loss(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
     """
     if logits.device.type != "cpu":
         return nn.functional.cross_entropy(logits.float(), targets, ignore_index=ignore)
-    loss: Tensor = _TokenLoss.apply(logits, targets, targets != ignore)
-    return loss
+    counted = targets != ignore
+    weights = counted.float().div_(counted.sum())
+    return (token_losses(logits, targets, ignore) * weights).sum()
 
 
-class _TokenLoss(torch.autograd.Function):
+def token_losses(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
+    """Cross-entropy of each token, which is minus the logarithm of its probability.
+
+    Args:
+        logits: [tokens, vocabulary], of any floating dtype.
+        targets: [tokens].
+        ignore: target of tokens that are left out; theirs is 0.
+
+    Returns:
+        [tokens], float32.
+    """
+    if logits.device.type != "cpu":
+        return nn.functional.cross_entropy(
+            logits.float(), targets, ignore_index=ignore, reduction="none"
+        )
+    losses: Tensor = _TokenLosses.apply(logits, targets, targets != ignore)
+    return losses
+
+
+class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         places = targets.where(counted, 0).unsqueeze(-1)
-        weights = counted.float().div_(counted.sum()).unsqueeze(-1)
         norms = torch.cat(
             [
                 block.float().logsumexp(-1, keepdim=True)
                 for (block,) in row_blocks(logits, elements=_BLOCK)
             ]
         )
-        ctx.save_for_backward(logits, places, weights, norms)
-        return ((norms - logits.gather(-1, places)) * weights).sum()
+        ctx.save_for_backward(logits, places, counted, norms)
+        return (norms - logits.gather(-1, places)).squeeze(-1).where(counted, 0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        logits, places, weights, norms = ctx.saved_tensors
-        weights = weights * gradients[0]
+        logits, places, counted, norms = ctx.saved_tensors
+        weights = gradients[0].where(counted, 0).unsqueeze(-1)
         of_logits = torch.empty_like(logits)
         for block, place, weight, norm, out in row_blocks(
             logits, places, weights, norms, of_logits, elements=_BLOCK

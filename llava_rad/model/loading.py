@@ -18,7 +18,7 @@ from llava_rad.model.report_model import ReportModel
 from llava_rad.model.upload import MODEL_FILES
 
 #: Stages of a training run, in their order; each leaves a model in a folder of its name.
-STAGES = ("align", "finetune")
+STAGES = ("align", "finetune", "reinforce")
 
 _log = logging.getLogger(__name__)
 

@@ -186,12 +186,15 @@ class TrainingBatches(Dataset[MicroBatch]):
         self.images = images
         self.multiple = multiple
 
-    def __getitem__(self, forward_pass: int) -> MicroBatch:
+    def drawn(self, forward_pass: int) -> list[tuple[int, int]]:
+        """Which studies a forward pass learns from, each with the number of its draw."""
         step, place = divmod(forward_pass, self.accumulate)
         # Neighbours in length go to different processes in the same pass, so none waits long.
         first = (place * self.processes + self.rank) * self.micro_batch
-        drawn = self.order.batch(step)[first : first + self.micro_batch]
-        samples = [self.data.sample(index, draw) for index, draw in drawn]
+        return self.order.batch(step)[first : first + self.micro_batch]
+
+    def __getitem__(self, forward_pass: int) -> MicroBatch:
+        samples = [self.data.sample(index, draw) for index, draw in self.drawn(forward_pass)]
         return collate(samples, self.data, self.images, self.multiple)
 
 

@@ -46,7 +46,7 @@ def build_stage_model(
 
     Args:
         config: of the run.
-        stage: ``align`` or ``finetune``.
+        stage: ``align``, ``finetune`` or ``reinforce``.
         encoder: frozen.
         start: folder of a report model whose adapter, and LoRA if it has one, to start from.
         device: that the model is to compute on; None is the CPU.
@@ -64,7 +64,7 @@ def build_stage_model(
     kernels, attention = _kernels(config, device or torch.device("cpu"))
     place = place or device
     empty = place is not None and place.type == "meta"
-    lora = config.lora if stage == "finetune" else None
+    lora = None if stage == "align" else config.lora
     llm, reference = load_llm(
         config.llm,
         revision=config.llm_revision,

@@ -24,6 +24,8 @@ from llava_rad.data.targets import Fallback, Section
 from llava_rad.errors import ConfigError
 from llava_rad.features import Keys
 from llava_rad.kernels.choice import Kernels
+from llava_rad.metrics import METRICS
+from llava_rad.metrics.score import LOWER_IS_BETTER
 from llava_rad.model import LLAVA_RAD, PLAIN, VICUNA_V1, AdapterConfig, LoraSettings, Role
 from llava_rad.model.loading import STAGES
 
@@ -32,7 +34,8 @@ ContextField = Literal["indication", "technique", "comparison", "prior_report"]
 #: How a model is spread over the processes; see :mod:`llava_rad.report_training.sharding`.
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
 
-# Settings that a resumed run may change: they alter what is reported and kept, not the weights.
+# Settings that a resumed run may change: they alter what is reported and kept, not the weights
+# (but validation_steps those that a stage of rewards chooses).
 _FREE_TO_CHANGE = (
     "output",
     "processes",
@@ -227,6 +230,107 @@ class StageConfig:
         return self.batch_size // together
 
 
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a report is worth: the weight of each part, 0 for none.
+
+    Each is computed from a report and the true text of its study, and at most 1; those of
+    observations and of RadGraph are 0 where the true text has none.
+
+    Attributes:
+        radgraph: RadGraph F1, of entities with their relations.
+        chexbert: F1 of the 14 observations that CheXbert finds, uncertain ones counted.
+        rules: the same of this project's rules, which need no weights.
+        bleu: BLEU-4 of the report by sacrebleu's rules, over 100.
+        rouge_l: ROUGE-L.
+        bertscore: F1 of BERTScore.
+        length: minus the difference in words as a share of the true text's; at least -1.
+    """
+
+    radgraph: NonNegative = 0.0
+    chexbert: NonNegative = 0.0
+    rules: NonNegative = 0.0
+    bleu: NonNegative = 0.0
+    rouge_l: NonNegative = 0.0
+    bertscore: NonNegative = 0.0
+    length: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts that count."""
+        return tuple(name for name, weight in vars(self).items() if weight > 0)
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(StageConfig):
+    """The third stage: learning from what the model's own reports are worth.
+
+    Of each study ``samples`` reports are drawn from the model, scored against the true text, and
+    made more or less probable by what they are better or worse than (``method``). Dropout of the
+    LoRA is off. After each validation the weights are kept whose greedy reports on the validation
+    split are the best by ``choose_by``; they are the stage's model. What is not said here is as in
+    :class:`StageConfig`.
+
+    Attributes:
+        lr: peak learning rate.
+        batch_size: studies an optimiser step learns from, over all processes.
+        micro_batch: studies in one forward pass of one process, each with all its samples.
+        method: ``scst`` compares with the reward of the greedy report (self-critical sequence
+            training, Rennie et al. 2017), ``grpo`` with the other samples of the study, in their
+            standard deviations (group relative policy optimisation, Shao et al. 2024).
+        rewards: what counts, see :class:`RewardConfig`.
+        samples: reports drawn for each study.
+        temperature: of the draws; probabilities are those at this temperature.
+        max_new_tokens: longest report.
+        updates: optimiser steps that learn from the same samples.
+        clip_ratio: how far the ratio of new and old probability may lie from 1 and still count.
+        kl: weight of the distance from the model that the stage starts from.
+        choose_by: ``reward``, or a value of a metric over all validation studies, as
+            ``chexpert_rules/uncertain_positive/14/micro/f1``; larger is better.
+        workers: processes of each process that compute rewards.
+    """
+
+    lr: Positive = 2e-5
+    batch_size: Count = 32
+    micro_batch: Count = 4
+    method: Literal["scst", "grpo"] = "grpo"
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    samples: Count = 4
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 256
+    updates: Count = 1
+    clip_ratio: Annotated[float, Range(above=0, below=1)] = 0.2
+    kl: NonNegative = 0.04
+    choose_by: str = "reward"
+    workers: Annotated[int, Range(1, 1024)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.method == "scst" or self.samples > 1,
+            "a group of one sample has nothing to compare with",
+            where="samples",
+            remedy="Use at least 2 samples, or method=scst",
+        )
+        metric, _, value = self.choose_by.partition("/")
+        _require(
+            self.choose_by == "reward" or (metric in METRICS and bool(value)),
+            f"there is no value of a metric '{self.choose_by}'",
+            where="choose_by",
+            remedy="Use reward, or METRIC/VALUE as llava-rad evaluate writes them into "
+            "metrics.json",
+        )
+        _require(
+            metric not in LOWER_IS_BETTER,
+            f"a lower {metric} is better, and the highest value is chosen",
+            where="choose_by",
+            remedy="Choose by another value",
+        )
+
+
 def _finetune() -> StageConfig:
     return StageConfig(epochs=3.0, lr=1e-4, batch_size=64)
 
@@ -239,7 +343,8 @@ class ReportTrainingConfig:
         output: folder of the run.
         name: of the trained model; ``null`` takes the folder's name.
         stage: ``align`` trains the adapter alone, ``finetune`` the adapter with the LLM (its LoRA,
-            or all of it where ``lora`` is null), ``both`` one after the other.
+            or all of it where ``lora`` is null), ``both`` one after the other; ``reinforce`` goes
+            on from a model with a LoRA, by rewards; ``all`` are the three.
         start: folder of a trained report model whose adapter, and LoRA where it has one, the first
             stage starts from.
         encoder: registry name, folder or hub id; it is never trained.
@@ -260,6 +365,7 @@ class ReportTrainingConfig:
         data: see :class:`DataConfig`.
         align: first stage.
         finetune: second stage.
+        reinforce: third stage.
         precision: ``bf16`` computes in bfloat16 and keeps trained weights in float32.
         gradient_checkpointing: compute activations twice instead of keeping them.
         seed: of weights, order and dropout.
@@ -273,8 +379,9 @@ class ReportTrainingConfig:
         keep_checkpoints: older ones are removed.
         async_checkpoints: write them while training goes on, from a copy in the host's memory of
             what each process holds; without it the step waits, and nothing is copied.
-        validation_steps: validation loss every this many steps; ``null`` is once an epoch. It is
-            always computed at the end of a stage.
+        validation_steps: validation every this many steps: its loss, or its reports in
+            ``reinforce``; ``null`` is once an epoch. It is always done at the start and end of a
+            stage.
         sample_steps: write reports of a few validation studies every this many steps, as a page
             with their images and scores in ``output/samples``; ``null`` is never.
         sample_count: how many.
@@ -284,7 +391,7 @@ class ReportTrainingConfig:
 
     output: Path
     name: str | None = None
-    stage: Literal["align", "finetune", "both"] = "both"
+    stage: Literal["align", "finetune", "both", "reinforce", "all"] = "both"
     start: Path | None = None
     encoder: str = "rad-dino"
     encoder_revision: str | None = None
@@ -300,6 +407,7 @@ class ReportTrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     align: StageConfig = field(default_factory=StageConfig)
     finetune: StageConfig = field(default_factory=_finetune)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
     seed: Seed = 0
@@ -341,21 +449,53 @@ class ReportTrainingConfig:
             where="data.images",
             remedy="Use images=[current_frontal], or prompt=chat",
         )
+        for stage, number in (("finetune", "second"), ("reinforce", "third")):
+            _require(
+                self.of(stage).prompt is None,
+                f"the {number} stage is what the model is asked with, and has the run's prompt",
+                where=f"{stage}.prompt",
+                remedy="Set prompt, and align.prompt for the first stage",
+            )
+        if "reinforce" in self.stages:
+            self._require_reinforcement()
+
+    def _require_reinforcement(self) -> None:
         _require(
-            self.finetune.prompt is None,
-            "the second stage is what the model is asked with, and has the run's prompt",
-            where="finetune.prompt",
-            remedy="Set prompt, and align.prompt for the first stage",
+            bool(self.reinforce.rewards.names),
+            "no reward has a weight",
+            where="reinforce.rewards",
+            remedy="Say what a report is worth, as reinforce.rewards='{rules: 1, bleu: 0.2}'",
+        )
+        _require(
+            self.lora is not None,
+            "reinforce trains the LoRA that finetune has made",
+            where="lora",
+            remedy="Set lora",
+        )
+        _require(
+            self.stage == "all" or self.start is not None,
+            "reinforce goes on from a trained model",
+            where="start",
+            remedy="Set start to the folder of a report model with a LoRA, or stage=all",
+        )
+        _require(
+            self.sharding in (None, "none"),
+            "reinforce writes reports in each process, which has to hold the whole model",
+            where=f"sharding={self.sharding}",
+            remedy="Use sharding=none",
         )
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of this run in order."""
-        return STAGES if self.stage == "both" else (self.stage,)
+        if self.stage == "all":
+            return STAGES
+        return STAGES[:2] if self.stage == "both" else (self.stage,)
 
     def of(self, stage: str) -> StageConfig:
         """The settings of a stage."""
-        return self.align if stage == "align" else self.finetune
+        stages = {"align": self.align, "finetune": self.finetune, "reinforce": self.reinforce}
+        return stages[stage]
 
     def stores_features(self, stage: str, device: str) -> bool:
         """Whether a stage learns from stored patch tokens.
@@ -384,8 +524,8 @@ class ReportTrainingConfig:
     def facts(self) -> dict[str, Any]:
         """Settings for the model's card: without places on this machine."""
         values = self.decides_weights()
-        for name in ("name", "start", "encoder", "llm", "align", "finetune"):
-            del values[name]
+        for name in ("name", "start", "encoder", "llm", *STAGES):
+            values.pop(name, None)
         for source in values["data"]["sources"]:
             source["path"] = Path(source["path"]).name
             del source["root"]
@@ -396,4 +536,9 @@ class ReportTrainingConfig:
         values = {k: v for k, v in to_dict(self).items() if k not in _FREE_TO_CHANGE}
         for name in ("cache_folder", "cache_keys", "workers", "unreadable"):
             del values["data"][name]
+        if "reinforce" in self.stages:
+            del values["reinforce"]["workers"]
+            values["validation_steps"] = self.validation_steps  # each is a choice of weights
+        else:
+            del values["reinforce"]
         return values

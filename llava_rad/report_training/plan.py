@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from llava_rad.errors import ConfigError
 from llava_rad.model import Adapter
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.shapes import EncoderShape, encoder_shape, llm_shape
@@ -222,9 +223,17 @@ def plan(
         utilisation: share of the GPU's rated operations that are reached.
 
     Raises:
-        ConfigError: an unknown GPU, or a batch that does not divide.
+        ConfigError: an unknown GPU, a batch that does not divide, or a stage whose time goes into
+            the reports that the model writes.
         WeightsError: a model's configuration cannot be found.
     """
+    if "reinforce" in config.stages:
+        raise ConfigError(
+            "a plan knows the stages that read reports, not reinforce, whose time goes into those "
+            "that the model writes",
+            where="stage",
+            remedy="Plan stage=both; the first steps of reinforce say how long it takes",
+        )
     card = find_gpu(gpu)
     workload = workload or Workload()
     machines = _Machines(card, processes or config.processes or 1, utilisation)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llava_rad.report_training.config import STAGES, ReportTrainingConfig
-from llava_rad.runs.curves import Panel, Points, draw_panels
-from llava_rad.runs.log import read_metrics
+from llava_rad.report_training.config import ReportTrainingConfig
+from llava_rad.runs.curves import Panel, draw_panels
+from llava_rad.runs.log import Row, read_metrics
 
 CURVE_FILE = "loss.png"
 
@@ -100,8 +100,11 @@ def memory_gb() -> float:
 def progress_line(stage: str, step: int, steps: int, values: dict[str, float]) -> str:
     """One line for the terminal."""
     left = int(values["seconds_left"])
+    worth = ""
+    if "reward" in values:
+        worth = f"reward {values['reward']:.4f}  distinct {values['distinct']:.1%}  "
     return (
-        f"{stage} {step}/{steps}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+        f"{stage} {step}/{steps}  {worth}loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
         f"{values['studies_per_second']:.2f} studies/s  {values['tokens_per_second']:.0f} "
         f"tokens/s  padding {values['padding']:.1%}  {values['memory_gb']:.1f} GB  "
         f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
@@ -109,28 +112,50 @@ def progress_line(stage: str, step: int, steps: int, values: dict[str, float]) -
 
 
 def draw_curve(folder: Path, config: ReportTrainingConfig) -> Path:
-    """Draw training and validation loss of all stages into the run's folder.
+    """Draw losses, and rewards where they are learnt from, into the run's folder.
 
     Args:
         folder: of the run; one that has logged nothing gets no picture.
-        config: of the run, for what is trained in each stage.
+        config: of the run, for its stages and what is trained in each.
     """
     rows = read_metrics(folder)
     panels = []
-    for stage in STAGES:
-        points = {
-            key: [(r["step"], r[key]) for r in rows if r["stage"] == stage and key in r]
-            for key in ("loss", "validation_loss")
-        }
-        lines: dict[str, Points] = {"training": points["loss"]}
-        if points["validation_loss"]:
-            step, lowest = min(points["validation_loss"], key=lambda point: point[1])
-            lines[f"validation, lowest {lowest:.3f} at {step}"] = points["validation_loss"]
-        trained = "adapter"
-        if stage == "finetune":
-            trained += " and the LLM's LoRA" if config.lora else " and LLM"
-        title, ylabel = f"{stage}: {trained} trained", "cross-entropy per report token, nats"
-        panels.append(Panel(title, "optimiser step", ylabel, lines))
+    for stage in config.stages:
+        own = [row for row in rows if row["stage"] == stage]
+        panels.append(_rewards(own) if stage == "reinforce" else _losses(own, stage, config))
     path = folder / CURVE_FILE
     draw_panels(path, panels, f"Training of {config.name or folder.name}")
     return path
+
+
+def _losses(rows: Sequence[Row], stage: str, config: ReportTrainingConfig) -> Panel:
+    lines = {"training": _points(rows, "loss")}
+    if validation := _points(rows, "validation_loss"):
+        step, lowest = min(validation, key=lambda point: point[1])
+        lines[f"validation, lowest {lowest:.3f} at {step}"] = validation
+    trained = "adapter"
+    if stage == "finetune":
+        trained += " and the LLM's LoRA" if config.lora else " and LLM"
+    title, ylabel = f"{stage}: {trained} trained", "cross-entropy per report token, nats"
+    return Panel(title, "optimiser step", ylabel, lines)
+
+
+def _rewards(rows: Sequence[Row]) -> Panel:
+    lines = {"drawn reports": _points(rows, "reward")}
+    if greedy := _points(rows, "baseline"):
+        lines["greedy reports"] = greedy
+    if validation := _points(rows, "validation_reward"):
+        step, highest = max(validation, key=lambda point: point[1])
+        lines[f"validation, highest {highest:.3f} at {step}"] = validation
+    return Panel(
+        "reinforce: adapter and the LLM's LoRA trained",
+        "optimiser step",
+        "reward",
+        lines,
+        right={"distinct": _points(rows, "distinct")},
+        right_label="distinct reports, share",
+    )
+
+
+def _points(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[name]) for row in rows if name in row]

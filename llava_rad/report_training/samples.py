@@ -57,12 +57,14 @@ class ReportSample:
 
     Attributes:
         study_id: its id.
+        request: what is shown of it.
         tokens: prompt and report.
         paths: files of its images in the prompt's order.
         rng: of this draw's augmentation; None leaves the images as they are.
     """
 
     study_id: str
+    request: ReportRequest
     tokens: Sample
     paths: tuple[str, ...]
     rng: np.random.Generator | None = None
@@ -206,7 +208,7 @@ class ReportSamples:
         rng = None
         if self.augment and draw is not None:
             rng = np.random.default_rng([*self.seed, _AUGMENT_STREAM, draw])
-        return ReportSample(self._ids[index], tokens, paths, rng)
+        return ReportSample(self._ids[index], request, tokens, paths, rng)
 
     def length(self, index: int, draw: int) -> int:
         """Tokens of a sample as one draw shows it, as near as adding up tells."""

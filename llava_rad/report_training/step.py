@@ -4,25 +4,26 @@ Nothing in it reads a value back from the device, so the host is never kept wait
 through one step while the next is being prepared.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from llava_rad.report_training.batches import MicroBatch
 from llava_rad.report_training.state import trained_parameters
 from llava_rad.runs.checks import drop_broken_gradient
 from llava_rad.runs.state import whole
+
+Lesson = TypeVar("Lesson")
 
 
 class StepOutcome(NamedTuple):
     """What a step leaves on the device.
 
     Attributes:
-        loss: mean over the target tokens of the whole step, []; the processes' average.
+        loss: of the whole step, []; the processes' average.
         norm: of the gradient before it was clipped, [].
         losses: of this process's forward passes, [] each.
     """
@@ -36,36 +37,33 @@ def take_step(
     model: Any,
     optimiser: Any,
     accelerator: Accelerator,
-    batches: Sequence[MicroBatch],
+    lessons: Sequence[Lesson],
+    loss_of: Callable[[Lesson], Tensor],
     *,
-    device: torch.device,
-    targets: int,
     clip: float,
 ) -> StepOutcome:
     """Learn from the forward passes of one step.
 
-    Each target token of the step's whole batch counts the same, whatever pass and process it is
-    in. Accumulation and the average over processes divide, so their divisors come in here.
+    Accumulation and the average over processes divide, so their divisors come in here.
 
     Args:
         model: spread over the processes.
         optimiser: Accelerate's.
-        accelerator: that all processes share, with its accumulation set to ``len(batches)``.
-        batches: this process's.
-        device: of the model.
-        targets: target tokens of the step, in all processes.
+        accelerator: that all processes share, with its accumulation set to ``len(lessons)``.
+        lessons: this process's, one a forward pass.
+        loss_of: makes the forward pass of a lesson, under autocast: its share in the loss of the
+            whole step, [].
         clip: largest norm of the gradient.
     """
-    scale = len(batches) * accelerator.num_processes
+    scale = len(lessons) * accelerator.num_processes
     losses = []
     norm = torch.zeros(())
-    for number, batch in enumerate(batches, start=1):
+    for number, lesson in enumerate(lessons, start=1):
         if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(number == len(batches))
+            model.set_requires_gradient_sync(number == len(lessons))
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                out = model(**batch.model_inputs(device))
-            loss = out.loss * (batch.target_tokens / targets)
+                loss = loss_of(lesson)
             accelerator.backward(loss * scale)
             losses.append(loss.detach())
             if accelerator.sync_gradients:

@@ -34,7 +34,7 @@ def validation_loss(
         workers: processes that read ahead.
     """
     model.eval()
-    batches = _Batches(data, by_length(data.lengths, batch_size), images)
+    batches = WholeBatches(data, by_length(data.lengths, batch_size), images)
     shares = share_out(len(batches.places), accelerator)
     numbers, device = [number for number, _ in shares], accelerator.device
     loaded = load_batches(batches, numbers, images, workers, pin=device.type == "cuda")
@@ -51,7 +51,15 @@ def validation_loss(
     return loss / count
 
 
-class _Batches(Dataset[MicroBatch]):
+class WholeBatches(Dataset[MicroBatch]):
+    """Item ``i`` is a forward pass on studies with nothing left out.
+
+    Args:
+        data: the studies.
+        places: of the studies of each forward pass.
+        images: where those of the studies come from.
+    """
+
     def __init__(self, data: ReportSamples, places: list[list[int]], images: Images) -> None:
         self.data = data
         self.places = places

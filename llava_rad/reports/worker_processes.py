@@ -21,6 +21,7 @@ import torch
 from llava_rad.data import Study
 from llava_rad.errors import LlavaRadError, ModelError
 from llava_rad.model import ReportModel
+from llava_rad.processes import interrupts_held
 from llava_rad.reports.file import Remembering
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.model_facts import ModelFacts
@@ -129,7 +130,7 @@ class ReportsInProcesses:
                 work = (there, begin, settings, batch_size, read, number, threads)
                 # daemon: the last resort, should this process not get to end them.
                 process = context.Process(target=_work, args=work, daemon=True)
-                with _interrupts_held():
+                with interrupts_held():
                     process.start()
                 there.close()  # so that the end of the process is the end of what it sends
                 self._processes[here] = process
@@ -221,22 +222,6 @@ class ReportsInProcesses:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to all its processes, from those started here.
-
-    They end with the one that started them. What is blocked stays so in a new process.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(

@@ -104,7 +104,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     for path in folder.glob("*-*"):
         if match := _NAME.fullmatch(path.name):
             found.append(Checkpoint(path, match[1], int(match[2])))
-    return sorted(found, key=lambda c: (c.stage, c.step))  # align comes before finetune
+    return sorted(found, key=lambda c: (c.stage, c.step))  # the alphabet's order is theirs
 
 
 class CheckpointWriter:

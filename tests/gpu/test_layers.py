@@ -17,8 +17,8 @@ from llava_rad.model import IGNORE, LoraSettings, ReportRequest, RequestImage
 from llava_rad.model.lora import attach_lora
 from llava_rad.model.processor import columns_with_targets, image_places
 from llava_rad.report_training.batches import MicroBatch
+from llava_rad.report_training.imitation import imitate
 from llava_rad.report_training.sharding import shard
-from llava_rad.report_training.step import take_step
 
 pytestmark = pytest.mark.gpu
 needs_liger = pytest.mark.skipif(not choice.has_liger(), reason="needs liger-kernel")
@@ -189,7 +189,7 @@ def take_steps(model, gpu, count=3):
         torch.cuda.synchronize()
         # The first one prepares what is prepared once.
         torch.cuda.set_sync_debug_mode("error" if number else "default")
-        outcome = take_step(
+        outcome = imitate(
             model,
             optimiser,
             accelerator,

@@ -10,6 +10,7 @@ from helpers.training_parts import make_parts
 from helpers.training_runs import PROGRAM, metrics
 
 from llava_rad.config import load_config
+from llava_rad.report_training import imitation
 from llava_rad.report_training.config import ReportTrainingConfig
 
 pytestmark = pytest.mark.gpu
@@ -51,7 +52,7 @@ def report_program():
 )
 def test_report_training(gpu, tmp_path, monkeypatch, report_program, changes):
     make_parts(tmp_path)
-    taken = forbid_waiting(monkeypatch, report_program, "take_step")
+    taken = forbid_waiting(monkeypatch, imitation, "take_step")
     stage = "{batch_size: 6, micro_batch: 3, lr: 1e-3, epochs: 1}"
     config = load_config(
         ReportTrainingConfig,

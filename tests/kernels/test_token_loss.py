@@ -6,7 +6,7 @@ from helpers.kept_tensors import kept_for_backward, storage_bytes
 from torch.nn.functional import cross_entropy
 
 from llava_rad.kernels import token_loss as loss_file
-from llava_rad.kernels.token_loss import token_loss
+from llava_rad.kernels.token_loss import token_loss, token_losses
 
 
 def run(function, logits, targets):
@@ -28,6 +28,21 @@ def test_loss_and_gradient_are_those_of_torch(monkeypatch, block):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_each_token_has_its_own_loss_and_gradient():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 11, generator=generator)
+    targets = torch.randint(0, 11, (9,), generator=generator)
+    targets[4] = -100
+    weights = torch.randn(9, generator=generator)
+    own = run(lambda x, y: (weights * token_losses(x, y, -100)).sum(), logits, targets)
+    theirs = run(
+        lambda x, y: (weights * cross_entropy(x, y, reduction="none")).sum(), logits, targets
+    )
+    for found, expected in zip(own, theirs, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert token_losses(logits, targets, -100)[4] == 0
+
+
 def test_bfloat16_logits_give_the_float32_loss_of_the_same_numbers():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(37, 101, generator=generator).bfloat16()
@@ -45,5 +60,5 @@ def test_the_logits_are_kept_as_they_are():
         token_loss(logits, torch.arange(37), -100)
     kept = storage_bytes(tensors)
     assert kept.pop(logits.untyped_storage().data_ptr())
-    # a target, a weight and a norm for each token
-    assert sum(kept.values()) == 37 * (8 + 4 + 4)
+    # a target, whether it counts, a weight and a norm for each token
+    assert sum(kept.values()) == 37 * (8 + 1 + 4 + 4)

@@ -283,5 +283,8 @@ def test_what_cannot_be_planned_is_said(folders, tmp_path):
         encoder_shape(str(tmp_path))
     with pytest.raises(ConfigError, match="does not divide"):
         plan(settings(folders), studies=1, processes=3)
+    rewarded = settings(folders, stage="all", reinforce={"rewards": {"rules": 1}})
+    with pytest.raises(ConfigError, match="not reinforce, whose time goes into those that"):
+        plan(rewarded, studies=1)
     long = plan(settings(folders), studies=1, workload=Workload(prompt_tokens=2000))
     assert "max_length" in long.warnings[0]

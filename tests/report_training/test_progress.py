@@ -46,7 +46,7 @@ def test_the_curve_says_what_is_trained_and_where_validation_was_lowest(
     for step in (1, 2, 3):
         log.write(step, loss=1.0 / step)
         log.write(step, validation_loss=[0.9, 0.7, 0.8][step - 1])
-    config = SimpleNamespace(name="mine", lora=lora)
+    config = SimpleNamespace(name="mine", lora=lora, stages=STAGES[:2])
     assert draw_curve(tmp_path, config) == tmp_path / "loss.png"
     align, finetune = drawn["Training of mine"]
     assert align.title == "align: adapter trained" and align.xlabel == "optimiser step"

@@ -6,6 +6,8 @@ from llava_rad.config import load_config, save_config
 from llava_rad.errors import ConfigError
 from llava_rad.report_training import ReportTrainingConfig, StageConfig
 
+REWARDS = ["reinforce.rewards={rules: 1}"]
+
 
 def load(*overrides):
     return load_config(ReportTrainingConfig, None, ["output=runs/x", *overrides])
@@ -19,6 +21,8 @@ def load(*overrides):
         ("align.learning_rate=1", "Known keys: epochs, lr"),
         ("data.maxlength=1", "max_length"),
         ("data.dropout.indications=1", "indication"),
+        ("reinforce.sampels=2", "samples"),
+        ("reinforce.rewards.rouge=1", "rouge_l"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override, nearest):
@@ -40,6 +44,16 @@ def test_an_unknown_key_names_the_nearest(override, nearest):
         (["data.sources=[{path: a.jsonl, weight: 0}]"], "data.sources.0.weight' must be above 0"),
         (["data.dropout.indication=1.5"], "must be from 0 to 1, got 1.5"),
         (["checkpoint_steps=0"], "checkpoint_steps"),
+        (["reinforce.prompt=plain"], "the third stage is what the model is asked with"),
+        (["stage=all"], "no reward has a weight"),
+        ([*REWARDS, "stage=all", "lora=null"], "reinforce trains the LoRA"),
+        ([*REWARDS, "stage=reinforce"], "reinforce goes on from a trained model"),
+        ([*REWARDS, "stage=all", "sharding=fsdp2"], "has to hold the whole model"),
+        ([*REWARDS, "stage=all", "sharding=zero2"], "has to hold the whole model"),
+        (["reinforce.samples=1"], "a group of one sample has nothing to compare with"),
+        (["reinforce.choose_by=bleu"], "no value of a metric 'bleu'"),
+        (["reinforce.choose_by=radcliq_v1/radcliq_v1"], "a lower radcliq_v1 is better"),
+        (["reinforce.rewards.rules=-1"], "must be at least 0"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_their_place(overrides, message):
@@ -92,6 +106,14 @@ def test_only_what_decides_the_weights_binds_a_resumed_run():
     assert free.decides_weights() == base
     for override in ("seed=1", "align.lr=2e-3", "data.max_length=99", "adapter.pool=2"):
         assert load(override).decides_weights() != base
+
+
+def test_the_third_stage_binds_a_resumed_run_only_where_it_runs():
+    assert load("reinforce.lr=1").decides_weights() == load().decides_weights()
+    base = load(*REWARDS, "stage=all").decides_weights()
+    assert load(*REWARDS, "stage=all", "reinforce.workers=3").decides_weights() == base
+    for override in ("reinforce.samples=3", "reinforce.rewards.bleu=1", "validation_steps=7"):
+        assert load(*REWARDS, "stage=all", override).decides_weights() != base
 
 
 def test_facts_for_the_card_name_no_place_on_this_machine():

@@ -9,8 +9,8 @@ from llava_rad.errors import TrainingError
 from llava_rad.model import LoraSettings, ReportRequest, RequestImage
 from llava_rad.model.processor import IGNORE, columns_with_targets, image_places
 from llava_rad.report_training.batches import MicroBatch
+from llava_rad.report_training.imitation import imitate
 from llava_rad.report_training.state import trained_parameters
-from llava_rad.report_training.step import take_step
 from llava_rad.runs.checks import UnreadSteps
 
 
@@ -41,7 +41,7 @@ def step_on(model, batches, device="cpu"):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(batches))
     optimiser = torch.optim.AdamW(trained_parameters(model), lr=1e-2, weight_decay=0.0)
     optimiser = accelerator.prepare(optimiser)
-    outcome = take_step(
+    outcome = imitate(
         model,
         optimiser,
         accelerator,
