@@ -27,6 +27,7 @@ if __name__ == "__main__":  # --help ends here, before anything heavy is importe
 
     ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
+from collections.abc import Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
@@ -50,6 +52,7 @@ from llava_rad.report_training.config import STAGES, ReinforceConfig, ReportTrai
 from llava_rad.report_training.features import fill_store, open_store
 from llava_rad.report_training.imitation import Imitation
 from llava_rad.report_training.launching import agree, start_accelerator
+from llava_rad.report_training.learner import Learner
 from llava_rad.report_training.progress import Meter, draw_curve, progress_line
 from llava_rad.report_training.readable import check_readable
 from llava_rad.report_training.reinforcement import Reinforcement
@@ -73,6 +76,7 @@ from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
 from llava_rad.runs.log import RunLog
 from llava_rad.runs.order import BatchOrder
+from llava_rad.runs.parts import Gathered
 from llava_rad.runs.stopping import Interrupted, StepBorder
 from llava_rad.runs.together import in_all, on_main, owned_folder
 
@@ -250,7 +254,7 @@ def train_stage(
         config.data.workers,
         pin=accelerator.device.type == "cuda",
     )
-    learner: Imitation | Reinforcement
+    learner: Learner
     if isinstance(settings, ReinforceConfig):
         assert workers is not None
         learner = Reinforcement(
@@ -302,7 +306,7 @@ def train_stage(
 
     def save() -> None:
         read_back()
-        tensors = {
+        tensors: dict[str, Mapping[str, Tensor | Gathered]] = {
             "weights": trained_tensors(plain_model),
             "optimiser": optimiser_tensors(plain_model, plain_optimiser),
             "chosen": learner.chosen.tensors,

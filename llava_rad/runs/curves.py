@@ -1,7 +1,7 @@
 """Curves of a run's figures, as one picture of several panels."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,8 @@ class Panel:
     title: str
     xlabel: str
     ylabel: str
-    left: dict[str, Points]
-    right: dict[str, Points] | None = None
+    left: Mapping[str, Points]
+    right: Mapping[str, Points] | None = None
     right_label: str = ""
     marks: Sequence[Mark] = ()
 
@@ -137,7 +137,7 @@ def _within(panel: Panel) -> list[Mark]:
     return [mark for mark in panel.marks if 0 < mark.at <= last]
 
 
-def _plot(axis: Any, lines: dict[str, Points], style: str, first_colour: int) -> list[Any]:
+def _plot(axis: Any, lines: Mapping[str, Points], style: str, first_colour: int) -> list[Any]:
     drawn: list[Any] = []
     for number, (label, points) in enumerate(lines.items(), start=first_colour):
         if points:
