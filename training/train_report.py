@@ -27,6 +27,7 @@ if __name__ == "__main__":  # --help ends here, before anything heavy is importe
 
     ARGUMENTS = read_arguments(__doc__, "training/train_report.py", "report")
 
+from collections.abc import Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
@@ -73,6 +75,7 @@ from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
 from llava_rad.runs.log import RunLog
 from llava_rad.runs.order import BatchOrder
+from llava_rad.runs.parts import Gathered
 from llava_rad.runs.stopping import Interrupted, StepBorder
 from llava_rad.runs.together import in_all, on_main, owned_folder
 
@@ -302,7 +305,7 @@ def train_stage(
 
     def save() -> None:
         read_back()
-        tensors = {
+        tensors: dict[str, Mapping[str, Tensor | Gathered]] = {
             "weights": trained_tensors(plain_model),
             "optimiser": optimiser_tensors(plain_model, plain_optimiser),
             "chosen": learner.chosen.tensors,
@@ -317,6 +320,9 @@ def train_stage(
 
     def next_lessons() -> list[Any]:
         return learner.lessons(step, [next(batches) for _ in range(accumulate)])
+
+    def count(lessons: list[Any]) -> list[int]:
+        return learner.count(lessons)
 
     def validate() -> dict[str, float]:
         figures = learner.validate(step)
@@ -338,7 +344,7 @@ def train_stage(
     learner.train_mode()
     with checkpoints, border, closing(batches):
         while step < steps:
-            lessons = border.cross(next_lessons, learner.count)
+            lessons = border.cross(next_lessons, count)
             if border.signal:
                 if saved_at < step:
                     save()
