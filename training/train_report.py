@@ -322,6 +322,9 @@ def train_stage(
     def next_lessons() -> list[Any]:
         return learner.lessons(step, [next(batches) for _ in range(accumulate)])
 
+    def count(lessons: list[Any]) -> list[int]:
+        return learner.count(lessons)
+
     def validate() -> dict[str, float]:
         figures = learner.validate(step)
         if figures:
@@ -342,7 +345,7 @@ def train_stage(
     learner.train_mode()
     with checkpoints, border, closing(batches):
         while step < steps:
-            lessons = border.cross(next_lessons, learner.count)
+            lessons = border.cross(next_lessons, count)
             if border.signal:
                 if saved_at < step:
                     save()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llava_rad.report_training.config import ReportTrainingConfig
-from llava_rad.runs.curves import Panel, draw_panels
+from llava_rad.runs.curves import Panel, Points, draw_panels
 from llava_rad.runs.log import Row, read_metrics
 
 CURVE_FILE = "loss.png"
@@ -129,7 +129,7 @@ def draw_curve(folder: Path, config: ReportTrainingConfig) -> Path:
 
 
 def _losses(rows: Sequence[Row], stage: str, config: ReportTrainingConfig) -> Panel:
-    lines = {"training": _points(rows, "loss")}
+    lines: dict[str, Points] = {"training": _points(rows, "loss")}
     if validation := _points(rows, "validation_loss"):
         step, lowest = min(validation, key=lambda point: point[1])
         lines[f"validation, lowest {lowest:.3f} at {step}"] = validation
@@ -141,7 +141,7 @@ def _losses(rows: Sequence[Row], stage: str, config: ReportTrainingConfig) -> Pa
 
 
 def _rewards(rows: Sequence[Row]) -> Panel:
-    lines = {"drawn reports": _points(rows, "reward")}
+    lines: dict[str, Points] = {"drawn reports": _points(rows, "reward")}
     if greedy := _points(rows, "baseline"):
         lines["greedy reports"] = greedy
     if validation := _points(rows, "validation_reward"):
@@ -157,5 +157,5 @@ def _rewards(rows: Sequence[Row]) -> Panel:
     )
 
 
-def _points(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
+def _points(rows: Sequence[Row], name: str) -> Points:
     return [(row["step"], row[name]) for row in rows if name in row]
