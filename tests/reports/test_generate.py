@@ -199,15 +199,11 @@ def test_each_row_stops_by_itself(tokenizer):
 
 
 def test_beams_find_a_text_at_least_as_likely(tokenizer):
-    # A seed at which greedy is not best; six letters that no merge of the tokenizer joins, so
-    # that text and ids are one to one.
-    llm = tiny_llm("phi2", len(tokenizer), seed=6)
+    # Six letters that no merge of the tokenizer joins, so that text and ids are one to one; of a
+    # few models there is one whose greedy text is not the best.
     letters = tokenizer.convert_tokens_to_ids(list("JKQXYZ"))
-    llm.lm_head.bias.data.fill_(-1e4)
-    llm.lm_head.bias.data[letters] = 0
-    model = build(tokenizer, llm=llm)
 
-    def log_likelihood(text):
+    def log_likelihood(model, text):
         sample = model.processor.encode(request(1), text)
         batch = model.processor.pad([sample], "right")
         batch["pixel_values"] = model.processor.pixel_values([request(1)])
@@ -217,12 +213,19 @@ def test_beams_find_a_text_at_least_as_likely(tokenizer):
         assert len(targets) == 7
         return logits.gather(-1, targets.unsqueeze(-1)).sum().item()
 
-    def best(beams):
+    def best(model, beams):
         settings = GenerationSettings(max_new_tokens=7, num_beams=beams)
-        return log_likelihood(generate_reports(model, [request(1)], settings)[0].findings)
+        return log_likelihood(model, generate_reports(model, [request(1)], settings)[0].findings)
 
-    greedy, wide = best(1), best(6)
-    assert wide > greedy + 1e-3
+    gains = []
+    while not gains or (gains[-1] < 1e-3 and len(gains) < 30):
+        llm = tiny_llm("phi2", len(tokenizer), seed=6 + len(gains))
+        llm.lm_head.bias.data.fill_(-1e4)
+        llm.lm_head.bias.data[letters] = 0
+        model = build(tokenizer, llm=llm)
+        gains.append(best(model, 6) - best(model, 1))
+    assert gains[-1] > 1e-3
+    assert min(gains) > -1e-3
 
 
 def test_sampling_follows_its_seed(tokenizer):
