@@ -135,3 +135,19 @@ def _print(text: str) -> None:
 def is_first_process() -> bool:
     """Whether no launcher started this process beside a first one, which does the talking."""
     return os.environ.get("RANK", "0") in ("", "0")
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all its processes, from those started here.
+
+    They end with the one that started them. What is blocked stays so in a new process.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

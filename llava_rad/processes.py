@@ -1,8 +1,6 @@
-"""Independent jobs shared by the processes of one ``accelerate launch``, and starting others."""
+"""Independent jobs shared by the processes of one ``accelerate launch``."""
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -40,19 +38,3 @@ def share_jobs(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[R
     share = range(state.process_index, len(jobs), state.num_processes)
     results = gather_object([(index, function(jobs[index])) for index in share])
     return [result for _, result in sorted(results, key=lambda pair: pair[0])]
-
-
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to all its processes, from those started here.
-
-    They end with the one that started them. What is blocked stays so in a new process.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_rad.boxes import Box
 from llava_rad.data import Study
@@ -15,10 +15,12 @@ from llava_rad.metrics.box_overlap import BoxBaselines, box_baselines
 from llava_rad.metrics.grounded_radfact import Phrase
 from llava_rad.metrics.result import MetricResult, json_number
 from llava_rad.metrics.score import Scorer
-from llava_rad.reports.report import Report
 from llava_rad.sentences import sentence_spans
 from llava_rad.statistics import Interval, Units, bootstrap
 from llava_rad.wording import counted
+
+if TYPE_CHECKING:
+    from llava_rad.reports.report import Report
 
 #: The boxes of a text, each with the sentence that it belongs to (empty where none is named).
 SaidBoxes = tuple[tuple[str, Box], ...]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 
+from llava_rad.ending import interrupts_held
 from llava_rad.errors import LlavaRadError, TrainingError
 from llava_rad.metrics.result import Floats
 from llava_rad.metrics.score import MetricSettings
-from llava_rad.processes import interrupts_held
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.rewards import Rewards
 from llava_rad.runs.together import in_all

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from llava_rad.data import Study
+from llava_rad.ending import interrupts_held
 from llava_rad.errors import LlavaRadError, ModelError
 from llava_rad.model import ReportModel
-from llava_rad.processes import interrupts_held
 from llava_rad.reports.file import Remembering
 from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.model_facts import ModelFacts

@@ -201,6 +201,6 @@ def test_an_unreadable_image_names_study_and_file(split, processor, tmp_path):
     for damage in ("missing", "damaged"):
         if damage == "damaged":
             broken.write_bytes(b"\x89PNG\r\n\x1a\n")
-        one = type(sample)("s0", sample.tokens, (str(broken), *sample.paths[1:]))
+        one = type(sample)("s0", sample.request, sample.tokens, (str(broken), *sample.paths[1:]))
         with pytest.raises(DataError, match=r"gone\.png: an image of study s0 cannot be read"):
             collate([one], data, processor.preprocessing)

@@ -23,6 +23,7 @@ def settings(parts):
         f"llm={parts / 'llm'}",
         f"data.sources=[{{path: {parts / 'studies.jsonl'}}}]",
         f"data.cache_folder={parts / 'features'}",
+        "data.workers=0",  # each would import as much as the program; tests of them say how many
         "data.images=[current_frontal, current_lateral, prior_frontal]",
         "data.context=[indication, prior_report]",
         "data.dropout={indication: 0.3, current_lateral: 0.3, prior_frontal: 0.3}",

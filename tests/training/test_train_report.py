@@ -138,7 +138,7 @@ def test_cached_and_uncached_runs_learn_the_same(train):
     """Up to the rounding of the cache to bfloat16."""
     stage = ["stage=align", "align.epochs=1"]
     cached = metrics(train("cached", *stage)[0])
-    other = metrics(train("uncached", *stage, "data.cache_features=false", "data.workers=0")[0])
+    other = metrics(train("uncached", *stage, "data.cache_features=false", "data.workers=2")[0])
     for one, two in zip(cached, other, strict=True):
         for name in {"loss", "validation_loss"} & one.keys():
             assert one[name] == pytest.approx(two[name], rel=2e-3)
@@ -224,7 +224,7 @@ def test_a_run_starts_from_a_trained_model_and_its_lora(whole, train, tmp_path):
 
 
 def test_augmented_runs_learn_from_changed_images(whole, train):
-    plain = ["stage=align", "align.epochs=1", "data.cache_features=false", "data.workers=0"]
+    plain = ["stage=align", "align.epochs=1", "data.cache_features=false"]
     augmented = train("one", *plain, "data.augment=true")[0]
     again = train("two", *plain, "data.augment=true")[0]
     unchanged = train("three", *plain)[0]
