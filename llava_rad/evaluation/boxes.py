@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_rad.boxes import Box
 from llava_rad.data import Study
@@ -18,9 +18,6 @@ from llava_rad.metrics.score import Scorer
 from llava_rad.sentences import sentence_spans
 from llava_rad.statistics import Interval, Units, bootstrap
 from llava_rad.wording import counted
-
-if TYPE_CHECKING:
-    from llava_rad.reports.report import Report
 
 #: The boxes of a text, each with the sentence that it belongs to (empty where none is named).
 SaidBoxes = tuple[tuple[str, Box], ...]
@@ -228,6 +225,9 @@ def boxes_of_report(values: Mapping[str, Any]) -> SaidBoxes:
     """The boxes of a report, from its JSON."""
     if not values.get("grounding"):
         return ()
+    # Not above: with it comes torch, which a program's --help has no need of.
+    from llava_rad.reports.report import Report
+
     known = {name: values[name] for name in ("findings", "model", "tokens", "truncated")}
     report = Report(**known, repetitive=values["repetitive"], grounding=values["grounding"])
     return tuple((sentence, box) for sentence, place in report.boxes for box in place.shares())
