@@ -83,7 +83,7 @@ def test_the_services_name_files_volumes_networks_and_each_other():
     listening = parse(services["listen"]["command"])
     assert (title, port) == (listening["title"], listening["port"]) and host == "listen"
     assert listening["send_to"] == f"{archive['DicomAet']}@archive:{archive['DicomPort']}"
-    assert listening["allow_title"] == [archive["DicomAet"]]
+    assert list(listening["allow_title"]) == [archive["DicomAet"]]
     assert "'llava-rad'" in (FOLDER / "orthanc.lua").read_text()
 
 
