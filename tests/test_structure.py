@@ -36,6 +36,7 @@ GROUND = {
     "safetensors_writer",
     "saved_heads",
     "sentences",
+    "started_processes",
     "statistics",
     "tensor_files",
     "tensor_stream",

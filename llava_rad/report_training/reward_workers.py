@@ -1,25 +1,22 @@
 """Rewards computed in processes of their own, while the model writes the next reports."""
 
 import contextlib
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 
-from llava_rad.ending import interrupts_held
 from llava_rad.errors import LlavaRadError, TrainingError
 from llava_rad.metrics.result import Floats
 from llava_rad.metrics.score import MetricSettings
 from llava_rad.report_training.config import ReportTrainingConfig
 from llava_rad.report_training.rewards import Rewards
 from llava_rad.runs.together import in_all
-
-_PATIENCE_SECONDS = 5.0
+from llava_rad.started_processes import StartedProcesses
 
 
 class Scored(NamedTuple):
@@ -34,7 +31,7 @@ class Scored(NamedTuple):
     values: dict[str, float]
 
 
-class RewardWorkers:
+class RewardWorkers(StartedProcesses):
     """Processes that score texts; for use in a ``with`` block, with which they end.
 
     Args:
@@ -48,25 +45,9 @@ class RewardWorkers:
     """
 
     def __init__(self, names: Sequence[str], metric: str | None, count: int, device: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._processes: dict[Connection, Any] = {}
+        super().__init__(_work, [(tuple(names), metric, device)] * count)
         self._asked: deque[Connection] = deque()
         self._turn = 0
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._end)
-            for _ in range(count):
-                here, there = context.Pipe()
-                work = (there, tuple(names), metric, device)
-                # daemon: the last resort, should this process not get to end them.
-                process = context.Process(target=_work, args=work, daemon=True)
-                with interrupts_held():
-                    process.start()
-                there.close()  # so that the end of the process is the end of what it sends
-                self._processes[here] = process
-            # What is missing is told before anything is computed.
-            for connection in self._processes:
-                self._receive(connection)
-            self._stack = stack.pop_all()
 
     def ask(self, texts: Sequence[str], true: Sequence[str], *, over_all: bool = False) -> None:
         """Have texts scored by the next process; :meth:`answer` gives the result.
@@ -78,10 +59,7 @@ class RewardWorkers:
         """
         connection = list(self._processes)[self._turn % len(self._processes)]
         self._turn += 1
-        try:
-            connection.send((list(texts), list(true), over_all))
-        except OSError:
-            raise self._ended(connection) from None
+        self._send(connection, (list(texts), list(true), over_all))
         self._asked.append(connection)
 
     def answer(self) -> Scored:
@@ -93,39 +71,14 @@ class RewardWorkers:
         found: Scored = self._receive(self._asked.popleft())
         return found
 
-    def _receive(self, connection: Connection) -> Any:
-        try:
-            value = connection.recv()
-        except (EOFError, OSError):
-            raise self._ended(connection) from None
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    def _ended(self, connection: Connection) -> TrainingError:
-        process = self._processes[connection]
-        process.join(_PATIENCE_SECONDS)
+    def ended(self, number: int, code: int | None) -> TrainingError:
+        """The error for a process that has ended by itself."""
         return TrainingError(
-            f"a process that computes rewards has ended (exit code {process.exitcode})",
+            f"a process that computes rewards has ended (exit code {code})",
             remedy="Its own message says why; without one, memory may have run out: use fewer "
             "reinforce.workers",
             kind="process_ended",
         )
-
-    def _end(self) -> None:
-        for connection in self._processes:
-            connection.close()  # which ends those that wait for a question
-        for process in self._processes.values():
-            process.join(_PATIENCE_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    def __enter__(self) -> "RewardWorkers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
 
 def _work(connection: Connection, names: Sequence[str], metric: str | None, device: str) -> None:

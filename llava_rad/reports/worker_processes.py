@@ -8,7 +8,6 @@ passes between the processes, so that the one that started them writes the only 
 import contextlib
 import functools
 import logging
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 import torch
 
 from llava_rad.data import Study
-from llava_rad.ending import interrupts_held
 from llava_rad.errors import LlavaRadError, ModelError
 from llava_rad.model import ReportModel
 from llava_rad.reports.file import Remembering
@@ -27,13 +25,13 @@ from llava_rad.reports.generate import GenerationSettings
 from llava_rad.reports.model_facts import ModelFacts
 from llava_rad.reports.report import Report
 from llava_rad.reports.study import READERS, Failure, StudyReader, read_study, report_studies
+from llava_rad.started_processes import StartedProcesses
 
 #: What became of a study, and what it showed just before it was read.
 Result = tuple[Report | Failure, Mapping[str, Any] | None]
 
 # Batches that a process has in hand: one is decoded while the next one is read.
 _IN_HAND = 2
-_PATIENCE_SECONDS = 5.0
 
 
 class ReportsHere:
@@ -90,7 +88,7 @@ class _Batch:
     results: deque[Result] = field(default_factory=deque)
 
 
-class ReportsInProcesses:
+class ReportsInProcesses(StartedProcesses):
     """Writes reports in processes that it starts, and ends with the block that it is used in.
 
     Args:
@@ -119,24 +117,22 @@ class ReportsInProcesses:
         read: StudyReader = read_study,
     ) -> None:
         self._batch_size = batch_size
-        self._processes: dict[Connection, Any] = {}
-        context = multiprocessing.get_context("spawn")
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._end)
-            for number, device in enumerate(devices):
-                here, there = context.Pipe()
-                threads = max(1, torch.get_num_threads() // len(devices))
-                begin = functools.partial(load, device=device)
-                work = (there, begin, settings, batch_size, read, number, threads)
-                # daemon: the last resort, should this process not get to end them.
-                process = context.Process(target=_work, args=work, daemon=True)
-                with interrupts_held():
-                    process.start()
-                there.close()  # so that the end of the process is the end of what it sends
-                self._processes[here] = process
-            for connection in self._processes:
-                self.facts = self._receive(connection)
-            self._stack = stack.pop_all()
+        threads = max(1, torch.get_num_threads() // len(devices))
+        super().__init__(
+            _work,
+            [
+                (
+                    functools.partial(load, device=device),
+                    settings,
+                    batch_size,
+                    read,
+                    number,
+                    threads,
+                )
+                for number, device in enumerate(devices)
+            ],
+        )
+        self.facts = self.ready[-1]
 
     def reports(self, studies: Iterable[Study]) -> Generator[Result, None, None]:
         """A result for each study, in order; for use once.
@@ -179,49 +175,15 @@ class ReportsInProcesses:
                     break
                 coming.popleft()
 
-    def _send(self, connection: Connection, value: object) -> None:
-        try:
-            connection.send(value)
-        except OSError:
-            raise self._ended(connection) from None
-
-    def _receive(self, connection: Connection) -> Any:
-        try:
-            value = connection.recv()
-        except (EOFError, OSError):
-            raise self._ended(connection) from None
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    def _ended(self, connection: Connection) -> ModelError:
-        process = self._processes[connection]
-        process.join(_PATIENCE_SECONDS)
-        code = process.exitcode
+    def ended(self, number: int, code: int | None) -> ModelError:
+        """The error for a process that has ended by itself."""
         how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-        number = [*self._processes].index(connection) + 1
         return ModelError(
             f"process {number} of {len(self._processes)} has ended {how}",
             remedy="Its own message says why; without one, memory may have run out: start fewer "
             "--processes",
             kind="process_ended",
         )
-
-    def _end(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        for connection, process in self._processes.items():
-            process.join(_PATIENCE_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
-            connection.close()
-
-    def __enter__(self) -> "ReportsInProcesses":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
 
 def _work(
