@@ -32,10 +32,11 @@ from llava_rad.data.fields import (
 from llava_rad.data.finding_box import FindingBox
 from llava_rad.data.image_files import IMAGE_ENDINGS
 from llava_rad.data.nodule_template import findings_from_nodule
+from llava_rad.data.pixel_boxes import size_of_picture
 from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.data.template import TEMPLATE_NAME
-from llava_rad.errors import DataError, ImageError
+from llava_rad.errors import DataError
 from llava_rad.readers import read_text
 
 STRUCTURES = ("left_lung", "right_lung", "heart", "left_clavicle", "right_clavicle")
@@ -116,19 +117,12 @@ def _box(row: dict[str, Any], text: str, log: ConversionLog) -> tuple[FindingBox
     if x is None or y is None or size is None or size <= 0:
         log.note("nodule_without_box", row["id"])
         return ()
-    if row["size"] is not None:
-        width, height = row["size"]
-    else:
-        from llava_rad.images import geometry_of  # heavier than the rest of this module
-
-        try:
-            height, width = geometry_of(row["path"]).stored
-        except ImageError:
-            log.leave_out("boxes_without_size", row["id"])
-            return ()
+    picture = row["size"] or size_of_picture(row["path"], log)
+    if picture is None:
+        return ()
     side = size / _FILM
     try:
-        box = Box.around(x / width, y / height, side, side)
+        box = Box.around(x / picture[0], y / picture[1], side, side)
     except DataError:
         log.leave_out("bad_box", row["id"])
         return ()

@@ -51,15 +51,9 @@ def boxes_in_pixels(
     """
     if not rows:
         return ()
+    size = size or size_of_picture(path, log)
     if size is None:
-        from llava_rad.images import geometry_of  # heavier than most adapters need
-
-        try:
-            height, width = geometry_of(path).stored
-        except ImageError:
-            log.leave_out("boxes_without_size", Path(path).stem)
-            return ()
-        size = width, height
+        return ()
     found = []
     for finding, edges, reader in rows:
         try:
@@ -69,3 +63,18 @@ def boxes_in_pixels(
             continue
         found.append(FindingBox(finding, box, sentence_of(finding), reader))
     return tuple(found)
+
+
+def size_of_picture(path: str | Path, log: ConversionLog) -> tuple[float, float] | None:
+    """Width and height of a picture whose boxes are in pixels, from its header.
+
+    None where that cannot be read, which leaves the boxes out as ``boxes_without_size``.
+    """
+    from llava_rad.images import geometry_of  # heavier than most adapters need
+
+    try:
+        height, width = geometry_of(path).stored
+    except ImageError:
+        log.leave_out("boxes_without_size", Path(path).stem)
+        return None
+    return width, height
