@@ -39,6 +39,8 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
+# Drawing waits for the next frame, which a busy machine gives late.
+DRAWN = "new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 # Of what has the focus; the label stands for the field of files, which is not seen.
 OUTLINE = """() => {
   const focused = document.activeElement;
@@ -112,6 +114,7 @@ def write(page):
 def canvas(page):
     """The picture on the canvas when it has come to rest."""
     page.wait_for_timeout(150)
+    page.evaluate(DRAWN)
     return page.evaluate("document.getElementById('canvas').toDataURL()")
 
 
@@ -164,7 +167,7 @@ def test_a_study_from_upload_to_documents(mini, open_page, tmp_path):
     fhir = json.loads(files["FHIR"].read_text())
     assert fhir["resourceType"] == "DiagnosticReport" and findings in json.dumps(fhir)
     page.get_by_role("button", name="Copy").click()
-    page.wait_for_function("document.getElementById('status').textContent === 'Copied.'")
+    page.wait_for_selector("#status:text-is('Copied.')")
     assert page.evaluate("navigator.clipboard.readText()") == findings
 
 
