@@ -120,6 +120,28 @@ def test_training_starts_as_many_processes_as_told(monkeypatch):
     assert started[2][3:5] == ["--config_file", str(find_config("fsdp2", "accelerate"))]
 
 
+def test_a_launcher_leaves_time_for_a_step_and_a_checkpoint_after_a_signal(monkeypatch):
+    from torch.distributed.launcher.api import LaunchConfig
+
+    given = {}
+    monkeypatch.setattr("llava_rad.cli.programs._gpus", lambda: 0)
+    monkeypatch.setattr(
+        "llava_rad.cli.programs.subprocess.Popen", lambda _, env: given.update(env) or Ended()
+    )
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    for wanted, said in ((600, None), (90, "90")):
+        if said:
+            monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", said)
+        run("train", "report", "smollm2_mini", "output=out", "--processes", 2)
+        with monkeypatch.context() as launcher:  # what torch makes of it
+            launcher.setenv(
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", given["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
+            )
+            config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2)
+            if hasattr(config, "shutdown_timeout"):  # torch 2.11 always waits 30 seconds
+                assert config.shutdown_timeout == wanted
+
+
 def test_an_installation_without_programs_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(programs, "__file__", str(tmp_path / "llava_rad" / "programs.py"))
     with pytest.raises(ConfigError, match="holds no programs"):

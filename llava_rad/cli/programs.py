@@ -153,10 +153,10 @@ def train(
 
 def _launch(command: list[str]) -> None:
     """Start the processes, pass signals on, and end as they end; they end with this process."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "LLAVA_RAD_LAUNCHER": str(os.getpid()),
-    }
+    # After a signal torch's launcher kills in 30 seconds what has not ended, and a large model's
+    # step and checkpoint take longer.
+    usual = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
+    environment = usual | os.environ | {"LLAVA_RAD_LAUNCHER": str(os.getpid())}
     stopped: list[int] = []
     started = subprocess.Popen([sys.executable, "-m", *command], env=environment)
 

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A terminal signals the launcher and its workers, and the launcher its workers again.
 _SAME_REQUEST_SECONDS = 5.0
-# A launcher waits 30 seconds; a worker that hangs in a collective longer than this never ends.
+# For a worker whose launcher is gone: hanging in a collective, it would never end.
 _GRACE_SECONDS = 300.0
 
 
