@@ -3,8 +3,8 @@
 Layout: ``OriginalResolution`` with ``CheXpert.csv``, ``MIMIC-CXR-JPG.csv``, ``ChestX-Ray8.csv``
 (NIH), ``Padchest.csv`` and ``VinDr-CXR.csv``; one of them is enough. A row an image: its name in a
 column of the data set's own (``Path``, ``dicom_id``, ``Image Index``, ``ImageID`` or ``image_id``),
-``Dice RCA (Mean)``, ``Dice RCA (Max)``, ``Landmarks``, ``Left Lung``, ``Right Lung``, ``Heart`` (run
-lengths), ``Height`` and ``Width``. The folder ``Preprocessed`` is not used: its masks are over
+``Dice RCA (Mean)``, ``Dice RCA (Max)``, ``Landmarks``, ``Left Lung``, ``Right Lung``, ``Heart``
+(run lengths), ``Height`` and ``Width``. The folder ``Preprocessed`` is not used: its masks are over
 padded squares.
 
 The set holds no images. Convert theirs first, and name that manifest: ``-O manifest=nih.jsonl``.
