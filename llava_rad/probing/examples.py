@@ -109,10 +109,13 @@ def read_examples(manifests: Sequence[Path | str], views: Sequence[str] = ()) ->
                 parts.setdefault(study.split, []).append(Example(study, image))
     for name in ("train", "validation", "test"):
         if not parts[name]:
+            of_view = f" of view {' or '.join(views)}" if views else ""
             raise DataError(
-                f"the {name} split has no image of view {' or '.join(views)}",
+                f"the {name} split has no image{of_view}",
                 where=", ".join(map(str, manifests)),
-                remedy="Leave the views out to use all images",
+                remedy="Leave the views out to use all images"
+                if views
+                else "Make the manifest with a larger share of patients held out",
                 kind="no_images",
             )
     return Examples(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]))

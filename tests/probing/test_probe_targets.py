@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_views_choose_images(probing_data):
         read_examples([probing_data], ["AP"])
     with pytest.raises(DataError, match="no image of view lateral"):
         read_examples([probing_data], ["lateral"])
+
+
+def test_a_split_without_images_is_named(tmp_path):
+    studies = [_study(i, split, "one") for i, split in enumerate(("train", "validation", "test"))]
+    save_manifest([studies[0], replace(studies[1], images=()), studies[2]], tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"the validation split has no image\. Make the manifest"):
+        read_examples([tmp_path / "a.jsonl"])
 
 
 def _study(number, split, source):
