@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_rad.data import Study, StudyImage, check_studies, hold_out, load_manifest
+from llava_rad.data.shared_patients import patients_of
 from llava_rad.errors import ConfigError, DataError
 
 VALIDATION_SHARE = 0.15
@@ -122,10 +123,10 @@ def read_examples(manifests: Sequence[Path | str], views: Sequence[str] = ()) ->
 
 
 def _named_apart(study: Study) -> Study:
-    """The study under ids that no other data set uses."""
+    """The study under ids that no other data set uses, unless for the same patient."""
     source = study.source or "unnamed"
     return replace(
         study,
         study_id=f"{source}:{study.study_id}",
-        patient_id=f"{source}:{study.patient_id}",
+        patient_id=f"{patients_of(source)}:{study.patient_id}",
     )

@@ -109,6 +109,14 @@ def test_a_patient_in_two_splits_of_two_manifests_is_refused(tmp_path):
         read_examples([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
 
 
+def test_a_patient_of_two_data_sets_that_share_patients_is_refused_too(tmp_path):
+    for source, splits in (("chexpert", "train validation test"), ("chexpert-plus", "test train")):
+        studies = [_study(i, split, source) for i, split in enumerate(splits.split())]
+        save_manifest(studies, tmp_path / f"{source}.jsonl")
+    with pytest.raises(DataError, match="chexpert:p0"):
+        read_examples([tmp_path / "chexpert.jsonl", tmp_path / "chexpert-plus.jsonl"])
+
+
 def test_a_manifest_without_test_patients_says_what_to_do(tmp_path):
     save_manifest([_study(0, "train", "one")], tmp_path / "a.jsonl")
     with pytest.raises(DataError, match=r"no study has split 'test'.*--test"):
