@@ -12,6 +12,7 @@ from llava_rad.data.dicom_studies import as_one_study, group_files, studies_of
 from llava_rad.data.identifiers import Identifiers
 from llava_rad.data.image_files import FoundImages, find_images, match_files, summarise
 from llava_rad.data.manifest import FORMATS, load_manifest
+from llava_rad.data.mask_rows import MaskRows
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
 from llava_rad.names import escape_name
@@ -148,7 +149,9 @@ def files_of(studies: Iterable[Study], given: Iterable[str | Path] = ()) -> Iter
     for study in studies:
         for image in (*study.images, *(study.prior.images if study.prior else ())):
             yield image.path
-            yield from image.masks.values()
+            for mask in image.masks.values():
+                place = MaskRows.parse(mask)
+                yield mask if place is None else place.table
 
 
 def expand_images(paths: Iterable[str | Path], *, log: ConversionLog | None = None) -> list[str]:

@@ -15,7 +15,7 @@ the letter.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ _FINDINGS = ("section_findings", "findings", "Findings")
 _IMPRESSION = ("section_impression", "impression", "Impression")
 _PATHS = ("image_path", "ImagePath")
 _VIEWS = ("frontal_lateral", "ImageViewPosition")
-_FOLDERS = ("", "images", "PNG", "files", "deid_png")
+#: Folders of the root that may hold the images.
+IMAGE_FOLDERS = ("", "images", "PNG", "files", "deid_png")
 _REMEDY = "Give the folder with one of ReXrank's or ReXGradient's JSON files, or name it: -O file="
 _CONTEXT = re.compile(
     r"(?:<context>)?\s*(?:Age:(?P<age>[^.]*(?:\.\d+)?)\.)?(?:Gender:(?P<sex>\w*)\.?)?\s*"
@@ -60,48 +61,75 @@ def read(root: Path, log: ConversionLog, *, file: str = "", images: str = "") ->
         images: the folder of the images, where it is none of the usual ones.
     """
     path = _the_file(root, file)
-    folders = [Path(images)] if images else [root / name for name in _FOLDERS]
-    of_file = _split_of(path.name)
+    folders = [Path(images)] if images else [root / name for name in IMAGE_FOLDERS]
+    split = _split_of(path.name)
     for study_id, row in read_rows(path).items():
-        names = _listed(row, _PATHS, study_id, path)
-        views = _listed(row, _VIEWS, study_id, path)
-        key_image = row.get("key_image_path")
-        names_and_views = [
-            (name, views[i] if i < len(views) else "") for i, name in enumerate(names)
-        ]
-        found = []
-        for name, word in sorted(names_and_views, key=lambda pair: pair[0] != key_image):
-            place = first_existing(*(folder / _relative(name) for folder in folders))
-            if place is None:
-                log.leave_out("image_missing", name)
-            else:
-                found.append(StudyImage(str(place), view_of(word), word or None))
-        if not found:
-            log.leave_out("no_image", study_id)
-            continue
-        findings, impression = sections_of(row)
-        context = _context(row)
-        sections = ReportSections(
-            findings=findings,
-            impression=impression,
-            indication=context.get("indication"),
-            comparison=context.get("comparison"),
-            no_findings_reason=None if findings else "findings_empty",
-        )
-        fields, extra = text_fields(sections, study_id, log, keep_marks=True)
-        kept = {name: value for name, value in row.items() if name != "model_prediction"}
-        split = row.get("split")
-        yield Study(
-            study_id=study_id,
-            patient_id=_patient(study_id, row),
-            split=of_file if is_missing(split) else parse_split(str(split), path),
-            images=frontal_first(found),
-            **fields,
-            sex=parse_sex(context.get("sex")),
-            age=parse_age(context.get("age")),
-            source="rexrank",
-            extra={**extra, ROW: json.dumps(_plain(kept), ensure_ascii=False)},
-        )
+        study = study_of(study_id, row, path, split, folders, log, source="rexrank")
+        if study is not None:
+            yield study
+
+
+def study_of(
+    study_id: str,
+    row: Mapping[str, Any],
+    path: Path,
+    split: Split,
+    folders: Sequence[Path],
+    log: ConversionLog,
+    *,
+    source: str,
+) -> Study | None:
+    """The study of a row, or None where none of its images is there.
+
+    Args:
+        study_id: its id.
+        row: of the file.
+        path: the file, for messages.
+        split: of the file; the row's own goes first.
+        folders: where its images may lie.
+        log: filled with what was left out or noted.
+        source: the data set's name.
+
+    Raises:
+        DataError: images, views or split are none.
+    """
+    names = _listed(row, _PATHS, study_id, path)
+    views = _listed(row, _VIEWS, study_id, path, gaps=True)
+    key_image = row.get("key_image_path")
+    names_and_views = [(name, views[i] if i < len(views) else "") for i, name in enumerate(names)]
+    found = []
+    for name, word in sorted(names_and_views, key=lambda pair: pair[0] != key_image):
+        place = first_existing(*(folder / _relative(name) for folder in folders))
+        if place is None:
+            log.leave_out("image_missing", name)
+        else:
+            found.append(StudyImage(str(place), view_of(word), word or None))
+    if not found:
+        log.leave_out("no_image", study_id)
+        return None
+    findings, impression = sections_of(row)
+    context = _context(row)
+    sections = ReportSections(
+        findings=findings,
+        impression=impression,
+        indication=context.get("indication"),
+        comparison=context.get("comparison"),
+        no_findings_reason=None if findings else "findings_empty",
+    )
+    fields, extra = text_fields(sections, study_id, log, keep_marks=True)
+    kept = {name: value for name, value in row.items() if name != "model_prediction"}
+    own_split = row.get("split")
+    return Study(
+        study_id=study_id,
+        patient_id=_patient(study_id, row),
+        split=split if is_missing(own_split) else parse_split(str(own_split), path),
+        images=frontal_first(found),
+        **fields,
+        sex=parse_sex(context.get("sex")),
+        age=parse_age(context.get("age")),
+        source=source,
+        extra={**extra, ROW: json.dumps(_plain(kept), ensure_ascii=False)},
+    )
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -157,9 +185,14 @@ def _split_of(name: str) -> Split:
     return parse_split(words[0]) or "test" if words else "test"
 
 
-def _listed(row: Mapping[str, Any], names: tuple[str, ...], study_id: str, path: Path) -> list[str]:
+def _listed(
+    row: Mapping[str, Any], names: tuple[str, ...], study_id: str, path: Path, *, gaps: bool = False
+) -> list[str]:
+    """The texts of a list; with ``gaps`` an empty one where the list says nothing."""
     value: Any = next((row[name] for name in names if not is_missing(row.get(name))), [])
     values = [value] if isinstance(value, str) else value
+    if gaps and isinstance(values, list):
+        values = ["" if is_missing(one) else one for one in values]
     if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
         raise DataError(
             f"{names[0]} of study {shown(study_id)} is {shown(value)}",

@@ -6,10 +6,13 @@ without numbers where there is no opacity), ``stage_2_train_images/<patientId>.d
 class``), which tells normal images from other ones without an opacity. The test images have no
 labels. Boxes are in pixels of the images' 1024 x 1024.
 
-The images are NIH ChestX-ray14's, whose patients the challenge does not name: each image counts as
-a patient of its own, and none belongs beside a test of that set. There is no official split.
+The images are NIH ChestX-ray14's: none belongs beside a test of that set. ``patientId`` names an
+image. Which patients they are of says RSNA's ``pneumonia-challenge-dataset-mappings_2018.json`` (a
+list with ``subset_img_id``, the ``patientId``, and ``img_id``, NIH's name), where it lies in the
+root; without it each image counts as a patient of its own. There is no official split.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,11 +25,13 @@ from llava_rad.data.study import Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.data.template import TEMPLATE_NAME, Statement, compose
 from llava_rad.errors import DataError, shown
+from llava_rad.readers import read_json
 
 OPACITY = "Lung Opacity"
 _ENDINGS = (".dcm", ".png", ".jpg")
 _EDGES = ("x", "y", "width", "height")
 _SIDE = 1024.0  # pixels
+_NIH_NAMES = "pneumonia-challenge-dataset-mappings_2018.json"
 _ONE: Statement = (
     "There is a lung opacity.",
     "A lung opacity is present.",
@@ -48,7 +53,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
         template_findings: make findings text of opacities and of normal images; an image that is
             neither has none.
     """
-    classes = _classes(root, log)
+    classes, nih_names = _classes(root, log), _nih_names(root)
     boxes: dict[str, list[tuple[str, Edges, None]]] = {}
     columns = ("patientId", *_EDGES, "Target")
     for row in read_table(root / "stage_2_train_labels.csv", columns, filled=columns[:1], log=log):
@@ -77,14 +82,18 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
         labels = {OPACITY: float(bool(rows))}
         if name in classes:
             labels[NO_FINDING] = float(classes[name] == "Normal")
+        nih_name = nih_names.get(name)
+        if nih_name is None:
+            log.note("patient_not_known", name)
+        extra = {"findings_from": TEMPLATE_NAME} if text else {"no_findings_reason": "no_text"}
         yield Study(
             study_id=name,
-            patient_id=name,
+            patient_id=_nih_patient(nih_name) if nih_name else name,
             images=(StudyImage(str(path), "frontal", boxes=placed),),
             findings=text,
             labels=labels,
             source="rsna",
-            extra={"findings_from": TEMPLATE_NAME} if text else {"no_findings_reason": "no_text"},
+            extra=extra | ({"nih_image": nih_name} if nih_name else {}),
         )
 
 
@@ -108,3 +117,27 @@ def _classes(root: Path, log: ConversionLog) -> dict[str, str]:
     columns = ("patientId", "class")
     rows = read_table(table, columns, filled=columns, log=log)
     return {row["patientId"]: row["class"] for row in rows}
+
+
+def _nih_names(root: Path) -> dict[str, str]:
+    """NIH's name of each image, ``00013774_026.png``."""
+    path = root / _NIH_NAMES
+    if not path.is_file():
+        return {}
+    found = {}
+    for entry in read_json(path, expect=list):
+        names = (entry.get("subset_img_id"), entry.get("img_id")) if isinstance(entry, dict) else ()
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise DataError(
+                f"an entry is {shown(entry)}",
+                where=path,
+                remedy="Download the file again: each names subset_img_id and img_id",
+                kind="bad_row",
+            )
+        found[str(names[0])] = Path(str(names[1])).stem
+    return found
+
+
+def _nih_patient(name: str) -> str:
+    """NIH's Patient ID, which its images' names begin with."""
+    return re.sub(r"^0+(?=\d)", "", name.split("_")[0])

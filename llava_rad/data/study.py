@@ -32,7 +32,8 @@ class StudyImage:
         view: the view as a report generator needs it.
         view_position: the data set's own word for it, such as ``"PA"`` or ``"AP SUPINE"``.
         masks: structure, such as ``"lungs"`` or ``"heart"``, to a file of the image's size whose
-            pixels are not 0 inside it; resolved like ``path``.
+            pixels are not 0 inside it, or to rows of a table of run lengths
+            (:mod:`llava_rad.data.mask_rows`); resolved like ``path``.
         boxes: findings with their places on this image.
 
     Raises:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_rad.data import Study, StudyImage, check_studies, hold_out, load_manifest
+from llava_rad.data.shared_patients import patients_of
 from llava_rad.errors import ConfigError, DataError
 
 VALIDATION_SHARE = 0.15
@@ -109,20 +110,23 @@ def read_examples(manifests: Sequence[Path | str], views: Sequence[str] = ()) ->
                 parts.setdefault(study.split, []).append(Example(study, image))
     for name in ("train", "validation", "test"):
         if not parts[name]:
+            of_view = f" of view {' or '.join(views)}" if views else ""
             raise DataError(
-                f"the {name} split has no image of view {' or '.join(views)}",
+                f"the {name} split has no image{of_view}",
                 where=", ".join(map(str, manifests)),
-                remedy="Leave the views out to use all images",
+                remedy="Leave the views out to use all images"
+                if views
+                else "Make the manifest with a larger share of patients held out",
                 kind="no_images",
             )
     return Examples(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]))
 
 
 def _named_apart(study: Study) -> Study:
-    """The study under ids that no other data set uses."""
+    """The study under ids that no other data set uses, unless for the same patient."""
     source = study.source or "unnamed"
     return replace(
         study,
         study_id=f"{source}:{study.study_id}",
-        patient_id=f"{source}:{study.patient_id}",
+        patient_id=f"{patients_of(source)}:{study.patient_id}",
     )

@@ -1,12 +1,12 @@
 """True masks of structures, in the layouts that data sets publish them in.
 
 - a manifest's masks, or a folder of pictures named like the images: not 0 inside, or one label
-  value of a map of several structures;
-- a CSV of run lengths, a row a region: SIIM-ACR's ``train-rle.csv`` (``ImageId, EncodedPixels``)
-  and CANDID-PTX's ``Pneumothorax_reports.csv`` (``SOPInstanceUID, EncodedPixels``),
-  ``chest_tube.csv`` and ``Rib_fracture_mask_rle.csv`` (``anon_SOPUID, mask_rle``). Runs are column
-  by column over 1024 x 1024 pixels, each start counted from the end of the run before, ``-1`` for
-  none;
+  value of a map of several structures; a manifest may name rows of a table of run lengths instead
+  (:mod:`llava_rad.data.mask_rows`);
+- a CSV of run lengths (:mod:`llava_rad.probing.run_lengths`), a row a region: SIIM-ACR's
+  ``train-rle.csv`` (``ImageId, EncodedPixels``) and CANDID-PTX's ``Pneumothorax_reports.csv``
+  (``SOPInstanceUID, EncodedPixels``), ``chest_tube.csv`` and ``Rib_fracture_mask_rle.csv``
+  (``anon_SOPUID, mask_rle``);
 - VinDr-RibCXR's JSON: a polygon for each rib, ``R1`` to ``L10``, of each image.
 
 Masks that are given in stored pixels follow a picture whose pixels were made square.
@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from llava_rad.data.image_files import IMAGE_ENDINGS
+from llava_rad.data.mask_rows import MaskRows
 from llava_rad.data.tables import read_table
 from llava_rad.errors import ConfigError, DataError, ImageError
 from llava_rad.images import Geometry, geometry_of, load_mask
 from llava_rad.outlines import Mask
 from llava_rad.probing.examples import Example
+from llava_rad.probing.run_lengths import SIDE, decode_runs, read_mask_rows
 from llava_rad.readers import read_json
 
 LUNGS = "lungs"
-_RUN_SIDE = 1024
 # Id column -> run column, and whether an image that is not listed has none of the structure.
 _RUN_LAYOUTS = {
     "ImageId": ("EncodedPixels", False),
@@ -64,8 +65,11 @@ class ManifestMasks(MaskSource):
 
     def read(self, example: Example) -> list[Mask | None]:
         """See :class:`MaskSource`."""
-        path = example.image.masks.get(self.structures[0])
-        return [None if path is None else _read_picture(Path(path), example)]
+        name = example.image.masks.get(self.structures[0])
+        place = None if name is None else MaskRows.parse(name)
+        if place is not None:
+            return [_on_picture(read_mask_rows(place), example, place.table)]
+        return [None if name is None else _read_picture(Path(name), example)]
 
 
 class FolderMasks(MaskSource):
@@ -110,10 +114,10 @@ class RunLengthMasks(MaskSource):
         """See :class:`MaskSource`."""
         name = image_id(Path(example.path))
         if name not in self.runs:
-            return [np.zeros((_RUN_SIDE, _RUN_SIDE), bool) if self.unlisted_is_empty else None]
-        mask = np.zeros((_RUN_SIDE, _RUN_SIDE), bool)
+            return [np.zeros((SIDE, SIDE), bool) if self.unlisted_is_empty else None]
+        mask = np.zeros((SIDE, SIDE), bool)
         for text in self.runs[name]:
-            mask |= decode_runs(text, (_RUN_SIDE, _RUN_SIDE), where=f"{self.table}, {name}")
+            mask |= decode_runs(text, (SIDE, SIDE), where=f"{self.table}, {name}")
         geometry = geometry_of(example.path)
         return [_stretched(mask, geometry) if _fits(mask, geometry.stored) else mask]
 
@@ -203,39 +207,6 @@ def open_masks(specs: Sequence[str]) -> list[MaskSource]:
     return sources
 
 
-def decode_runs(text: str, shape: tuple[int, int], *, where: object = None) -> Mask:
-    """A mask from relative run lengths: ``gap length gap length ...``, column by column.
-
-    Args:
-        text: ``-1`` for an empty mask.
-        shape: height and width.
-        where: for messages.
-
-    Raises:
-        DataError: the runs are not numbers in pairs, or reach outside the image.
-    """
-    flat = np.zeros(shape[0] * shape[1], bool)
-    if text.strip() == "-1":
-        return flat.reshape(shape)
-    try:
-        pairs = np.array([int(part) for part in text.split()]).reshape(-1, 2)
-    except ValueError as error:
-        raise DataError(
-            f"not run lengths ({error})", where=where, remedy="Restore the row", kind="bad_runs"
-        ) from error
-    ends = pairs.sum(axis=1).cumsum()
-    if (pairs < 0).any() or (len(ends) and ends[-1] > flat.size):
-        raise DataError(
-            f"the runs reach outside {shape[0]} x {shape[1]} pixels",
-            where=where,
-            remedy="Restore the row",
-            kind="bad_runs",
-        )
-    for end, (_, length) in zip(ends, pairs, strict=True):
-        flat[end - length : end] = True
-    return flat.reshape(shape[1], shape[0]).T
-
-
 def image_id(path: Path) -> str:
     """The file's name without its ending; a UID's last number is no ending."""
     return path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
@@ -284,6 +255,11 @@ def _read_picture(path: Path, example: Example, value: int | None = None) -> Mas
             remedy=error.remedy,
             kind="bad_mask",
         ) from error
+    return _on_picture(mask, example, path)
+
+
+def _on_picture(mask: Mask, example: Example, where: object) -> Mask:
+    """A mask over its picture."""
     geometry = geometry_of(example.path)
     # Masks are often kept at another size than the image; only its shape must be the same.
     if _fits(mask, geometry.shape):
@@ -293,7 +269,7 @@ def _read_picture(path: Path, example: Example, value: int | None = None) -> Mas
     height, width = geometry.shape
     raise DataError(
         f"the mask is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height} pixels",
-        where=path,
+        where=where,
         remedy="Give a mask that covers the whole image",
         kind="mask_mismatch",
     )

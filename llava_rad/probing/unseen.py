@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llava_rad.data import Study
+from llava_rad.data.shared_patients import patients_of
 from llava_rad.errors import DataError
 from llava_rad.probing.examples import Examples
 from llava_rad.wording import counted, verb
@@ -19,7 +20,8 @@ def require_unseen(
 
     Args:
         examples: of a task; only the test part counts.
-        studies: pretrained on; a patient is known by id and data set.
+        studies: pretrained on; a patient is known by id and data set, or one that
+            holds the same patients.
         files: images pretrained on, of which no more is known.
         where: named in the error.
 
@@ -50,5 +52,5 @@ def require_unseen(
 
 def _patient(study: Study) -> tuple[str | None, str]:
     # With several manifests, an example's patient has the data set's name before it.
-    source, patient = study.source, study.patient_id
-    return source, patient.removeprefix(f"{source}:")
+    owner = patients_of(study.source)
+    return owner, study.patient_id.removeprefix(f"{owner}:")

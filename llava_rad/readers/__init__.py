@@ -7,7 +7,14 @@ that are no numbers) are known here and nowhere else.
 
 from llava_rad.readers.json_text import CONSTANTS, parse_json, read_json, read_json_lines
 from llava_rad.readers.missing import is_missing
-from llava_rad.readers.tables import TABLE_ENDINGS, Row, read_columns, read_parquet, read_table
+from llava_rad.readers.tables import (
+    TABLE_ENDINGS,
+    Row,
+    read_columns,
+    read_parquet,
+    read_row,
+    read_table,
+)
 from llava_rad.readers.text import read_text
 from llava_rad.readers.yaml_text import parse_yaml
 
@@ -22,6 +29,7 @@ __all__ = [
     "read_json",
     "read_json_lines",
     "read_parquet",
+    "read_row",
     "read_table",
     "read_text",
 ]

@@ -28,9 +28,11 @@ class Row(dict[str, str]):
 
     Attributes:
         where: file and line, for messages.
+        offset: the byte at which it begins (:func:`read_row`), None in a Parquet file.
     """
 
     where: str = ""
+    offset: int | None = None
 
 
 def read_table(
@@ -68,6 +70,32 @@ def read_table(
     yield from _delimited_rows(path, columns, error)
 
 
+def read_row(path: str | Path, offset: int, *, error: type[LlavaRadError] = DataError) -> Row:
+    """One row of a CSV or TSV table, without the rows before it.
+
+    Args:
+        path: the file; a gzipped one is unpacked up to the row.
+        offset: :attr:`Row.offset` of the row.
+        error: the class of what is raised.
+
+    Raises:
+        LlavaRadError: as :func:`read_table` does.
+    """
+    path = Path(path)
+    header = read_columns(path, error=error)
+    where = f"{one_line(str(path))}, byte {offset}"
+    with _Lines(path, error) as lines:
+        delimiter = _delimiter(path, lines.head())
+        lines.seek(offset)
+        try:
+            cells = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+        except csv.Error as problem:
+            raise _bad_quote(problem, where, error) from problem
+    row = _row(header, cells, where, error)
+    row.offset = offset
+    return row
+
+
 def read_columns(path: str | Path, *, error: type[LlavaRadError] = DataError) -> list[str]:
     """The names of a table's columns, in its order; none for an empty file.
 
@@ -80,7 +108,7 @@ def read_columns(path: str | Path, *, error: type[LlavaRadError] = DataError) ->
     if path.suffix.lower() == ".parquet":
         with _opened_parquet(path, error) as file:
             return list(file.schema_arrow.names)
-    _, header = next(_records(path, error), ("", []))
+    _, _, header = next(_records(path, error), ("", 0, []))
     return [cell.strip() for cell in header]
 
 
@@ -149,15 +177,17 @@ def _delimited_rows(
     path: Path, columns: Sequence[str], error: type[LlavaRadError]
 ) -> Iterator[Row]:
     records = _records(path, error)
-    _, names = next(records, ("", []))
+    _, _, names = next(records, ("", 0, []))
     header = [name.strip() for name in names]
     _check_columns(header, columns, one_line(str(path)), error)
-    for where, cells in records:
-        yield _row(header, cells, where, error)
+    for where, offset, cells in records:
+        row = _row(header, cells, where, error)
+        row.offset = offset
+        yield row
 
 
-def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (file and line, cells) of each record that is not blank, the header first."""
+def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield (file and line, byte, cells) of each record that is not blank, the header first."""
     lines = _Lines(path, error)
     delimiter = _delimiter(path, lines.head())
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -166,7 +196,7 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
     blank = 0
     with lines:
         while True:
-            where = f"{name}:{reader.line_num + 1}"
+            where, offset = f"{name}:{reader.line_num + 1}", lines.position
             try:
                 cells = next(reader, None)
             except csv.Error as problem:
@@ -194,7 +224,7 @@ def _records(path: Path, error: type[LlavaRadError]) -> Iterator[tuple[str, list
                 )
             ends.add(cells[-1])
             _check_poured(cells, delimiter, where, error)
-            yield where, cells
+            yield where, offset, cells
 
 
 def _delimiter(path: Path, head: str) -> str:
@@ -338,6 +368,7 @@ class _Lines:
         self.last = ""
         self.open_end = False
         self._number = 0
+        self._end = 0  # bytes that were read
         self._waiting: deque[str] = deque()
         self._file = self._opened()
 
@@ -358,6 +389,19 @@ class _Lines:
         self.last = self._waiting.popleft()
         self.open_end = not self.last.endswith(("\n", "\r"))
         return self.last
+
+    @property
+    def position(self) -> int:
+        """The byte at which the next line begins."""
+        return self._end - sum(len(line.encode("utf-8")) for line in self._waiting)
+
+    def seek(self, position: int) -> None:
+        """Go on with the line that begins at a byte."""
+        self._waiting.clear()
+        try:
+            self._end = self._file.seek(position)
+        except Exception as problem:  # as in _read: a gzipped file is unpacked up to there
+            raise self._damaged(problem) from problem
 
     def head(self) -> str:
         """The first line, which is still to come."""
@@ -383,6 +427,7 @@ class _Lines:
         if not content:
             return []
         self._number += 1
+        self._end += len(content)
         if len(content) >= _LONGEST_LINE:
             raise self.error(
                 f"a line is longer than {_LONGEST_LINE:,} bytes",

@@ -84,6 +84,40 @@ def test_scores_of_zones_stand_in_where_the_note_says_nothing(tree: Callable[...
     assert half.findings is None and "brixia_C" not in half.extra
 
 
+def test_the_public_layout(tree: Callable[..., Path]) -> None:
+    header = (
+        "patientid,offset,sex,age,finding,RT_PCR_positive,view,modality,date,location,folder,"
+        "filename,doi,url,license,clinical_notes,other_notes,"
+    )
+    rows = [
+        f"2,3,M,65,Pneumonia/Viral,Y,PA,X-ray,,,images,a.1.jpg,,https://x.org,CC BY,{NOTE},,",
+        "2,0,M,65,Pneumonia/Viral/COVID-19,Y,AP,X-ray,,,images,a.png,,,,,,",
+        "2,0,M,65,Pneumonia,,Axial,CT,,,volumes,b.nii.gz,,,,,,",
+        "5,,,,Pneumonia,,L,X-ray,,,images,a.jpg,,,,,,",
+    ]
+    scores = ",".join(["filename", *(f"{reader}-{zone}" for reader in "SJ" for zone in "ABCDEF")])
+    root = tree(
+        {f"images/{name}": "" for name in ("a.1.jpg", "a.png", "a.jpg")}
+        | {
+            "metadata.csv": "\n".join([header, *rows]) + "\n",
+            "annotations/lungVAE-masks/a.1_mask.png": "",
+            "public-annotations.csv": f"{scores}\na.png,0,0,3,0,0,0,0,1,3,0,0,0\n",
+        }
+    )
+    log = ConversionLog()
+    later, earlier, lateral = read(root, log)
+    assert [s.study_id for s in (later, earlier, lateral)] == ["a.1.jpg", "a.png", "a.jpg"]
+    assert (later.patient_id, later.split, later.sex, later.age) == ("2", None, "M", 65.0)
+    assert later.findings == "Consolidation in the right lung."
+    assert later.extra["source_url"] == "https://x.org"
+    assert later.prior is not None and later.prior.study_id == "a.png"
+    masks = {"lungs": str(root / "annotations/lungVAE-masks/a.1_mask.png")}
+    assert later.images[0].masks == masks
+    assert earlier.findings is not None and earlier.extra["brixia_C"] == "3"
+    assert lateral.images[0].view == "lateral"
+    assert log.left_out == {"no_radiograph": ["b.nii.gz"]}
+
+
 def test_the_real_folder(shared_data: Path) -> None:
     log = ConversionLog()
     studies = list(read(shared_data / "covid", log))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_rad.data import Study, StudyImage, expand_inputs, save_manifest
+from llava_rad.data.inputs import files_of
 from llava_rad.errors import DataError
 
 DICOM = b"\0" * 128 + b"DICM" + b"\0" * 8
@@ -89,3 +90,9 @@ def test_two_studies_of_one_id_are_refused(tmp_path: Path) -> None:
     save_manifest([Study("s", "q")], tmp_path / "b.jsonl")
     with pytest.raises(DataError, match="two different studies"):
         expand_inputs([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+
+
+def test_the_files_of_studies_hold_the_tables_of_their_masks() -> None:
+    masks = {"heart": "organs.csv#120-9e0f3a1c:Heart", "lungs": "lungs.png"}
+    study = Study("s", "p", images=(StudyImage("a.png", masks=masks),))
+    assert list(files_of([study], ["m.jsonl"])) == ["m.jsonl", "a.png", "organs.csv", "lungs.png"]

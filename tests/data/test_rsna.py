@@ -1,5 +1,6 @@
 """RSNA Pneumonia: a row a box, and texts that say no more than the labels."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_the_public_layout(root: Path) -> None:
     assert (other.findings, other.extra["no_findings_reason"]) == (None, "no_text")
     assert wrong.images[0].boxes == ()
     assert log.left_out == {"image_missing": ["dd"], "bad_box": ["ee"]}
+    assert log.noted == {"patient_not_known": ["aa", "bb", "cc", "ee"]}
+
+
+def test_patients_of_the_mapping_to_nih(root: Path) -> None:
+    names = {"aa": "00013774_026.png", "bb": "00013774_001.png", "cc": "00000100_000.png"}
+    entries = [{"subset_img_id": own, "img_id": nih} for own, nih in names.items()]
+    mapping = root / "pneumonia-challenge-dataset-mappings_2018.json"
+    mapping.write_text(json.dumps(entries))
+    log = ConversionLog()
+    studies = list(read(root, log))
+    assert [study.patient_id for study in studies] == ["13774", "13774", "100", "ee"]
+    assert studies[0].extra["nih_image"] == "00013774_026"
+    assert log.noted == {"patient_not_known": ["ee"]}
+    mapping.write_text(json.dumps([{"subset_img_id": "aa"}]))
+    with pytest.raises(DataError, match="an entry is"):
+        list(read(root, ConversionLog()))
 
 
 def test_without_texts_and_classes(root: Path) -> None:

@@ -2,15 +2,18 @@ import json
 
 import numpy as np
 import pytest
+from helpers.run_lengths import absolute_runs, relative_runs
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from llava_rad.data import Study, StudyImage
+from llava_rad.data.mask_rows import MaskRows
 from llava_rad.errors import ConfigError, DataError
 from llava_rad.images import load_radiograph
 from llava_rad.probing.examples import Example
-from llava_rad.probing.masks import decode_runs, image_id, open_masks, require_both_sides
+from llava_rad.probing.masks import image_id, open_masks, require_both_sides
+from llava_rad.readers import read_table
 
 
 @pytest.fixture
@@ -20,39 +23,6 @@ def example(tmp_path):
     Image.new("L", (60, 40), 9).save(path, "PNG")
     image = StudyImage(str(path))
     return Example(Study("s", "p", images=(image,)), image)
-
-
-def encode(mask):
-    """Run lengths as SIIM-ACR's organisers describe them, one pixel after the other."""
-    runs, gap, length = [], 0, 0
-    for pixel in mask.T.ravel():
-        if pixel:
-            length += 1
-            continue
-        if length:
-            runs += [gap, length]
-            gap, length = 0, 0
-        gap += 1
-    if length:
-        runs += [gap, length]
-    return " ".join(map(str, runs))
-
-
-def test_runs_go_down_columns_from_the_end_of_the_last_one():
-    # Skip 1 and take 2 (the rest of the first column), skip 2 and take 1 (end of the second).
-    mask = decode_runs("1 2 2 1", (3, 3))
-    assert mask.astype(int).tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
-    rng = np.random.default_rng(0)
-    for shape in ((5, 7), (8, 8), (1, 9)):
-        mask = rng.random(shape) < 0.4
-        np.testing.assert_array_equal(decode_runs(encode(mask), shape), mask)
-    assert not decode_runs(" -1", (4, 4)).any()
-
-
-@pytest.mark.parametrize("text", ["3 4 5", "a b", "10 90", "-3 4", "1.5 2"])
-def test_bad_runs_are_named(text):
-    with pytest.raises(DataError, match="row 7"):
-        decode_runs(text, (6, 6), where="row 7")
 
 
 def square(rows, columns):
@@ -72,7 +42,12 @@ def square(rows, columns):
 def test_tables_of_run_lengths(example, tmp_path, header, unlisted):
     first, second = square(slice(3, 9), slice(5, 6)), square(slice(100, 200), slice(300, 400))
     table = tmp_path / "runs.csv"
-    rows = [f"1.2.826.17,{encode(first)}", f"1.2.826.17,{encode(second)}", "9.9,-1", "9.8,"]
+    rows = [
+        f"1.2.826.17,{relative_runs(first)}",
+        f"1.2.826.17,{relative_runs(second)}",
+        "9.9,-1",
+        "9.8,",
+    ]
     table.write_text("\n".join([header, *rows]) + "\n")
     (source,) = open_masks([f"pneumothorax={table}"])
     assert source.structures == ("pneumothorax",)
@@ -201,7 +176,7 @@ def test_masks_follow_pixels_that_were_made_square(tmp_path):
     square = write_dicom(tmp_path / "1.2.826.18", [0.2, 0.1], shape=(64, 64))
     runs = np.zeros((1024, 1024), bool)
     runs[256:512, 128:256] = True
-    (tmp_path / "runs.csv").write_text(f"ImageId,EncodedPixels\n1.2.826.18,{encode(runs)}\n")
+    (tmp_path / "runs.csv").write_text(f"ImageId,EncodedPixels\n1.2.826.18,{relative_runs(runs)}\n")
     (mask,) = open_masks([f"x={tmp_path / 'runs.csv'}"])[0].read(square)
     assert mask.shape == (128, 64)
     assert mask[32:64, 8:16].all() and mask.sum() == 32 * 8
@@ -228,6 +203,38 @@ def test_structures_of_the_manifest(example, tmp_path):
     of_image = Example(Study("s", "p", images=(image,)), image)
     read = [s.read(of_image)[0] for s in open_masks(["lungs", "heart", "left_clavicle"])]
     assert read[0].all() and not read[1].any() and read[2] is None
+
+
+def test_run_lengths_that_a_manifest_names(example, tmp_path):
+    siim, chexmask = tmp_path / "train-rle.csv", tmp_path / "CheXpert.csv"
+    rng = np.random.default_rng(1)
+    first, second = square(slice(3, 90), slice(5, 60)), square(slice(100, 200), slice(300, 400))
+    siim.write_text(
+        f"ImageId, EncodedPixels\na, {relative_runs(first)}\nb, -1\na, {relative_runs(second)}\n"
+    )
+    lung, heart = rng.random((40, 60)) < 0.3, rng.random((80, 120)) < 0.3
+    chexmask.write_text(
+        "Path,Left Lung,Heart,Height,Width\n"
+        f"a,{absolute_runs(lung)},,40,60\nb,1 1,{absolute_runs(heart)},80.0,120.0\n"
+        "c,1 1,1 1,60,60\nd,1 1,1 1,1e9,60\n"
+    )
+    regions, organs = list(read_table(siim)), list(read_table(chexmask))
+
+    def read(table, rows, column, path=example.path):
+        image = StudyImage(path, masks={"x": str(MaskRows.of(table, rows, column))})
+        return open_masks(["x"])[0].read(Example(Study("s", "p", images=(image,)), image))[0]
+
+    # Whatever the size of the mask, its shape is the picture's.
+    Image.new("L", (64, 64)).save(tmp_path / "square.png")
+    whole = read(siim, [regions[0], regions[2]], "EncodedPixels", str(tmp_path / "square.png"))
+    np.testing.assert_array_equal(whole, first | second)
+    assert not read(siim, [regions[1]], "EncodedPixels", str(tmp_path / "square.png")).any()
+    np.testing.assert_array_equal(read(chexmask, organs[:1], "Left Lung"), lung)
+    np.testing.assert_array_equal(read(chexmask, organs[1:2], "Heart"), heart)
+    with pytest.raises(DataError, match="the mask is 60 x 60, its image 60 x 40"):
+        read(chexmask, organs[2:3], "Heart")
+    with pytest.raises(DataError, match="'1e9' and '60'"):
+        read(chexmask, organs[3:], "Heart")
 
 
 def test_masks_that_are_none(tmp_path):

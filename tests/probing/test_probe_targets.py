@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,13 @@ def test_views_choose_images(probing_data):
         read_examples([probing_data], ["lateral"])
 
 
+def test_a_split_without_images_is_named(tmp_path):
+    studies = [_study(i, split, "one") for i, split in enumerate(("train", "validation", "test"))]
+    save_manifest([studies[0], replace(studies[1], images=()), studies[2]], tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"the validation split has no image\. Make the manifest"):
+        read_examples([tmp_path / "a.jsonl"])
+
+
 def _study(number, split, source):
     image = StudyImage(f"{source}{number}.png")
     return Study(f"s{number}", f"p{number}", split, (image,), source=source)
@@ -99,6 +107,14 @@ def test_a_patient_in_two_splits_of_two_manifests_is_refused(tmp_path):
     save_manifest([other, _study(6, "train", "one")], tmp_path / "b.jsonl")
     with pytest.raises(DataError, match="patient"):
         read_examples([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+
+
+def test_a_patient_of_two_data_sets_that_share_patients_is_refused_too(tmp_path):
+    for source, splits in (("chexpert", "train validation test"), ("chexpert-plus", "test train")):
+        studies = [_study(i, split, source) for i, split in enumerate(splits.split())]
+        save_manifest(studies, tmp_path / f"{source}.jsonl")
+    with pytest.raises(DataError, match="chexpert:p0"):
+        read_examples([tmp_path / "chexpert.jsonl", tmp_path / "chexpert-plus.jsonl"])
 
 
 def test_a_manifest_without_test_patients_says_what_to_do(tmp_path):

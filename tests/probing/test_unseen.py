@@ -40,5 +40,7 @@ def test_nor_another_image_of_a_test_patient(task):
     )
     with pytest.raises(DataError, match="2 of 18"):
         require_unseen(inside, [other], [])
-    # The same id in another data set is another patient.
+    # The same id in another data set is another patient, unless it has the same patients.
     require_unseen(inside, [replace(other, source="covid")], [])
+    with pytest.raises(DataError, match="2 of 18"):
+        require_unseen(inside, [replace(other, source="rsna")], [])

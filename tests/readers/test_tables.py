@@ -7,7 +7,7 @@ import random
 import pytest
 
 from llava_rad.errors import DataError, MetricError
-from llava_rad.readers import read_columns, read_parquet, read_table
+from llava_rad.readers import read_columns, read_parquet, read_row, read_table
 
 
 @pytest.fixture
@@ -190,3 +190,18 @@ def test_mutated_tables_raise_nothing_of_a_library(write):
                 damaged[place : place + generator.randint(0, 3)] = piece
             with contextlib.suppress(DataError):
                 rows(write(bytes(damaged), name), "image")
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.csv.gz"])
+def test_a_row_is_read_by_the_byte_at_which_it_begins(write, name):
+    text = '\ufeffid\tnote\tlast\n\na\t"two\nlines; ä"\tno\nb\tthree\tno\rc\t\tno\r\nd\tnone\tno'
+    packed = gzip.compress(text.replace("\t", ",").encode())
+    path = write(packed if name.endswith("gz") else text, name)
+    whole = list(read_table(path))
+    assert [row["id"] for row in whole] == list("abcd")
+    for row in reversed(whole):
+        assert dict(read_row(path, row.offset)) == dict(row)
+    with pytest.raises(DataError, match="byte 1000"):
+        read_row(path, 1000)
+    with pytest.raises(DataError, match="missing"):
+        read_row(path.with_name("none.tsv"), 0)
