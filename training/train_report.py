@@ -208,7 +208,9 @@ def train_stage(
     epoch_studies = sum(samples.weights)
     steps = steps_of(epoch_studies, settings.epochs, settings.batch_size)
     epoch_steps = steps_of(epoch_studies, 1, settings.batch_size)
-    order = BatchOrder(samples.weights, samples.length, settings.batch_size, steps, seed)
+    # Reports of one length are of one kind: a batch of them would have rewards of one size.
+    length = samples.prompt_length if stage == "reinforce" else samples.length
+    order = BatchOrder(samples.weights, length, settings.batch_size, steps, seed)
     say(f"length            {steps} steps of {settings.batch_size} studies, {epoch_steps} an epoch")
 
     # 3. Patch tokens: computed once, or images read and encoded in every step.

@@ -212,10 +212,17 @@ class ReportSamples:
 
     def length(self, index: int, draw: int) -> int:
         """Tokens of a sample as one draw shows it, as near as adding up tells."""
-        whole = self._lengths[self._first[index]]
+        return self._as_shown(self._lengths, index, draw)
+
+    def prompt_length(self, index: int, draw: int) -> int:
+        """As :meth:`length`, without the report."""
+        return self._as_shown(self._prompts, index, draw)
+
+    def _as_shown(self, counts: np.ndarray, index: int, draw: int) -> int:
+        whole = counts[self._first[index]]
         parts = self._parts[index]
         left_out = [part for part in self._left_out_in(draw) if part in parts] if parts else []
-        saved = (whole - self._lengths[self._variant(index, part)] for part in left_out)
+        saved = (whole - counts[self._variant(index, part)] for part in left_out)
         return int(whole - sum(saved))
 
     def _variant(self, index: int, without: str | None = None) -> int:

@@ -73,7 +73,9 @@ def make(parts, encoder, tmp_path):
         ]
         accumulate = settings.accumulate(1)
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
-        order = BatchOrder(data[0].weights, data[0].length, settings.batch_size, STEPS, (0, 2))
+        order = BatchOrder(
+            data[0].weights, data[0].prompt_length, settings.batch_size, STEPS, (0, 2)
+        )
         images = FeatureStore(parts / "features", encoder)
         images.fill([path for split in data for path in split.images()])
         passes = TrainingBatches(data[0], order, settings.micro_batch, accumulate, 0, 1, images)

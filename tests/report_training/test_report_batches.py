@@ -89,6 +89,8 @@ def test_dropout_leaves_parts_out_as_often_as_told(split, processor):
         )
         assert sample.tokens.input_ids == data.sample(index, draw).tokens.input_ids
         assert data.length(index, draw) == pytest.approx(len(sample.tokens.input_ids), abs=2)
+        prompt = sample.tokens.labels.count(IGNORE)
+        assert data.prompt_length(index, draw) == pytest.approx(prompt, abs=2)
     assert 0.62 < shown / 300 < 0.78
 
 
