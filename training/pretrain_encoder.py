@@ -61,6 +61,7 @@ from llava_rad.names import one_line
 from llava_rad.processes import process_state
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, CheckpointWriter, find_resumable
 from llava_rad.runs.checks import UnreadSteps, drop_broken_gradient
+from llava_rad.runs.curves import Pace
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import process_group, run_program
 from llava_rad.runs.log import RunLog
@@ -207,6 +208,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
     if probe and step == 0:
         tell("probe", run_probe(probe, model, preprocessing, accelerator))
     model.train()
+    pictures = Pace()
     started, first, saved_at = time.perf_counter(), step, step
     batches = crop_batches(config, sources, order, schedules, step, backbone_config, accelerator)
     with checkpoints, border, contextlib.closing(batches):
@@ -252,7 +254,7 @@ def pretrain(config: PretrainingConfig, accelerator: Accelerator) -> None:
             if saves:
                 save()
                 saved_at = step
-                if accelerator.is_main_process and step > 1:
+                if accelerator.is_main_process and (pictures.due() or step == schedules.steps):
                     draw_curves(output, config)
 
     # 7. The teacher becomes an encoder folder.

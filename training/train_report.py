@@ -72,6 +72,7 @@ from llava_rad.report_training.state import (
 from llava_rad.report_training.studies import RunStudies, load_studies
 from llava_rad.runs.checkpoints import FOLDER, Checkpoint, CheckpointWriter, find_resumable
 from llava_rad.runs.checks import UnreadSteps, check_changed, sums_of
+from llava_rad.runs.curves import Pace
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
 from llava_rad.runs.log import RunLog
@@ -293,7 +294,7 @@ def train_stage(
         background=config.async_checkpoints,
     )
 
-    meter = Meter(steps, step)
+    meter, pictures = Meter(steps, step), Pace()
     unread = UnreadSteps(
         accelerator,
         "Start again in another output with a lower lr, or precision=fp32, or without these "
@@ -333,7 +334,7 @@ def train_stage(
             said = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
             say(f"{stage} {step}/{steps}  {said.replace('_', ' ')}")
             log.write(step, **figures)
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and pictures.due():
                 draw_curve(config.output, config)
         learner.train_mode()
         return figures
@@ -405,6 +406,8 @@ def train_stage(
     if checkpoint is None or checkpoint.step < steps:
         check_changed(at_start, sums_of(trained_parameters(plain_model)))
     validated = validate()
+    if accelerator.is_main_process:
+        draw_curve(config.output, config)
     learner.chosen.put(plain_model.trainable_parameters())
     if learner.chosen.facts:
         say(

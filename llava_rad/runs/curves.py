@@ -1,6 +1,7 @@
 """Curves of a run's figures, as one picture of several panels."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,25 @@ class Panel:
     def lines(self) -> list[Points]:
         """All lines that have points."""
         return [points for points in [*self.left.values(), *(self.right or {}).values()] if points]
+
+
+class Pace:
+    """Says when a picture is due again: drawing one takes as long as many steps of a small model.
+
+    Args:
+        seconds: between two pictures; the first one comes as long after the beginning.
+    """
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether so many seconds have passed since this was so."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def draw_panels(path: Path, panels: Sequence[Panel], title: str) -> None:

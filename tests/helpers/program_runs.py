@@ -4,6 +4,7 @@ A server process imports the heavy libraries a single time and forks; what it fo
 processes that can be killed.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -18,11 +19,16 @@ _CONTEXT.set_forkserver_preload(
     [
         "accelerate",
         "datasets",
+        "llava_rad.dinov2",
+        "llava_rad.report_training",
+        "llava_rad.runs.launch",
         "matplotlib.figure",
         "peft",
+        "pydantic",
         "torch.utils.tensorboard",
         "transformers.models.dinov2.modeling_dinov2",
         "transformers.models.llama.modeling_llama",
+        "typer",
     ]
 )
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -80,6 +86,7 @@ def run_program(
 
 
 def _run(program: Path, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    gc.freeze()  # what the server imported is not gone through again
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     for stream in (1, 2):
         os.dup2(sys.stdout.fileno(), stream)

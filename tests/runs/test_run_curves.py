@@ -1,7 +1,7 @@
 from PIL import Image
 
 from llava_rad.appearance.figures import styled
-from llava_rad.runs.curves import Mark, Panel, draw_panels, panels_figure
+from llava_rad.runs.curves import Mark, Pace, Panel, draw_panels, panels_figure
 
 MARKS = (Mark(2, "the learning rate is at its peak"), Mark(9, "crops of 112 px from here"))
 
@@ -59,3 +59,10 @@ def test_panels_without_a_point_are_left_out(tmp_path):
         widths.append(Image.open(tmp_path / f"{name}.png").width)
     assert widths[0] == widths[1] < widths[2]
     assert Image.open(tmp_path / "one.png").info["Title"] == "Pretraining"
+
+
+def test_a_picture_is_due_when_some_time_has_passed_since_the_last(monkeypatch):
+    times = iter([100.0, 100.0, 129.9, 130.0, 130.1, 159.9, 200.0, 229.9, 230.0])
+    monkeypatch.setattr("llava_rad.runs.curves.time.monotonic", lambda: next(times))
+    pace = Pace(30)
+    assert [pace.due() for _ in range(8)] == [*[False] * 2, True, *[False] * 2, True, False, True]

@@ -8,6 +8,7 @@ from helpers.pretraining_runs import make_start, tiny_config
 from helpers.programs import pretraining_program, report_program
 
 from llava_rad.config import save_config
+from llava_rad.runs.curves import Pace
 from llava_rad.runs.log import RunLog
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,7 @@ def counted(monkeypatch):
         found[step] = (len(tensors), size, len(objects))
 
     monkeypatch.setattr(RunLog, "write", count)
+    monkeypatch.setattr(Pace, "due", lambda _: True)  # every picture is drawn
     return found
 
 
