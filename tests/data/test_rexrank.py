@@ -77,6 +77,20 @@ def test_chexpert_plus_without_findings(tree):
     assert selection.texts == ["Findings: None Impression: \n1. SINGLE VIEW."]
 
 
+def test_sections_without_words_are_no_targets(tree):
+    row = {**PLUS["patient64620_study1"], "section_findings": "N/A", "section_impression": ""}
+    root = tree(
+        {
+            "ReXRank_CheXpertPlus.json": json.dumps({"patient64620_study1": row}),
+            "PNG/valid/patient64620/study1/view1_frontal.png": "",
+        }
+    )
+    (study,) = read(root, ConversionLog())
+    assert (study.findings, study.impression) == (None, None)
+    with pytest.raises(DataError, match="no study has"):
+        select_targets([study], section="findings_and_impression", headed=True)
+
+
 def test_rexgradient(tree):
     root = tree(
         {
