@@ -96,7 +96,7 @@ def score(
     predictions: "Sequence[str | Report]",
     references: Sequence[str],
     *,
-    patients: Sequence[str] | None = None,
+    patients: Sequence[str | None] | None = None,
     language: str | None = None,
     section: Section | None = None,
     preset: PresetName | None = None,
@@ -112,7 +112,8 @@ def score(
     Args:
         predictions: texts, or reports as a model wrote them.
         references: the true texts, in the same order.
-        patients: whose each study is: intervals resample patients; None resamples studies.
+        patients: whose each study is: intervals resample patients; None resamples studies, and so
+            does a None among them that study.
         language: of the references, such as ``"de"``; None is English.
         section: the part of the report that was generated; None is the preset's, or findings.
         preset: the convention of a published table, such as ``"rexrank"``, that sets what the

@@ -48,6 +48,11 @@ def test_it_is_the_table_of_a_file(table, tmp_path):
     assert table.warnings == evaluation.warnings
 
 
+def test_patients_that_are_not_known_are_no_patient():
+    found = given_predictions(WRITTEN, TRUE, patients=[None, float("nan"), "p"])
+    assert [row.patient for row in found.rows] == [None, None, "p"]
+
+
 def test_values_are_had_by_name_as_dictionary_and_as_frame(table):
     values = table.to_dict()
     json.dumps(values, allow_nan=False)
