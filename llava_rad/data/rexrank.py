@@ -127,9 +127,7 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def sections_of(
-    row: Mapping[str, Any], where: object = None
-) -> tuple[str | None, str | None]:
+def sections_of(row: Mapping[str, Any], where: object = None) -> tuple[str | None, str | None]:
     """Findings and impression of a row as they are written.
 
     None where they are absent, null or NaN alone: the leaderboard takes every text as it is.

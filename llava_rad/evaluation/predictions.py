@@ -221,9 +221,7 @@ def given_predictions(
             reference=_clean(plain_text(reference), changed),
             labels={},
             image=None,
-            patient=None
-            if patients is None or is_missing(str(patients[i]))
-            else str(patients[i]),
+            patient=None if patients is None or is_missing(str(patients[i])) else str(patients[i]),
             language=language,
         )
         for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True))
