@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_rad.errors import ConfigError, MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError, shown
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
 from llava_rad.metrics.bleu import (
@@ -27,7 +27,7 @@ from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
 from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
-from llava_rad.metrics.radfact import radfact, radfact_judge, radfact_prompt_hash
+from llava_rad.metrics.radfact import check_judge, radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
 from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER, RaTEScorer, ratescore
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
@@ -380,7 +380,7 @@ class Scorer:
         require: raise where a metric cannot be computed, instead of leaving it out.
 
     Raises:
-        ConfigError: there is no metric of that name.
+        ConfigError: there is no metric of that name, or RadFact's judge is named wrongly.
     """
 
     def __init__(
@@ -390,6 +390,12 @@ class Scorer:
         *,
         require: bool = False,
     ) -> None:
+        if isinstance(metrics, str):
+            raise ConfigError(
+                f"metrics are a list of names, got the text {shown(metrics)}",
+                remedy="Put the names into a list",
+                kind="not_a_list",
+            )
         for name in metrics:
             if name not in METRICS:
                 raise ConfigError(
@@ -399,6 +405,9 @@ class Scorer:
                 )
         self.metrics = tuple(dict.fromkeys(metrics))
         self.settings = settings or MetricSettings()
+        if "radfact" in self.metrics:
+            s = self.settings  # told before hours of other metrics
+            check_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model)
         self.require = require
         self._shared = _Shared(self.settings)
 
