@@ -74,6 +74,8 @@ def test_texts_without_boxes_say_nothing_of_them(tmp_path: Path) -> None:
         ({"x_min": 1}, "boxes are an object"),
         ([3], "a box is"),
         ([{**ONE, "x_max": 240}], "x_max of a box is 240"),
+        ([{**ONE, "x_max": 10**400}], "x_max of a box is 1000"),
+        ([{**ONE, "sentence": ["A."]}], "the sentence of a box is a list"),
     ],
 )
 def test_wrong_boxes_are_refused_by_line(tmp_path: Path, boxes: Any, said: str) -> None:
