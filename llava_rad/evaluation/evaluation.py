@@ -21,7 +21,7 @@ import llava_rad
 from llava_rad.boxes import Box
 from llava_rad.data.deidentification import has_marks
 from llava_rad.data.targets import SECTIONS, Section
-from llava_rad.errors import MetricError, shown
+from llava_rad.errors import ConfigError, MetricError, shown
 from llava_rad.evaluation.baselines import (
     FixedReport,
     best_fixed_report,
@@ -234,8 +234,9 @@ def evaluate_predictions(
         progress: told what is being done.
 
     Raises:
-        MetricError: all references are blank, features lack a study, there is no such primary
-            value, or no metric or not a required one can be computed.
+        ConfigError: there is no such primary value, no metric is named, or resamples are no number.
+        MetricError: all references are blank, features lack a study, there is no such section,
+            or no metric or not a required one can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
     """
     stated = predictions.sections
@@ -247,6 +248,12 @@ def evaluate_predictions(
             where=predictions.path,
             remedy=f"Use one of {', '.join(SECTIONS)}",
             kind="unknown_section",
+        )
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
+        raise ConfigError(
+            f"resamples are {shown(resamples)}",
+            remedy="Give a whole number from 1",
+            kind="bad_option",
         )
     if preset is not None:
         predictions = preset.prepare(predictions)
@@ -395,7 +402,9 @@ def _warnings(
             f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
             f"{distinct_references}); one is written {counted(times, 'time')}: '{short}'"
         )
-    if units.count < 100:
+    if units.count < 2:
+        warnings.append(f"there is {units} alone: nothing is resampled, so there are no intervals")
+    elif units.count < 100:
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
     if any(row.patient for row in predictions.rows) and units.name == "study":
         warnings.append(

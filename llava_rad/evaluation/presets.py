@@ -201,14 +201,17 @@ class AppliedPreset:
         rows = []
         for column in self.preset.columns:
             number, missing = None, scores.left_out.get(column.metric, "it was not asked for")
+            printed = _PRINTED[column.printed]
             if column.metric in scores.results:
                 number, missing = _number(column, scores, intervals), ""
+                if column.printed == "median" and _median(column, intervals) is None:
+                    printed = _NO_MEDIAN
             rows.append(
                 {
                     "name": column.name,
                     "number": None if number is None else json_number(number),
                     "value": column.value,
-                    "printed": _PRINTED[column.printed],
+                    "printed": printed,
                     "scale": json_number(column.scale),
                     "missing": missing,
                 }
@@ -221,6 +224,12 @@ _PRINTED = {
     "median": "the median of the resamples",
     "inverse": "1 / the value",
 }
+_NO_MEDIAN = "the value, for one study alone is not resampled, instead of the median"
+
+
+def _median(column: Column, intervals: Mapping[str, Mapping[str, Interval]]) -> float | None:
+    interval = intervals[column.metric].get(column.value.partition("/")[2])
+    return None if interval is None else interval.median
 
 
 def _number(
@@ -229,9 +238,8 @@ def _number(
     key = column.value.partition("/")[2]
     value = scores.results[column.metric].values[key]
     if column.printed == "median":
-        interval = intervals[column.metric].get(key)
-        if interval is not None and interval.median is not None:
-            value = interval.median
+        median = _median(column, intervals)
+        value = value if median is None else median
     elif column.printed == "inverse":
         value = float(ratio(1.0, value))
     return value * column.scale

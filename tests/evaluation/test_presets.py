@@ -78,6 +78,18 @@ def test_medians_are_those_of_studies_drawn(pairs):
     assert "hf download" in rows["Micro-F1-14"]["missing"]
 
 
+def test_one_study_has_no_median_and_it_is_said(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"id": 1, "prediction": "No effusion.", "reference": "Effusion."}))
+    evaluation = evaluated(path, "llava-rad", ["rouge", "bleu_sacrebleu"])
+    rows = {row["name"]: row for row in evaluation.published()}
+    assert rows["ROUGE-L"]["number"] == pytest.approx(100 * 2 / 3)
+    assert rows["ROUGE-L"]["printed"].startswith("the value, for one study alone")
+    assert rows["BLEU-4"]["printed"] == "the value"
+    assert rows["F1-RadGraph"]["printed"] == "the median of the resamples"
+    assert any("1 study (no patient ids) alone" in warning for warning in evaluation.warnings)
+
+
 def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     evaluation = evaluated(pairs, "rexrank", ["bleu_rexrank"], resamples=20)
     content = json.loads(json.dumps(to_json(evaluation), allow_nan=False))["preset"]

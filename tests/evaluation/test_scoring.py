@@ -89,6 +89,31 @@ def test_lists_that_do_not_fit_are_refused():
             llava_rad.score(written, true, patients=patients, metrics=METRICS)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"metrics": "rouge"}, "metrics are a list of names, got the text 'rouge'"),
+        ({"metrics": "rouge", "preset": "rexrank"}, "metrics are a list"),
+        ({"metrics": []}, "no metric is named"),
+        ({"metrics": [], "preset": "rexrank"}, "no metric is named"),
+        ({"resamples": 0}, "resamples are 0"),
+        ({"resamples": 1.5}, "resamples are 1.5"),
+        ({"resamples": -1, "preset": "llava-rad"}, "resamples are -1"),
+        ({"primary": "bleu"}, "there is no value 'bleu'"),
+        ({"preset": "rexrnk"}, "there is no preset 'rexrnk'"),
+    ],
+)
+def test_wrong_options_are_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        llava_rad.score(WRITTEN, TRUE, **{"metrics": METRICS, **options})
+
+
+def test_what_nothing_could_be_computed_of_is_one_sentence():
+    with pytest.raises(MetricError) as error:
+        llava_rad.score(WRITTEN, TRUE, preset="f1chexbert")
+    assert "hf download" in str(error.value) and ".." not in str(error.value)
+
+
 def test_a_preset_is_followed_as_for_a_file(metric_parity):
     written, true = metric_parity["hyps"][:6], metric_parity["refs"][:6]
     table = llava_rad.score(written, true, patients=list("aabbcc"), preset="rexrank", resamples=50)
