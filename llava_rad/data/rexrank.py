@@ -1,7 +1,8 @@
 """ReXrank's test sets (IU X-ray, CheXpert Plus, MIMIC-CXR), and ReXGradient-160K, in their splits.
 
 ReXrank's files (``ReXRank_IUXray_test.json``) are an object of studies by id: ``image_path`` (a
-list), ``key_image_path`` (the frontal one), ``frontal_lateral``, ``context``
+list), ``key_image_path`` (the frontal one, whatever its view), ``frontal_lateral`` (NaN, or too
+short, where a view is not known), ``context``
 (``Age:77.0.Gender:F.Indication: ... Comparison: ...``), ``section_findings``,
 ``section_impression``. ReXGradient's (``metadata/test_metadata_view_position.json``) have
 ``ImagePath``, ``ImageViewPosition``, ``Findings``, ``Impression``, ``Indication``, ``Comparison``.
@@ -66,7 +67,7 @@ def read(root: Path, log: ConversionLog, *, file: str = "", images: str = "") ->
     of_file = _split_of(path.name)
     for study_id, row in read_rows(path).items():
         names = _listed(row, _PATHS, study_id, path)
-        views = _listed(row, _VIEWS, study_id, path)
+        views = _listed(row, _VIEWS, study_id, path, gaps=True)
         key_image = row.get("key_image_path")
         names_and_views = [
             (name, views[i] if i < len(views) else "") for i, name in enumerate(names)
@@ -77,7 +78,10 @@ def read(root: Path, log: ConversionLog, *, file: str = "", images: str = "") ->
             if place is None:
                 log.leave_out("image_missing", name)
             else:
-                found.append(StudyImage(str(place), view_of(word), word or None))
+                view = view_of(word)
+                if view == "unknown" and name == key_image:
+                    view = "frontal"
+                found.append(StudyImage(str(place), view, word or None))
         if not found:
             log.leave_out("no_image", study_id)
             continue
@@ -185,9 +189,19 @@ def _split_of(name: str) -> Split:
     return parse_split(words[0]) or "test" if words else "test"
 
 
-def _listed(row: Mapping[str, Any], names: tuple[str, ...], study_id: str, path: Path) -> list[str]:
+def _listed(
+    row: Mapping[str, Any],
+    names: tuple[str, ...],
+    study_id: str,
+    path: Path,
+    *,
+    gaps: bool = False,
+) -> list[str]:
+    """A list of texts under one of the names; with ``gaps``, empty where one is missing."""
     value: Any = next((row[name] for name in names if not is_missing(row.get(name))), [])
     values = [value] if isinstance(value, str) else value
+    if gaps and isinstance(values, list):
+        values = ["" if is_missing(one) else one for one in values]
     if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
         raise DataError(
             f"{names[0]} of study {shown(study_id)} is {shown(value)}",
