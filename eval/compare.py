@@ -94,6 +94,10 @@ def main(
         asked = scoring.scorer(device)
         scorer = with_primary(asked, primary)
         read = [read_predictions(path, columns.columns()) for path in files]
+        for file in read:
+            section = None if published is None else published.preset.section
+            for warning in (*file.notes, *file.other_sections(section)):
+                say_once(f"warning: {file.path}: {warning}")
         if published is not None:
             read = [published.prepare(predictions) for predictions in read]
         ids = _shared_ids(read)

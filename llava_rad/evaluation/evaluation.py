@@ -377,10 +377,7 @@ def _warnings(
 ) -> tuple[str, ...]:
     texts, references = predictions.predictions, predictions.references
     count = len(texts)
-    warnings = list(predictions.notes)
-    if others := [name for name in predictions.sections if name != section]:
-        said = ", ".join(others)
-        warnings.append(f"the file says that its references are {said}, not {section}")
+    warnings = [*predictions.notes, *predictions.other_sections(section)]
     marked = sum(map(has_marks, texts))
     if marked:
         warnings.append(

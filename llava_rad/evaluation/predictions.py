@@ -128,6 +128,13 @@ class Predictions:
         """The sections that rows name."""
         return sorted({row.section for row in self.rows if row.section})
 
+    def other_sections(self, section: str | None) -> list[str]:
+        """A warning where rows name another section than the one that is compared."""
+        others = [name for name in self.sections if name != section]
+        if section is None or not others:
+            return []
+        return [f"the file says that its references are {', '.join(others)}, not {section}"]
+
 
 def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     """Read lines or rows with an id, a generated and a true text.

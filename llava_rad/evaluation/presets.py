@@ -224,7 +224,7 @@ _PRINTED = {
     "median": "the median of the resamples",
     "inverse": "1 / the value",
 }
-_NO_MEDIAN = "the value, for one study alone is not resampled, instead of the median"
+_NO_MEDIAN = "the value (nothing was resampled)"
 
 
 def _median(column: Column, intervals: Mapping[str, Mapping[str, Interval]]) -> float | None:

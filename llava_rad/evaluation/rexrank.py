@@ -92,9 +92,10 @@ def write_submission(path: Path, studies: list[Study], texts: Mapping[str, str])
 
 def is_submission(path: Path) -> bool:
     """Whether a file is one of :func:`write_submission`'s."""
-    if not holds_rexrank(path):
+    try:
+        rows = [*read_rows(path).values()] if holds_rexrank(path) else []
+    except DataError:
         return False
-    rows = read_rows(path).values()
     return bool(rows) and all(PREDICTION in row for row in rows)
 
 

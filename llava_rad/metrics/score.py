@@ -26,6 +26,7 @@ from llava_rad.metrics.judge_llm import Judge, RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
+from llava_rad.metrics.networks import find_network
 from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
 from llava_rad.metrics.radfact import check_judge, radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
@@ -181,8 +182,11 @@ class _Shared:
 
     @cached_property
     def green(self) -> RememberingJudge:
+        # What is missing is told before gigabytes are loaded, the model first.
+        find_network(self.settings.green, "green")
+        wording = prompt_hash(self.green_prompt)
         judge = green_judge(self.settings.green, device=self.settings.device)
-        return RememberingJudge(judge, prompt_hash(self.green_prompt), self.settings.cache)
+        return RememberingJudge(judge, wording, self.settings.cache)
 
     @cached_property
     def green_prompt(self) -> str:

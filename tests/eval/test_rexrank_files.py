@@ -9,6 +9,7 @@ from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.rexrank import read
 from llava_rad.errors import DataError
 from llava_rad.evaluation import read_predictions
+from llava_rad.evaluation.rexrank import is_submission
 
 
 @pytest.fixture
@@ -134,6 +135,17 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(DataError, match=says):
         read_predictions(path)
+
+
+def test_only_its_own_file_is_overwritten(tmp_path):
+    path = tmp_path / "rexrank.json"
+    for text, own in (
+        (f'{{"s1": {ROW}}}', True),
+        (f'{{"s1": {ROW}, "s2": 3}}', False),
+        ("{}", False),
+    ):
+        path.write_text(text)
+        assert is_submission(path) is own
 
 
 def test_json_lines_under_the_name_json_are_still_read(tmp_path):

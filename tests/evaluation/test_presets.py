@@ -84,7 +84,7 @@ def test_one_study_has_no_median_and_it_is_said(tmp_path):
     evaluation = evaluated(path, "llava-rad", ["rouge", "bleu_sacrebleu"])
     rows = {row["name"]: row for row in evaluation.published()}
     assert rows["ROUGE-L"]["number"] == pytest.approx(100 * 2 / 3)
-    assert rows["ROUGE-L"]["printed"].startswith("the value, for one study alone")
+    assert rows["ROUGE-L"]["printed"].startswith("the value (nothing")
     assert rows["BLEU-4"]["printed"] == "the value"
     assert rows["F1-RadGraph"]["printed"] == "the median of the resamples"
     assert any("1 study (no patient ids) alone" in warning for warning in evaluation.warnings)

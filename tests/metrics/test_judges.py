@@ -1,6 +1,8 @@
 """GREEN, RadFact, and the LLMs that judge for them."""
 
+import contextlib
 import json
+import sqlite3
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -112,6 +114,15 @@ def test_answers_are_asked_once_for_a_text_judge_and_prompt(tmp_path):
     assert (tmp_path / "judges.sqlite").stat().st_mode & 0o077 == 0
 
 
+def test_a_damaged_cache_is_named(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "judges.sqlite")) as made:
+        made.execute("CREATE TABLE annotations (other TEXT)")
+    with pytest.raises(
+        MetricError, match="the cache of what networks said cannot be used: no such"
+    ):
+        RememberingJudge(Written(ANSWERS), "hash", tmp_path).answer(["three"])
+
+
 def test_the_prompt_holds_both_reports_cut_at_300_words():
     prompt = make_prompt(PROMPT, "{prediction} a  b", "word " * 400)
     assert prompt.startswith("True:\n{prediction} a b\nWritten:\nword word")
@@ -168,6 +179,13 @@ def test_judges_that_are_not_here_are_named_with_their_commands(tmp_path):
     assert list(scores.results) == ["bleu_coco"]
     assert all("hf download" in reason for reason in scores.left_out.values())
     assert "--radfact-endpoint" in scores.left_out["radfact"]
+
+
+def test_a_missing_prompt_is_told_before_the_model_is_loaded(llm_folder, monkeypatch):
+    monkeypatch.setattr(sys.modules["llava_rad.metrics.score"], "green_judge", None)
+    settings = MetricSettings(green=str(llm_folder))
+    scores = score(["a"], ["a"], ["bleu_coco", "green"], settings=settings)
+    assert "GREEN's prompt cannot be used" in scores.left_out["green"]
 
 
 class Reader:
