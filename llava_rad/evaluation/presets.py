@@ -256,13 +256,23 @@ def apply_preset(name: str, given: Mapping[str, Any]) -> AppliedPreset:
     Raises:
         ConfigError: there is no such preset, or its file is wrong.
     """
-    preset = load_preset(name)
+    preset = _with_folder(load_preset(name), given.get("bertscore_model"))
     overridden = {
         option: given[option]
         for option, value in preset.options().items()
         if option in given and given[option] != value
     }
     return AppliedPreset(name, preset, overridden)
+
+
+def _with_folder(preset: Preset, folder: str | None) -> Preset:
+    """The preset with its own model of BERTScore where that lies in a folder of its name."""
+    model = preset.settings.bertscore_model
+    if folder is None or model is None or Path(folder).name != Path(model).name:
+        return preset
+    if not Path(folder).expanduser().is_dir():
+        return preset
+    return replace(preset, settings=replace(preset.settings, bertscore_model=folder))
 
 
 @cache

@@ -27,7 +27,7 @@ from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
 from llava_rad.metrics.networks import find_network
-from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
+from llava_rad.metrics.radcliq import BERTSCORE_MODEL, RadCliQParts, radcliq, radgraph_radcliq
 from llava_rad.metrics.radfact import check_judge, radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
 from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER, RaTEScorer, ratescore
@@ -177,7 +177,9 @@ class _Shared:
 
     @cached_property
     def radcliq(self) -> RadCliQParts:
-        scorer = BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+        named = self.settings.bertscore_model  # a folder of the model, perhaps
+        model = named if Path(named).name == BERTSCORE_MODEL else BERTSCORE_MODEL
+        scorer = BertScorer.load(model, rescale=True, device=self.settings.device)
         return RadCliQParts(self.radgraph_of_radcliq, scorer, self.chexbert)
 
     @cached_property

@@ -11,7 +11,7 @@ from llava_rad.errors import ConfigError
 from llava_rad.evaluation import evaluate_predictions, presets, read_predictions, to_json
 from llava_rad.evaluation.output import evaluation_table
 from llava_rad.evaluation.page import render_page
-from llava_rad.evaluation.presets import PRESETS, AppliedPreset, load_preset
+from llava_rad.evaluation.presets import PRESETS, AppliedPreset, apply_preset, load_preset
 from llava_rad.metrics import HEADLINES, MetricSettings, Scorer
 from llava_rad.metrics.score import DEFINITIONS
 
@@ -110,6 +110,16 @@ def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     page = render_page(evaluation)
     assert "As ReXrank prints it" in page and "CXR-Report-Metric" in page
     assert "bertscore rescale" in page
+
+
+def test_a_folder_of_its_model_is_no_other_model(tmp_path):
+    folder = tmp_path / "distilroberta-base"
+    given = {"bertscore_model": str(folder)}
+    assert apply_preset("rexrank", given).overridden == given  # there is no such folder
+    folder.mkdir()
+    applied = apply_preset("rexrank", given)
+    assert applied.overridden == {} and applied.chosen()["bertscore_model"] == str(folder)
+    assert apply_preset("radeval", given).overridden == given
 
 
 def test_texts_are_prepared_as_published(tmp_path):
