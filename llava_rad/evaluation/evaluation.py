@@ -399,6 +399,10 @@ def _warnings(
             f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
             f"{distinct_references}); one is written {counted(times, 'time')}: '{short}'"
         )
+    if any(row.boxes for row in predictions.rows) and not any(
+        row.reference_boxes for row in predictions.rows
+    ):
+        warnings.append("predictions have boxes and no reference has, so boxes are not judged")
     if units.count < 2:
         warnings.append(f"there is {units} alone: nothing is resampled, so there are no intervals")
     elif units.count < 100:

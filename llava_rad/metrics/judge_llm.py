@@ -159,6 +159,7 @@ class EndpointJudge:
         # An endpoint does not say which weights answer: its address and name have to do.
         self.version = hashlib.sha256(f"{self.url}\0{model}".encode()).hexdigest()
         self.longest_answer = longest_answer
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def answer(self, prompts: Sequence[str]) -> list[str]:
         """One answer for each prompt, several asked at once.
@@ -186,7 +187,7 @@ class EndpointJudge:
             failed: Exception
             wait = 2.0**again
             try:
-                with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+                with self._opener.open(request, timeout=_SECONDS) as response:
                     return _content(json.loads(response.read()))
             except urllib.error.HTTPError as error:
                 # Too many requests, or a server in trouble, may pass.
@@ -212,6 +213,13 @@ class EndpointJudge:
             remedy=f"Check the address, the model's name and {KEY}; answers so far are kept",
             kind="endpoint",
         )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: reports and key are for the address that was named."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """No other request; the answer itself is the error."""
 
 
 def _content(completion: Any) -> str:

@@ -65,6 +65,8 @@ def test_texts_without_boxes_say_nothing_of_them(tmp_path: Path) -> None:
         read_predictions(written(tmp_path, [{}, {"boxes": [ONE]}])), Scorer(["rouge"]), resamples=20
     )
     assert evaluation.boxes is None and "boxes" not in to_json(evaluation)
+    told = "predictions have boxes and no reference has, so boxes are not judged"
+    assert told in evaluation.warnings
 
 
 @pytest.mark.parametrize(

@@ -347,11 +347,17 @@ def endpoint():
             seen.append((self.path, body, self.headers.get("Authorization")))
             if word == "refuse":
                 self.fail(401, {})
+            elif word == "elsewhere":
+                self.fail(302, {"Location": "/v1/other"})
             elif word in TROUBLES and not again:
                 TROUBLES[word](self)
             else:
                 usual = {"choices": [{"message": {"content": word.upper()}}]}
                 self.say(json.dumps({**WRONG, **SAID}.get(word, usual)).encode())
+
+        def do_GET(self):
+            seen.append((self.path, None, self.headers.get("Authorization")))
+            self.fail(200, {})
 
         def fail(self, code, headers):
             self.send_response(code)
@@ -388,6 +394,13 @@ def test_an_endpoint_is_asked_as_openai_is(endpoint, monkeypatch):
     assert "secret" not in str(raised.value)
     with pytest.raises(ConfigError, match="not the address"):
         EndpointJudge("file:///etc/passwd", "m")
+
+
+def test_reports_and_key_go_nowhere_else(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with pytest.raises(MetricError, match="it answers 302"):
+        EndpointJudge(endpoint[0], "m").answer(["elsewhere"])
+    assert [path for path, _, _ in endpoint[1]] == ["/v1/chat/completions"]
 
 
 @pytest.fixture
