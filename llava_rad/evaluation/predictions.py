@@ -214,6 +214,7 @@ def given_predictions(
         DataError: there are more or fewer patients than texts.
     """
     check_pairs(predictions, references)
+    patients = None if patients is None else list(patients)  # a column of a table has its own index
     if patients is not None and len(patients) != len(references):
         raise DataError(
             f"{len(patients)} patients for {len(references)} texts",

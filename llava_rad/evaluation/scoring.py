@@ -170,10 +170,13 @@ def score(
         primary = chosen.get("primary", primary)
         resamples = chosen.get("resamples", resamples)
         settings = replace(settings, **{n: v for n, v in chosen.items() if n in named})
-    texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
+    written: Any = predictions  # one text is refused as such, and not taken for its letters
+    if not isinstance(predictions, str):
+        written = [getattr(text, "findings", text) for text in predictions]
+    true = references if isinstance(references, str) else list(references)
     return ScoreTable(
         evaluate_predictions(
-            given_predictions(texts, references, patients=patients, language=language),
+            given_predictions(written, true, patients=patients, language=language),
             Scorer(DEFAULT_METRICS if metrics is None else metrics, settings, require=require),
             section=section,
             primary=PRIMARY if primary is None else primary,

@@ -259,7 +259,7 @@ def check_address(url: str) -> None:
 
 
 class RememberingJudge:
-    """A judge whose answers are kept on disk, by judge, prompt and text.
+    """A judge whose answers are kept on disk, by judge, prompt and text; empty ones are not.
 
     Args:
         judge: that is asked what is not known.
@@ -280,7 +280,8 @@ class RememberingJudge:
             for start in range(0, len(missing), _KEPT_AT_ONCE):
                 part = missing[start : start + _KEPT_AT_ONCE]
                 made = dict(zip(part, self.judge.answer(part), strict=True))
-                store.write(made)
+                # One that says nothing, as of a server that refuses, is asked for again next time.
+                store.write({prompt: answer for prompt, answer in made.items() if answer.strip()})
                 known.update(made)
         return [known[prompt] for prompt in prompts]
 

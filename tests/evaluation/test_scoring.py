@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 
 import llava_rad
@@ -70,6 +71,15 @@ def test_reports_are_scored_by_their_findings(table):
     assert repr(again) == repr(table)
 
 
+def test_columns_of_a_frame_and_iterators_are_lists(table):
+    frame = pandas.DataFrame({"p": WRITTEN, "r": TRUE, "who": PATIENTS}, index=[7, 3, 5])
+    options = {"metrics": METRICS, "resamples": 50}
+    again = llava_rad.score(frame["p"], frame["r"], patients=frame["who"], **options)
+    assert repr(again) == repr(table)
+    again = llava_rad.score(iter(WRITTEN), iter(TRUE), patients=iter(PATIENTS), **options)
+    assert repr(again) == repr(table)
+
+
 def test_what_was_not_computed_is_said():
     table = llava_rad.score(
         WRITTEN, TRUE, metrics=["rouge", "chexpert_rules"], language="de", resamples=50
@@ -84,6 +94,8 @@ def test_lists_that_do_not_fit_are_refused():
         ([], [], None),
         (WRITTEN, TRUE, ["a"]),
         ([None] * 3, TRUE, None),
+        ("abc", TRUE, None),
+        (WRITTEN, "abc", None),
     ):
         with pytest.raises((MetricError, DataError)):
             llava_rad.score(written, true, patients=patients, metrics=METRICS)

@@ -114,6 +114,12 @@ def test_answers_are_asked_once_for_a_text_judge_and_prompt(tmp_path):
     assert (tmp_path / "judges.sqlite").stat().st_mode & 0o077 == 0
 
 
+def test_an_empty_answer_is_not_kept(tmp_path):
+    silent, speaking = Written({"three": " \n"}), Written(ANSWERS)
+    assert RememberingJudge(silent, "hash", tmp_path).answer(["three"]) == [" \n"]
+    assert RememberingJudge(speaking, "hash", tmp_path).answer(["three"]) == [ANSWER]
+
+
 def test_a_damaged_cache_is_named(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "judges.sqlite")) as made:
         made.execute("CREATE TABLE annotations (other TEXT)")
