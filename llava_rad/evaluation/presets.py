@@ -260,9 +260,15 @@ def apply_preset(name: str, given: Mapping[str, Any]) -> AppliedPreset:
     overridden = {
         option: given[option]
         for option, value in preset.options().items()
-        if option in given and given[option] != value
+        if option in given and not _equal(option, given[option], value)
     }
     return AppliedPreset(name, preset, overridden)
+
+
+def _equal(option: str, given: Any, value: Any) -> bool:
+    if option == "metrics":  # in whatever order
+        return set(given.split(", ")) == set(value.split(", "))
+    return bool(given == value)
 
 
 def _with_folder(preset: Preset, folder: str | None) -> Preset:

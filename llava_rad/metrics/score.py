@@ -356,6 +356,8 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 JUDGED = frozenset(("green", "radfact"))
 """Metrics for which an LLM reads each pair."""
 
+_LEAVE_OUT = ("missing", "language", "endpoint")  # kinds of errors that others can do without
+
 LOWER_IS_BETTER = frozenset(("radcliq_v0", "radcliq_v1"))
 
 
@@ -366,7 +368,8 @@ class Scores:
     Attributes:
         results: the metrics that were computed, by name.
         left_out: why each of the others was not, by name: its weights are missing (with the
-            command that fetches them) or it does not know the reports' language.
+            command that fetches them), it does not know the reports' language, or the endpoint of
+            its judge does not answer.
     """
 
     results: dict[str, MetricResult]
@@ -451,7 +454,8 @@ class Scorer:
 
         Raises:
             MetricError: the pairs are not two equally long, non-empty lists of strings, all
-                references are blank, or a required metric does not know the language.
+                references are blank, or a required metric does not know the language or its
+                judge's endpoint does not answer.
             WeightsError: a required metric's weights are missing, or weights are damaged.
         """
         check_pairs(predictions, references)
@@ -478,7 +482,7 @@ class Scorer:
                     )
                 results[name] = METRICS[name](predictions, references, self._shared)
             except (MetricError, WeightsError) as error:
-                if self.require or error.kind not in ("missing", "language"):
+                if self.require or error.kind not in _LEAVE_OUT:
                     raise
                 left_out[name] = str(error).removeprefix(f"{name}: ")
         return Scores(results, left_out)

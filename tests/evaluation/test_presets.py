@@ -112,6 +112,12 @@ def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     assert "bertscore rescale" in page
 
 
+def test_the_order_of_metrics_is_no_other_convention():
+    mine = ", ".join(reversed(load_preset("rexrank").metrics))
+    assert apply_preset("rexrank", {"metrics": mine}).overridden == {}
+    assert apply_preset("rexrank", {"metrics": "green"}).overridden == {"metrics": "green"}
+
+
 def test_a_folder_of_its_model_is_no_other_model(tmp_path):
     folder = tmp_path / "distilroberta-base"
     given = {"bertscore_model": str(folder)}

@@ -351,7 +351,7 @@ def endpoint():
             word = body["messages"][0]["content"]
             again = any(asked["messages"][0]["content"] == word for _, asked, _ in seen)
             seen.append((self.path, body, self.headers.get("Authorization")))
-            if word == "refuse":
+            if word == "refuse" or body["model"] == "refuse all":
                 self.fail(401, {})
             elif word == "elsewhere":
                 self.fail(302, {"Location": "/v1/other"})
@@ -407,6 +407,17 @@ def test_reports_and_key_go_nowhere_else(endpoint, monkeypatch):
     with pytest.raises(MetricError, match="it answers 302"):
         EndpointJudge(endpoint[0], "m").answer(["elsewhere"])
     assert [path for path, _, _ in endpoint[1]] == ["/v1/chat/completions"]
+
+
+def test_an_endpoint_that_refuses_costs_its_metric_alone(endpoint, tmp_path):
+    settings = MetricSettings(
+        radfact_endpoint=endpoint[0], radfact_model="refuse all", cache=tmp_path
+    )
+    scores = score(["a"], ["a"], ["bleu_coco", "radfact"], settings=settings)
+    assert list(scores.results) == ["bleu_coco"]
+    assert "it answers 401" in scores.left_out["radfact"]
+    with pytest.raises(MetricError, match="it answers 401"):
+        score(["a"], ["a"], ["bleu_coco", "radfact"], settings=settings, require=True)
 
 
 @pytest.fixture
