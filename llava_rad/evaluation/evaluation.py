@@ -43,6 +43,7 @@ from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
 from llava_rad.evaluation.subgroups import find_subgroups
 from llava_rad.file_keys import sha256
+from llava_rad.grounded_text import MARK
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
@@ -384,6 +385,13 @@ def _warnings(
             f"{marked} of {counted(count, 'prediction')} {verb(marked, 'holds', 'hold')} "
             "de-identification marks such as '___', which "
             "the model has learnt; remove them from its training texts"
+        )
+    grounded = sum(MARK.search(text) is not None for text in texts)
+    if grounded:
+        warnings.append(
+            f"{grounded} of {counted(count, 'prediction')} {verb(grounded, 'holds', 'hold')} marks "
+            "of boxes such as '<obj>', which count as words; give the words alone "
+            "(llava_rad.grounded_text.read_grounded) and the boxes in a field of their own"
         )
     for what, some in (("prediction", texts), ("reference", references)):
         empty = sum(map(is_empty, some))
