@@ -83,6 +83,11 @@ def main(
             raise ConfigError(
                 "there is nothing to compare with", where=files[0], remedy="Give at least two files"
             )
+        twice = [path for place, path in enumerate(files[1:]) if path in files[1:][:place]]
+        if twice:
+            raise ConfigError(
+                "it is given twice", where=twice[0], remedy="Compare each file with the first once"
+            )
         numbers.claim(("first", "pairs", "files"), files)
         if errors is not None:
             again = numbers.overwrite

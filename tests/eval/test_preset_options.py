@@ -70,6 +70,13 @@ def test_compare_says_what_is_amiss_with_its_files(tmp_path, run_program):
         assert told + says in done.stderr
 
 
+def test_a_file_is_compared_once_with_the_first(predictions, run_program):
+    once = run_program("compare", predictions, predictions, "--metrics", "rouge")
+    assert once.exit_code == 0, once.stderr
+    twice = run_program("compare", predictions, predictions, predictions, "--metrics", "rouge")
+    assert twice.exit_code == 2 and "it is given twice" in twice.stderr
+
+
 def test_evaluate_takes_it(seeing_model, manifest, tmp_path, run_program):
     done = run_program(
         *("run", "--model", seeing_model, "--manifest", manifest, "-o", tmp_path / "out"),
