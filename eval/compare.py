@@ -83,6 +83,11 @@ def main(
             raise ConfigError(
                 "there is nothing to compare with", where=files[0], remedy="Give at least two files"
             )
+        twice = [path for place, path in enumerate(files[1:]) if path in files[1:][:place]]
+        if twice:
+            raise ConfigError(
+                "it is given twice", where=twice[0], remedy="Compare each file with the first once"
+            )
         numbers.claim(("first", "pairs", "files"), files)
         if errors is not None:
             again = numbers.overwrite
@@ -94,6 +99,10 @@ def main(
         asked = scoring.scorer(device)
         scorer = with_primary(asked, primary)
         read = [read_predictions(path, columns.columns()) for path in files]
+        for file in read:
+            section = None if published is None else published.preset.section
+            for warning in (*file.notes, *file.other_sections(section)):
+                say_once(f"warning: {file.path}: {warning}")
         if published is not None:
             read = [published.prepare(predictions) for predictions in read]
         ids = _shared_ids(read)

@@ -56,7 +56,9 @@ from llava_rad.outputs import own_results
 def main(
     predictions: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="The predictions: .jsonl, .csv, .tsv or .parquet."),
+        typer.Argument(
+            metavar="FILE", help="The predictions: .jsonl, .json, .csv, .tsv or .parquet."
+        ),
     ],
     output: OutputFolder,
     columns: ColumnNames,

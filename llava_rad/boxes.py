@@ -37,7 +37,7 @@ class Box:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise _wrong(f"{name} of a box is {shown(value)}", "Give it as a number")
-            if not math.isfinite(value) or not 0 <= value <= 1:
+            if not 0 <= value <= 1:  # nor NaN, nor a whole number that no float holds
                 raise _wrong(
                     f"{name} of a box is {shown(value)}",
                     "Give shares of the picture's width and height, 0 to 1: divide pixels by them",
@@ -49,6 +49,8 @@ class Box:
                     f"a box has {low} {getattr(self, low):g} and {high} {getattr(self, high):g}",
                     f"Give {low} below {high}",
                 )
+        if not self.area:  # of two edges that only just differ
+            raise _wrong("a box has no area", "Give edges that are further apart")
 
     @classmethod
     def of_pixels(
@@ -61,16 +63,16 @@ class Box:
         Raises:
             DataError: it lies further outside, or is no box.
         """
-        edges = [x_min / width, y_min / height, x_max / width, y_max / height]
-        for place, one in enumerate((1 / width, 1 / height) * 2):
-            if -one <= edges[place] <= 1 + one:
-                edges[place] = min(max(edges[place], 0.0), 1.0)
         try:
+            edges = [x_min / width, y_min / height, x_max / width, y_max / height]
+            for place, one in enumerate((1 / width, 1 / height) * 2):
+                if -one <= edges[place] <= 1 + one:
+                    edges[place] = min(max(edges[place], 0.0), 1.0)
             return cls(*edges)
-        except DataError as error:
+        except (DataError, OverflowError, ZeroDivisionError) as error:
             raise _wrong(
-                f"the box {x_min:g}, {y_min:g}, {x_max:g}, {y_max:g} is none on a picture of "
-                f"{width:g} x {height:g} pixels",
+                f"the box {', '.join(map(shown, (x_min, y_min, x_max, y_max)))} is none on a "
+                f"picture of {shown(width)} x {shown(height)} pixels",
                 "Give left, upper, right and lower edge inside the picture",
             ) from error
 

@@ -87,16 +87,27 @@ def ground_text(text: str, boxes: Sequence[tuple[str, Box]]) -> str:
     text = " ".join(text.split())
     of: dict[str, list[Box]] = {}
     for sentence, box in boxes:
-        of.setdefault(" ".join(sentence.split()), []).append(box)
+        if sentence.strip():
+            of.setdefault(" ".join(sentence.split()), []).append(box)
     # What has boxes is one phrase, whatever stops are in it; said twice, it has them once.
     phrases: list[tuple[str, Sequence[Box]]] = []
     end = 0
-    for start, sentence in sorted((text.find(sentence), sentence) for sentence in of):
+    for start, sentence in sorted((_place(text, sentence), sentence) for sentence in of):
         if start >= end:
             phrases += _plain(text[end:start])
             phrases.append((sentence, of[sentence]))
             end = start + len(sentence)
     return write_grounded([*phrases, *_plain(text[end:])])
+
+
+def _place(text: str, sentence: str) -> int:
+    """Where a sentence begins in a text; -1 where it does not stand there.
+
+    A sentence of its own comes before the same words at the end of another: "effusion." before
+    "No effusion.".
+    """
+    alone = re.search(rf"(?:^|(?<=[.!?] )){re.escape(sentence)}(?: |$)", text)
+    return alone.start() if alone else text.find(sentence)
 
 
 def _plain(text: str) -> list[tuple[str, Sequence[Box]]]:

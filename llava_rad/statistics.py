@@ -398,7 +398,10 @@ def swap_p_value(gains: Floats) -> float:
         chance, first = np.convolve(chance, spaced), first + int(kept[0] * size)
     total = int((sizes * counts).sum())
     sums = 2 * (first + np.arange(len(chance))) - total
-    return float(min(1.0, chance[np.abs(sums) >= abs(gains.sum()) - 0.5].sum()))
+    found = float(chance[np.abs(sums) >= abs(gains.sum()) - 0.5].sum())
+    # What was seen and its reverse are among the swaps, however unlikely each is.
+    least = 2.0 ** (1 - min(int(counts.sum()), 1074))
+    return min(1.0, max(found, least))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

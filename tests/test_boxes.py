@@ -19,6 +19,8 @@ from llava_rad.errors import DataError
         ((0.1, 0.1, True, 0.2), "x_max of a box is True"),
         ((0.3, 0.1, 0.2, 0.2), "a box has x_min 0.3 and x_max 0.2.*Give x_min below x_max"),
         ((0.1, 0.2, 0.2, 0.2), "a box has y_min 0.2 and y_max 0.2"),
+        ((0.1, 0.1, 10**400, 0.2), "x_max of a box is 1000"),
+        ((0, 0, 1e-200, 1e-200), "a box has no area"),
     ],
 )
 def test_what_is_no_box_is_refused(edges: tuple, said: str) -> None:
@@ -35,6 +37,9 @@ def test_pixels_and_shares() -> None:
     assert Box.of_pixels(-1, 0, 201, 400, width=200, height=400) == Box(0, 0, 1, 1)
     with pytest.raises(DataError, match="the box -2, 0, 9, 9 is none on a picture of 200 x 400"):
         Box.of_pixels(-2, 0, 9, 9, width=200, height=400)
+    for edges, width in (((0, 0, 10**400, 9), 200), ((0, 0, 9, 9), 0)):
+        with pytest.raises(DataError, match="is none on a picture"):
+            Box.of_pixels(*edges, width=width, height=400)
     assert Box.around(0.02, 0.5, 0.1, 0.2) == Box(0.0, 0.4, 0.02 + 0.05, 0.6)
 
 

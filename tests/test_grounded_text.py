@@ -4,7 +4,13 @@ import pytest
 
 from llava_rad.boxes import Box
 from llava_rad.errors import DataError
-from llava_rad.grounded_text import ground_text, growing_text, read_grounded, write_grounded
+from llava_rad.grounded_text import (
+    GroundedPhrase,
+    ground_text,
+    growing_text,
+    read_grounded,
+    write_grounded,
+)
 
 NODULE = "<obj>There is a nodule.<box><x55><y45><x70><y56></box></obj>"
 PLAIN = "<obj>The heart is normal.</obj>"
@@ -95,3 +101,17 @@ def test_a_growing_text_is_never_taken_back(text: str) -> None:
         now = growing_text(text[:end])
         assert now.startswith(told) and whole.startswith(now)
         told = now
+
+
+def test_boxes_go_to_the_sentence_and_not_to_its_words_in_another() -> None:
+    box = Box(0, 0, 0.5, 0.5)
+    written = ground_text("no effusion. effusion. Clear.", [("effusion.", box), ("", box)])
+    assert [(p.boxes != (), written_of(written, p)) for p in read_grounded(written).phrases] == [
+        (False, "no effusion."),
+        (True, "effusion."),
+        (False, "Clear."),
+    ]
+
+
+def written_of(text: str, phrase: GroundedPhrase) -> str:
+    return read_grounded(text).text[phrase.start : phrase.end]

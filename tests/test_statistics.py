@@ -271,6 +271,8 @@ def test_the_exact_test_is_mcnemars_and_that_of_all_swaps():
     as_large = np.mean([abs(total) >= 10 for total in swaps])
     assert swap_p_value(gains) == pytest.approx(as_large)
     assert swap_p_value(np.zeros(9)) == 1.0 and swap_p_value(np.array([1, -1])) == 1.0
+    assert swap_p_value(np.ones(200)) == pytest.approx(2.0**-199, rel=1e-12)
+    assert swap_p_value(np.ones(5000)) > 0
     many = np.array([1] * 30_000 + [-1] * 29_000)
     assert swap_p_value(many) == pytest.approx(binomtest(29_000, 59_000).pvalue, rel=1e-6)
 

@@ -23,7 +23,7 @@ from llava_rad.data.finding_box import FindingBox
 from llava_rad.data.study import PriorStudy, Study, StudyImage
 from llava_rad.data.tables import read_table
 from llava_rad.errors import ConfigError, DataError, shown
-from llava_rad.readers import Row, read_json
+from llava_rad.readers import Row, is_missing, read_json
 
 _READERS = (("boxes", "first"), ("extra_boxes", "second"))
 _LANGUAGES = ("en", "es")
@@ -61,6 +61,8 @@ def read(root: Path, log: ConversionLog, *, language: str = "en") -> Iterator[St
         rows.setdefault(line["StudyID"], line)
     for number, entry in enumerate(read_json(files[-1], expect=list), 1):
         where = f"{files[-1]}: study {number}"
+        if not isinstance(entry, dict):
+            raise _wrong(f"it is {shown(entry)}", where)
         study_id, image_id = _text(entry, "StudyID", where), _text(entry, "ImageID", where)
         row = rows.get(study_id)
         if row is None:
@@ -98,12 +100,15 @@ class _Finding:
     """One entry of a study's ``findings``."""
 
     def __init__(self, value: Any, language: str, where: str, log: ConversionLog) -> None:
+        if not isinstance(value, dict):
+            raise _wrong(f"a finding is {shown(value)}", where)
         sentence = " ".join((_text(value, f"sentence_{language}", where, needed=False)).split())
         if sentence and sentence[-1] not in ".!?":
             sentence += "."
         self.sentence = sentence
         self.abnormal = value.get("abnormal") is True
-        self.labels = [str(label).strip() for label in _list(value, "labels", where)]
+        labels = _list(value, "labels", where)
+        self.labels = [str(label).strip() for label in labels if not is_missing(label)]
         self.progression = _text(value, "progression", where, needed=False)
         self.boxes: list[FindingBox] = []
         named = ", ".join(self.labels) or self.sentence
@@ -118,7 +123,7 @@ class _Finding:
                     self.boxes.append(FindingBox(named, box, sentence, reader))
 
 
-def _prior(root: Path, entry: Any, where: str, log: ConversionLog) -> PriorStudy | None:
+def _prior(root: Path, entry: dict[str, Any], where: str, log: ConversionLog) -> PriorStudy | None:
     study_id = _text(entry, "PreviousStudyID", where, needed=False)
     if not study_id:
         return None
@@ -134,16 +139,16 @@ def _image(root: Path, image_id: str) -> Path | None:
     return first_existing(*(root / folder / image_id for folder in _FOLDERS))
 
 
-def _text(value: Any, key: str, where: str, *, needed: bool = True) -> str:
-    found = value.get(key) if isinstance(value, dict) else value
-    if found is None and not needed and isinstance(value, dict):
+def _text(value: dict[str, Any], key: str, where: str, *, needed: bool = True) -> str:
+    found = value.get(key)
+    if found is None and not needed:
         return ""
     if not isinstance(found, str) or (needed and not found):
         raise _wrong(f"{key} is {shown(found)}", where)
     return found
 
 
-def _list(value: Any, key: str, where: str) -> list[Any]:
+def _list(value: dict[str, Any], key: str, where: str) -> list[Any]:
     found = value.get(key) or []
     if not isinstance(found, list):
         raise _wrong(f"{key} is {shown(found)}", where)

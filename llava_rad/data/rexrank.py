@@ -1,7 +1,8 @@
 """ReXrank's test sets (IU X-ray, CheXpert Plus, MIMIC-CXR), and ReXGradient-160K, in their splits.
 
 ReXrank's files (``ReXRank_IUXray_test.json``) are an object of studies by id: ``image_path`` (a
-list), ``key_image_path`` (the frontal one), ``frontal_lateral``, ``context``
+list), ``key_image_path`` (the frontal one, whatever its view), ``frontal_lateral`` (NaN, or too
+short, where a view is not known), ``context``
 (``Age:77.0.Gender:F.Indication: ... Comparison: ...``), ``section_findings``,
 ``section_impression``. ReXGradient's (``metadata/test_metadata_view_position.json``) have
 ``ImagePath``, ``ImageViewPosition``, ``Findings``, ``Impression``, ``Indication``, ``Comparison``.
@@ -30,7 +31,7 @@ from llava_rad.data.fields import (
 from llava_rad.data.report_text import text_fields
 from llava_rad.data.sections import ReportSections
 from llava_rad.data.study import Split, Study, StudyImage
-from llava_rad.errors import DataError, shown
+from llava_rad.errors import DataError, described, shown
 from llava_rad.readers import is_missing, read_json
 from llava_rad.views import view_of
 
@@ -39,6 +40,8 @@ ROW = "rexrank"
 
 _FINDINGS = ("section_findings", "findings", "Findings")
 _IMPRESSION = ("section_impression", "impression", "Impression")
+#: Every name that a row may have for its sections.
+SECTIONS = (*_FINDINGS, *_IMPRESSION)
 _PATHS = ("image_path", "ImagePath")
 _VIEWS = ("frontal_lateral", "ImageViewPosition")
 #: Folders of the root that may hold the images.
@@ -103,11 +106,17 @@ def study_of(
         if place is None:
             log.leave_out("image_missing", name)
         else:
-            found.append(StudyImage(str(place), view_of(word), word or None))
+            view = view_of(word)
+            if view == "unknown" and name == key_image:
+                view = "frontal"
+            found.append(StudyImage(str(place), view, word or None))
     if not found:
         log.leave_out("no_image", study_id)
         return None
-    findings, impression = sections_of(row)
+    findings, impression = (
+        None if is_missing(text) else text
+        for text in sections_of(row, f"{path}: study {shown(study_id)}")
+    )
     context = _context(row)
     sections = ReportSections(
         findings=findings,
@@ -121,7 +130,7 @@ def study_of(
     own_split = row.get("split")
     return Study(
         study_id=study_id,
-        patient_id=_patient(study_id, row),
+        patient_id=patient_of(study_id, row) or study_id,
         split=split if is_missing(own_split) else parse_split(str(own_split), path),
         images=frontal_first(found),
         **fields,
@@ -136,9 +145,9 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """The studies of a file, by id.
 
     Raises:
-        DataError: the file is not an object of objects.
+        DataError: the file is not an object of objects, or names a study twice.
     """
-    rows = read_json(path, expect=dict, remedy=_REMEDY, constants=("NaN",))
+    rows = read_json(path, expect=dict, remedy=_REMEDY, constants=("NaN",), unique_keys=True)
     for study_id, row in rows.items():
         if not isinstance(row, dict):
             raise DataError(
@@ -150,9 +159,32 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def sections_of(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Findings and impression of a row as they are written; None where they are absent."""
-    return _first(row, _FINDINGS), _first(row, _IMPRESSION)
+def sections_of(row: Mapping[str, Any], where: object = None) -> tuple[str | None, str | None]:
+    """Findings and impression of a row as they are written.
+
+    None where they are absent, null or NaN alone: the leaderboard takes every text as it is.
+
+    Args:
+        row: of a file.
+        where: it stands, for the message.
+
+    Raises:
+        DataError: a section is no text.
+    """
+    found = []
+    for names in (_FINDINGS, _IMPRESSION):
+        given = {name: row[name] for name in names if name in row}
+        value = next((v for v in given.values() if v is not None and v == v), None)
+        if value is not None and not isinstance(value, str):
+            raise DataError(
+                f"'{next(iter(given))}' should be one text, got {described(value)}",
+                where=where,
+                remedy="Give the section as one text, or null where there is none",
+                kind="bad_row",
+            )
+        found.append(value)
+    findings, impression = found
+    return findings, impression
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
@@ -225,7 +257,7 @@ def _context(row: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _patient(study_id: str, row: Mapping[str, Any]) -> str:
+def patient_of(study_id: str, row: Mapping[str, Any]) -> str | None:
     """The patient: the row's, or the part of the id that CheXpert Plus and ReXGradient give."""
     named = _first(row, ("subject_id", "PatientID"))
     if named:
@@ -233,7 +265,7 @@ def _patient(study_id: str, row: Mapping[str, Any]) -> str:
     match = re.fullmatch(r"(.+?)_(?:study\d+|s\d+.*)", study_id)
     if match:
         return match[1]
-    return study_id.split("_")[0] if "ImagePath" in row else study_id
+    return study_id.split("_")[0] if "ImagePath" in row else None
 
 
 def _plain(value: Any) -> Any:

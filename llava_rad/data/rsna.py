@@ -13,6 +13,7 @@ root; without it each image counts as a patient of its own. There is no official
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
     """
     classes, nih_names = _classes(root, log), _nih_names(root)
     boxes: dict[str, list[tuple[str, Edges, None]]] = {}
+    opacities: Counter[str] = Counter()  # those too whose box cannot be read
     columns = ("patientId", *_EDGES, "Target")
     for row in read_table(root / "stage_2_train_labels.csv", columns, filled=columns[:1], log=log):
         name = row["patientId"]
@@ -66,20 +68,23 @@ def read(root: Path, log: ConversionLog, *, template_findings: bool = True) -> I
                 remedy="It is 0 or 1",
                 kind="bad_row",
             )
+        if row["Target"] == "0":
+            continue
+        opacities[name] += 1
         edges = edges_of(row, _EDGES, sized=True)
-        if row["Target"] == "1" and edges is not None:
-            found.append((OPACITY, edges, None))
-        elif row["Target"] == "1":
+        if edges is None:
             log.leave_out("bad_box", name)
+        else:
+            found.append((OPACITY, edges, None))
     for name, rows in boxes.items():
         folder = root / "stage_2_train_images"
         path = first_existing(*(folder / f"{name}{end}" for end in _ENDINGS))
         if path is None:
             log.leave_out("image_missing", name)
             continue
-        text = _text(name, len(rows), classes.get(name)) if template_findings else None
+        text = _text(name, opacities[name], classes.get(name)) if template_findings else None
         placed = _placed(path, rows, text, log)
-        labels = {OPACITY: float(bool(rows))}
+        labels = {OPACITY: float(opacities[name] > 0)}
         if name in classes:
             labels[NO_FINDING] = float(classes[name] == "Normal")
         nih_name = nih_names.get(name)

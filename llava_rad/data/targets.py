@@ -10,6 +10,7 @@ from llava_rad.data.report_text import JOINT
 from llava_rad.data.rexrank import ROW, sections_of
 from llava_rad.data.study import Study
 from llava_rad.errors import DataError
+from llava_rad.readers import is_missing
 
 Section = Literal["findings", "impression", "findings_and_impression"]
 Fallback = Literal["impression", "paragraph"]
@@ -113,7 +114,7 @@ def _target(
         sections = (
             sections_of(json.loads(of_file)) if of_file else (study.findings, study.impression)
         )
-        return (None, reason) if sections == (None, None) else (headed_report(*sections), "")
+        return (None, reason) if all(map(is_missing, sections)) else (headed_report(*sections), "")
     if section == "findings_and_impression":
         parts = [study.findings] if joint else [study.findings, study.impression]
         texts = [text for text in parts if text is not None and text.strip()]

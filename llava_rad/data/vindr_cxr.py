@@ -50,6 +50,8 @@ def read(root: Path, log: ConversionLog) -> Iterator[Study]:
             readings = _readings_of_boxes(table, log)
         else:
             readings = _readings(folder / f"image_labels_{split}.csv", log)
+        for image_id in sorted(boxes.keys() - readings.keys()):
+            log.leave_out("box_of_unlabelled_image", image_id)
         for image_id, rows in readings.items():
             path = first_existing(*(root / split / f"{image_id}{end}" for end in _ENDINGS))
             if path is None:

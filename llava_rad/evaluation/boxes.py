@@ -205,7 +205,15 @@ def read_boxes(value: Any, where: str) -> SaidBoxes:
             raise DataError(
                 error.what, where=where, remedy=error.remedy, kind=error.kind
             ) from error
-        found.append((str(box.get("sentence") or box.get("finding") or ""), edges))
+        said = box.get("sentence") or box.get("finding") or ""
+        if not isinstance(said, str):
+            raise DataError(
+                f"the sentence of a box is {described(said)}",
+                where=where,
+                remedy="Give it as a text",
+                kind="wrong_type",
+            )
+        found.append((said, edges))
     return tuple(found)
 
 

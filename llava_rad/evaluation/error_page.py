@@ -18,6 +18,7 @@ from llava_rad.evaluation.predictions import Prediction
 from llava_rad.evaluation.subgroups import Subgroups
 from llava_rad.observations import OBSERVATIONS
 from llava_rad.statistics import SIGNIFICANT, Interval
+from llava_rad.wording import counted
 
 MOST_LISTED = 30
 """Lines of the table of the clearest changes."""
@@ -94,7 +95,7 @@ def render_changes(first: str, rows: Sequence[Prediction], others: Sequence[Comp
         **_facts(matrix),
         first=first,
         others=[_compared(f"errors{n}", rows, other) for n, other in enumerate(others, start=1)],
-        studies=len(rows),
+        studies=counted(len(rows), "study", "studies"),
         intervals=error_changes.interval_method(matrix.units),
         test=error_changes.p_value_method(matrix.units),
         significant=SIGNIFICANT,

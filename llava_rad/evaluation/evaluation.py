@@ -21,7 +21,7 @@ import llava_rad
 from llava_rad.boxes import Box
 from llava_rad.data.deidentification import has_marks
 from llava_rad.data.targets import SECTIONS, Section
-from llava_rad.errors import MetricError, shown
+from llava_rad.errors import ConfigError, MetricError, shown
 from llava_rad.evaluation.baselines import (
     FixedReport,
     best_fixed_report,
@@ -43,6 +43,7 @@ from llava_rad.evaluation.presets import AppliedPreset
 from llava_rad.evaluation.primary import PRIMARY, require_computed, shown_values, with_primary
 from llava_rad.evaluation.subgroups import find_subgroups
 from llava_rad.file_keys import sha256
+from llava_rad.grounded_text import MARK
 from llava_rad.metrics.label_f1 import POLICIES
 from llava_rad.metrics.language import foreign, is_english
 from llava_rad.metrics.result import Floats, MetricResult, is_empty, json_number
@@ -234,8 +235,9 @@ def evaluate_predictions(
         progress: told what is being done.
 
     Raises:
-        MetricError: all references are blank, features lack a study, there is no such primary
-            value, or no metric or not a required one can be computed.
+        ConfigError: there is no such primary value, no metric is named, or resamples are no number.
+        MetricError: all references are blank, features lack a study, there is no such section,
+            or no metric or not a required one can be computed.
         WeightsError: a required metric's weights are missing, or weights are damaged.
     """
     stated = predictions.sections
@@ -247,6 +249,12 @@ def evaluate_predictions(
             where=predictions.path,
             remedy=f"Use one of {', '.join(SECTIONS)}",
             kind="unknown_section",
+        )
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
+        raise ConfigError(
+            f"resamples are {shown(resamples)}",
+            remedy="Give a whole number from 1",
+            kind="bad_option",
         )
     if preset is not None:
         predictions = preset.prepare(predictions)
@@ -370,16 +378,20 @@ def _warnings(
 ) -> tuple[str, ...]:
     texts, references = predictions.predictions, predictions.references
     count = len(texts)
-    warnings = list(predictions.notes)
-    if others := [name for name in predictions.sections if name != section]:
-        said = ", ".join(others)
-        warnings.append(f"the file says that its references are {said}, not {section}")
+    warnings = [*predictions.notes, *predictions.other_sections(section)]
     marked = sum(map(has_marks, texts))
     if marked:
         warnings.append(
             f"{marked} of {counted(count, 'prediction')} {verb(marked, 'holds', 'hold')} "
             "de-identification marks such as '___', which "
             "the model has learnt; remove them from its training texts"
+        )
+    grounded = sum(MARK.search(text) is not None for text in texts)
+    if grounded:
+        warnings.append(
+            f"{grounded} of {counted(count, 'prediction')} {verb(grounded, 'holds', 'hold')} marks "
+            "of boxes such as '<obj>', which count as words; give the words alone "
+            "(llava_rad.grounded_text.read_grounded) and the boxes in a field of their own"
         )
     for what, some in (("prediction", texts), ("reference", references)):
         empty = sum(map(is_empty, some))
@@ -395,7 +407,13 @@ def _warnings(
             f"the outputs hardly vary: {len(outputs)} distinct among {count} (references: "
             f"{distinct_references}); one is written {counted(times, 'time')}: '{short}'"
         )
-    if units.count < 100:
+    if any(row.boxes for row in predictions.rows) and not any(
+        row.reference_boxes for row in predictions.rows
+    ):
+        warnings.append("predictions have boxes and no reference has, so boxes are not judged")
+    if units.count < 2:
+        warnings.append(f"there is {units} alone: nothing is resampled, so there are no intervals")
+    elif units.count < 100:
         warnings.append(f"{units} are few: expect wide intervals and unstable rare classes")
     if any(row.patient for row in predictions.rows) and units.name == "study":
         warnings.append(

@@ -1,5 +1,6 @@
-"""Reading a file of generated reports: JSON lines, CSV, TSV, Parquet, or ReXrank's JSON."""
+"""Reading a file of generated reports: JSON, JSON lines, CSV, TSV, Parquet, or ReXrank's JSON."""
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from llava_rad.readers import (
     TABLE_ENDINGS,
     is_missing,
     parse_json,
+    read_json,
     read_json_lines,
     read_parquet,
     read_table,
@@ -26,7 +28,10 @@ from llava_rad.wording import counted, listed, verb
 
 # White space but for tab and line ends, and characters that no terminal or parser agrees on.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_REMEDY = 'Give lines such as {"id": ..., "prediction": ..., "reference": ...}, or a table'
+_REMEDY = (
+    'Give lines such as {"id": ..., "prediction": ..., "reference": ...}, a JSON list of such '
+    "objects, or a table"
+)
 _SPELLINGS: dict[str, str] = {name.casefold(): name for name in OBSERVATIONS}
 
 
@@ -123,6 +128,13 @@ class Predictions:
         """The sections that rows name."""
         return sorted({row.section for row in self.rows if row.section})
 
+    def other_sections(self, section: str | None) -> list[str]:
+        """A warning where rows name another section than the one that is compared."""
+        others = [name for name in self.sections if name != section]
+        if section is None or not others:
+            return []
+        return [f"the file says that its references are {', '.join(others)}, not {section}"]
+
 
 def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
     """Read lines or rows with an id, a generated and a true text.
@@ -135,7 +147,7 @@ def read_predictions(path: Path, columns: Columns = Columns()) -> Predictions:
 
     Args:
         path: ``.csv``, ``.tsv`` (also gzipped) or ``.parquet``; ``.json`` in ReXrank's form, an
-            object of studies; any other is read as JSON lines.
+            object of studies, or a list of objects; any other is read as JSON lines.
         columns: names of the fields.
 
     Raises:
@@ -186,7 +198,7 @@ def given_predictions(
     predictions: Sequence[str],
     references: Sequence[str],
     *,
-    patients: Sequence[str] | None = None,
+    patients: Sequence[str | None] | None = None,
     language: str | None = None,
 ) -> Predictions:
     """Texts in memory, numbered from 1.
@@ -194,7 +206,7 @@ def given_predictions(
     Args:
         predictions: generated texts.
         references: true texts, in the same order.
-        patients: whose each study is, where known.
+        patients: whose each study is; None or NaN where it is not known.
         language: of the references, where known.
 
     Raises:
@@ -202,6 +214,7 @@ def given_predictions(
         DataError: there are more or fewer patients than texts.
     """
     check_pairs(predictions, references)
+    patients = None if patients is None else list(patients)  # a column of a table has its own index
     if patients is not None and len(patients) != len(references):
         raise DataError(
             f"{len(patients)} patients for {len(references)} texts",
@@ -216,7 +229,7 @@ def given_predictions(
             reference=_clean(plain_text(reference), changed),
             labels={},
             image=None,
-            patient=None if patients is None else str(patients[i]),
+            patient=None if patients is None or is_missing(str(patients[i])) else str(patients[i]),
             language=language,
         )
         for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True))
@@ -259,6 +272,20 @@ def _records(
         for where, record in rexrank_records(path):
             yield where, record, None
         return
+    if path.name.lower().endswith(".json") and _begins_a_list(path):
+        entries = read_json(
+            path,
+            expect=list,
+            remedy=_REMEDY,
+            kind="not_json",
+            unique_keys=True,
+            replace_surrogates=replace_surrogates,
+        )
+        for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict):
+                raise _wrong(f"entry {number}", entry, "an object", name)
+            yield f"{name}: entry {number}", entry, entry.get("labels")
+        return
     if not path.name.lower().endswith(TABLE_ENDINGS):
         lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=replace_surrogates)
         for line, record in lines:
@@ -280,6 +307,14 @@ def _records(
                 if column.casefold() in _SPELLINGS
             }
         yield where, row, labels
+
+
+def _begins_a_list(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(1000).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    except OSError:
+        return False
 
 
 def _number(cell: Any) -> Any:

@@ -201,14 +201,17 @@ class AppliedPreset:
         rows = []
         for column in self.preset.columns:
             number, missing = None, scores.left_out.get(column.metric, "it was not asked for")
+            printed = _PRINTED[column.printed]
             if column.metric in scores.results:
                 number, missing = _number(column, scores, intervals), ""
+                if column.printed == "median" and _median(column, intervals) is None:
+                    printed = _NO_MEDIAN
             rows.append(
                 {
                     "name": column.name,
                     "number": None if number is None else json_number(number),
                     "value": column.value,
-                    "printed": _PRINTED[column.printed],
+                    "printed": printed,
                     "scale": json_number(column.scale),
                     "missing": missing,
                 }
@@ -221,6 +224,12 @@ _PRINTED = {
     "median": "the median of the resamples",
     "inverse": "1 / the value",
 }
+_NO_MEDIAN = "the value (nothing was resampled)"
+
+
+def _median(column: Column, intervals: Mapping[str, Mapping[str, Interval]]) -> float | None:
+    interval = intervals[column.metric].get(column.value.partition("/")[2])
+    return None if interval is None else interval.median
 
 
 def _number(
@@ -229,9 +238,8 @@ def _number(
     key = column.value.partition("/")[2]
     value = scores.results[column.metric].values[key]
     if column.printed == "median":
-        interval = intervals[column.metric].get(key)
-        if interval is not None and interval.median is not None:
-            value = interval.median
+        median = _median(column, intervals)
+        value = value if median is None else median
     elif column.printed == "inverse":
         value = float(ratio(1.0, value))
     return value * column.scale
@@ -248,13 +256,29 @@ def apply_preset(name: str, given: Mapping[str, Any]) -> AppliedPreset:
     Raises:
         ConfigError: there is no such preset, or its file is wrong.
     """
-    preset = load_preset(name)
+    preset = _with_folder(load_preset(name), given.get("bertscore_model"))
     overridden = {
         option: given[option]
         for option, value in preset.options().items()
-        if option in given and given[option] != value
+        if option in given and not _equal(option, given[option], value)
     }
     return AppliedPreset(name, preset, overridden)
+
+
+def _equal(option: str, given: Any, value: Any) -> bool:
+    if option == "metrics":  # in whatever order
+        return set(given.split(", ")) == set(value.split(", "))
+    return bool(given == value)
+
+
+def _with_folder(preset: Preset, folder: str | None) -> Preset:
+    """The preset with its own model of BERTScore where that lies in a folder of its name."""
+    model = preset.settings.bertscore_model
+    if folder is None or model is None or Path(folder).name != Path(model).name:
+        return preset
+    if not Path(folder).expanduser().is_dir():
+        return preset
+    return replace(preset, settings=replace(preset.settings, bertscore_model=folder))
 
 
 @cache

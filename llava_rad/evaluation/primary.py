@@ -61,8 +61,10 @@ def with_primary(scorer: Scorer, primary: str) -> Scorer:
     """A scorer that also computes the primary value's metric.
 
     Raises:
-        ConfigError: no table shows such a value.
+        ConfigError: no table shows such a value, or the scorer has no metrics.
     """
+    if not scorer.metrics:
+        raise ConfigError("no metric is named", remedy="Name at least one", kind="no_metrics")
     return scorer.only((*scorer.metrics, metric_of(primary)))
 
 
@@ -85,7 +87,8 @@ def require_computed(
     """
     if not any(name in scores.results for name in asked):
         raise MetricError(
-            "no metric could be computed: " + " ".join(scores.left_out.values()),
+            "no metric could be computed: "
+            + "; ".join(reason.rstrip(".") for reason in scores.left_out.values()),
             where=where,
             remedy="Fetch the weights, or choose metrics that need none",
             kind="nothing_computed",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_rad.data.rexrank import ROW, read_rows, sections_of
+from llava_rad.data.rexrank import ROW, SECTIONS, patient_of, read_rows, sections_of
 from llava_rad.data.study import Study
 from llava_rad.data.targets import headed_report
 from llava_rad.errors import DataError
@@ -19,19 +19,25 @@ PREDICTION = "model_prediction"
 
 
 def holds_rexrank(path: Path) -> bool:
-    """Whether a ``.json`` file is one object of objects, rather than JSON lines under that name."""
+    """Whether a ``.json`` file is one object of objects, rather than JSON lines under that name.
+
+    One study with a prediction is enough: what else is wrong with the file is told as such.
+    """
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and all(isinstance(row, dict) for row in value.values())
+    if not isinstance(value, dict):
+        return False
+    rows = [row for row in value.values() if isinstance(row, dict)]
+    return len(rows) == len(value) or any(PREDICTION in row for row in rows)
 
 
 def rexrank_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file and study, fields) of a file of predictions, as other files have them.
 
     Raises:
-        DataError: it is not ReXrank's, or a study has no prediction.
+        DataError: it is not ReXrank's, or a study has no prediction or no section.
     """
     for study_id, row in read_rows(path).items():
         where = f"{path.name}, study {study_id}"
@@ -42,13 +48,21 @@ def rexrank_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 remedy="Give a file of predictions in ReXrank's form, or JSON lines",
                 kind="missing_field",
             )
+        if not any(name in row for name in SECTIONS):
+            raise DataError(
+                "there are no true texts",
+                where=where,
+                remedy="Give each study its section_findings and section_impression, null where "
+                "there is none",
+                kind="missing_field",
+            )
         yield (
             where,
             {
                 "id": study_id,
                 "prediction": row[PREDICTION],
-                "reference": headed_report(*sections_of(row)),
-                "patient_id": row.get("subject_id"),
+                "reference": headed_report(*sections_of(row, where)),
+                "patient_id": patient_of(study_id, row),
                 "section": "findings_and_impression",
             },
         )
@@ -78,9 +92,10 @@ def write_submission(path: Path, studies: list[Study], texts: Mapping[str, str])
 
 def is_submission(path: Path) -> bool:
     """Whether a file is one of :func:`write_submission`'s."""
-    if not holds_rexrank(path):
+    try:
+        rows = [*read_rows(path).values()] if holds_rexrank(path) else []
+    except DataError:
         return False
-    rows = read_rows(path).values()
     return bool(rows) and all(PREDICTION in row for row in rows)
 
 

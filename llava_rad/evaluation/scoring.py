@@ -96,7 +96,7 @@ def score(
     predictions: "Sequence[str | Report]",
     references: Sequence[str],
     *,
-    patients: Sequence[str] | None = None,
+    patients: Sequence[str | None] | None = None,
     language: str | None = None,
     section: Section | None = None,
     preset: PresetName | None = None,
@@ -112,7 +112,8 @@ def score(
     Args:
         predictions: texts, or reports as a model wrote them.
         references: the true texts, in the same order.
-        patients: whose each study is: intervals resample patients; None resamples studies.
+        patients: whose each study is: intervals resample patients; None resamples studies, and so
+            does a None among them that study.
         language: of the references, such as ``"de"``; None is English.
         section: the part of the report that was generated; None is the preset's, or findings.
         preset: the convention of a published table, such as ``"rexrank"``, that sets what the
@@ -169,10 +170,13 @@ def score(
         primary = chosen.get("primary", primary)
         resamples = chosen.get("resamples", resamples)
         settings = replace(settings, **{n: v for n, v in chosen.items() if n in named})
-    texts: list[Any] = [getattr(text, "findings", text) for text in predictions]
+    written: Any = predictions  # one text is refused as such, and not taken for its letters
+    if not isinstance(predictions, str):
+        written = [getattr(text, "findings", text) for text in predictions]
+    true = references if isinstance(references, str) else list(references)
     return ScoreTable(
         evaluate_predictions(
-            given_predictions(texts, references, patients=patients, language=language),
+            given_predictions(written, true, patients=patients, language=language),
             Scorer(DEFAULT_METRICS if metrics is None else metrics, settings, require=require),
             section=section,
             primary=PRIMARY if primary is None else primary,

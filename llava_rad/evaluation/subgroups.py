@@ -125,4 +125,6 @@ def _youngest(band: str) -> int:
 def _word(text: str | None) -> str | None:
     """A word of a table on one line, capitals as they are; long ones are cut."""
     word = " ".join((text or "").split())
+    if word.casefold() == NOT_KNOWN:  # as a file may write it, which is no value beside it
+        return None
     return (word if len(word) <= 60 else f"{word[:57]}...") or None

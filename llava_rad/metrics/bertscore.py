@@ -69,7 +69,8 @@ class BertScorer:
         """Load an encoder from a folder or the local hub cache.
 
         Args:
-            model: folder, or hub id of a model that is in the local cache.
+            model: folder, or hub id of a model that is in the local cache; a folder of the name
+                of a known model, such as ``models/distilroberta-base``, is taken as that one.
             layer: hidden layer to compare; needed where bert_score has no choice for the model.
             rescale: subtract the baseline of unrelated sentences.
             baseline_file: ``bert_score``'s table of baselines for this model, with columns LAYER,
@@ -82,7 +83,9 @@ class BertScorer:
             ConfigError: the layer is not known.
             MetricError: the baseline is not.
         """
-        layer = LAYERS.get(model) if layer is None else layer
+        # A folder of a known model's name is that model.
+        known = model if model in LAYERS else Path(model).name
+        layer = LAYERS.get(known) if layer is None else layer
         if layer is None:
             raise ConfigError(
                 "which layer of the model to compare is not known",
@@ -90,7 +93,7 @@ class BertScorer:
                 remedy="Name the layer",
                 kind="no_layer",
             )
-        baseline = _baseline(model, layer, baseline_file) if rescale else None
+        baseline = _baseline(known, layer, baseline_file) if rescale else None
         encoder, tokenizer = load_network(model, "AutoModel", metric="bertscore", device=device)
         if not 0 <= layer <= encoder.config.num_hidden_layers:
             raise ConfigError(

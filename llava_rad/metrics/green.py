@@ -25,6 +25,7 @@ import numpy as np
 from llava_rad.errors import WeightsError
 from llava_rad.metrics.judge_llm import LocalJudge, RememberingJudge, hash_of
 from llava_rad.metrics.result import Details, MetricResult, check_pairs, mean_result
+from llava_rad.wording import counted, verb
 
 DEFAULT_GREEN = "StanfordAIMI/GREEN-radllama2-7b"
 KINDS = (
@@ -36,6 +37,7 @@ KINDS = (
     "missing_comparison",
 )
 _WORDS = 300  # of a report
+_DIGITS = 6  # of a count; a model that repeats itself writes more
 PROMPT_FILE = "green_prompt.txt"
 _PLACES = ("{reference}", "{prediction}")
 _CHAT = "<|user|>\n{prompt}{end}\n<|assistant|>\n{end}\n<|assistant|>\n"
@@ -130,7 +132,13 @@ def green(
         "range": "0-1",
     }
     details = Details({"answer": answer} for answer in answers)
-    return mean_result("green", values, facts=facts, details=details)
+    notes = []
+    if unread:
+        notes.append(
+            f"{unread} of {counted(len(answers), 'answer')} {verb(unread, 'does', 'do')} not say "
+            "what matches, and score 0"
+        )
+    return mean_result("green", values, facts=facts, notes=notes, details=details)
 
 
 def make_prompt(prompt: str, reference: str, prediction: str) -> str:
@@ -142,8 +150,7 @@ def make_prompt(prompt: str, reference: str, prediction: str) -> str:
 
 def matched_findings(answer: str) -> int:
     """How many findings an answer says that match; 0 where it does not say."""
-    found = re.match(r"\d+\b(?=\.)", _section(answer, "Matched Findings"))
-    return int(found[0]) if found else 0
+    return _count(re.match(r"\d+\b(?=\.)", _section(answer, "Matched Findings")))
 
 
 def significant_errors(answer: str) -> list[int]:
@@ -157,8 +164,13 @@ def significant_errors(answer: str) -> list[int]:
     for line in lines:
         number = re.search(r"(?<=: )\b\d+\b(?=\.)", line)
         if number:
-            counts[marks.index(line[1])] = int(number[0])
+            counts[marks.index(line[1])] = _count(number)
     return counts
+
+
+def _count(digits: re.Match[str] | None) -> int:
+    """The number that was found; 0 for none, and for one that counts nothing in a report."""
+    return int(digits[0]) if digits and len(digits[0]) <= _DIGITS else 0
 
 
 def _section(answer: str, title: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from llava_rad.boxes import Box, area_of, common_area
 from llava_rad.errors import MetricError
-from llava_rad.metrics.judge_llm import RememberingJudge, hash_of
+from llava_rad.metrics.judge_llm import RememberingJudge, conclusion, hash_of
 from llava_rad.metrics.result import Details, Floats, MetricResult, harmonic, ratio
 
 NAME = "grounded_radfact"
@@ -118,7 +118,10 @@ def grounded_radfact(
 
 def read_evidence(answer: str, premises: int) -> list[int]:
     """The numbers of statements in an answer, from 1; others are left out."""
-    numbers = (int(number) for number in re.findall(r"\d{1,4}", answer))
+    said = conclusion(answer)
+    if re.match(r"\W*(?:no|none)\b", said, re.IGNORECASE):
+        return []
+    numbers = (int(number) for number in re.findall(r"(?<!\d)\d{1,4}(?!\d)", said))
     return sorted({number for number in numbers if 1 <= number <= premises})
 
 

@@ -6,20 +6,24 @@ equal texts cost one. The key of an endpoint comes from ``OPENAI_API_KEY`` and i
 """
 
 import hashlib
+import http.client
 import json
 import os
+import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llava_rad.errors import MetricError
+from llava_rad.errors import ConfigError, MetricError
 from llava_rad.files import user_cache
 from llava_rad.metrics.networks import load_network, network_version
 from llava_rad.metrics.store import TextStore
+from llava_rad.names import plain_text
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +33,7 @@ _BATCH = 8
 _AT_ONCE = 8
 _TRIES = 4
 _SECONDS = 120.0
+_LONGEST_WAIT = 60.0  # seconds
 _KEPT_AT_ONCE = 64  # answers
 
 
@@ -144,22 +149,17 @@ class EndpointJudge:
         longest_answer: tokens of an answer.
 
     Raises:
-        MetricError: the URL is none of HTTP.
+        ConfigError: see :func:`check_address`.
     """
 
     def __init__(self, url: str, model: str, *, longest_answer: int = 1024) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise MetricError(
-                f"not the address of an API: {url}",
-                where="radfact",
-                remedy="Give it as https://HOST/v1",
-                kind="bad_url",
-            )
+        check_address(url)
         self.url = url.rstrip("/")
         self.name = model
         # An endpoint does not say which weights answer: its address and name have to do.
         self.version = hashlib.sha256(f"{self.url}\0{model}".encode()).hexdigest()
         self.longest_answer = longest_answer
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def answer(self, prompts: Sequence[str]) -> list[str]:
         """One answer for each prompt, several asked at once.
@@ -178,27 +178,33 @@ class EndpointJudge:
             "max_tokens": self.longest_answer,
         }
         headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+        if key := os.environ.get(KEY, "").strip():  # of a file, a line end comes with it
+            headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(
             f"{self.url}/chat/completions", json.dumps(body).encode(), headers
         )
         for again in range(_TRIES):
+            failed: Exception
+            wait = 2.0**again
             try:
-                with urllib.request.urlopen(request, timeout=_SECONDS) as response:
-                    content = json.loads(response.read())["choices"][0]["message"]["content"]
-                    return str(content or "")
+                with self._opener.open(request, timeout=_SECONDS) as response:
+                    return _content(json.loads(response.read()))
             except urllib.error.HTTPError as error:
                 # Too many requests, or a server in trouble, may pass.
-                if error.code not in (429, 500, 502, 503, 504) or again == _TRIES - 1:
+                if error.code not in (408, 425, 429) and error.code < 500:
                     raise self._failed(f"it answers {error.code}") from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                if again == _TRIES - 1:
-                    raise self._failed(str(getattr(error, "reason", error))) from error
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+                failed, why = error, f"it answers {error.code}"
+                wait = max(wait, _wanted_wait(error))
+            except (OSError, http.client.HTTPException) as error:  # none, too late, or cut off
+                failed, why = error, str(getattr(error, "reason", "") or error)
+            except (ValueError, RecursionError) as error:  # a page of a proxy, or cut off
+                failed, why = error, "its answer is no JSON"
+            except (KeyError, IndexError, TypeError) as error:
                 raise self._failed("its answer is no chat completion") from error
-            time.sleep(2.0**again)
-        raise self._failed("no answer")
+            if again == _TRIES - 1:
+                raise self._failed(why or type(failed).__name__) from failed
+            time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
 
     def _failed(self, why: str) -> MetricError:
         return MetricError(
@@ -209,8 +215,51 @@ class EndpointJudge:
         )
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: reports and key are for the address that was named."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """No other request; the answer itself is the error."""
+
+
+def _content(completion: Any) -> str:
+    """The text of a chat completion; an empty one where a model refuses by saying nothing."""
+    content = completion["choices"][0]["message"]["content"]
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str | None):
+        raise TypeError(content)
+    return plain_text(content or "")
+
+
+def _wanted_wait(error: urllib.error.HTTPError) -> float:
+    """The seconds that a server asks to wait, as far as anybody would."""
+    seconds = re.fullmatch(r"\d{1,9}(?:\.\d+)?", error.headers.get("Retry-After") or "")
+    return min(float(seconds[0]), _LONGEST_WAIT) if seconds else 0.0
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no address of an API.
+
+    Raises:
+        ConfigError: it is none of HTTP, or has no host, a wrong port, or spaces.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port that is none
+        good = False
+    if not good or re.search(r"[^\x21-\x7e]", url):
+        raise ConfigError(
+            f"not the address of an API: {url}",
+            where="radfact",
+            remedy="Give it as https://HOST/v1",
+            kind="bad_url",
+        )
+
+
 class RememberingJudge:
-    """A judge whose answers are kept on disk, by judge, prompt and text.
+    """A judge whose answers are kept on disk, by judge, prompt and text; empty ones are not.
 
     Args:
         judge: that is asked what is not known.
@@ -231,7 +280,8 @@ class RememberingJudge:
             for start in range(0, len(missing), _KEPT_AT_ONCE):
                 part = missing[start : start + _KEPT_AT_ONCE]
                 made = dict(zip(part, self.judge.answer(part), strict=True))
-                store.write(made)
+                # One that says nothing, as of a server that refuses, is asked for again next time.
+                store.write({prompt: answer for prompt, answer in made.items() if answer.strip()})
                 known.update(made)
         return [known[prompt] for prompt in prompts]
 
@@ -251,6 +301,18 @@ class RememberingJudge:
 def hash_of(*texts: str) -> str:
     """SHA-256 of the wording of prompts."""
     return hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest()
+
+
+def conclusion(answer: str) -> str:
+    """What an answer says once its model has thought aloud, between ``<think>`` and ``</think>``.
+
+    Example:
+        >>> from llava_rad.metrics.judge_llm import conclusion
+        >>> conclusion("<think>No, or yes?</think> Yes.")
+        'Yes.'
+    """
+    said = answer.rpartition("</think>")[2].strip()
+    return "" if said.startswith("<think>") else said  # cut off before it came to an end
 
 
 def _as_chat(tokenizer: Any, prompt: str) -> str:

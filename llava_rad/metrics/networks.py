@@ -2,15 +2,17 @@
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_rad.errors import WeightsError
+from llava_rad.errors import WeightsError, cut
 from llava_rad.hub import download_file
 
 if TYPE_CHECKING:
     import torch
 
+_REPOSITORY = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 _SMALL = 1 << 24  # bytes; of larger files the two ends tell versions apart
 
 
@@ -28,12 +30,17 @@ def find_network(model: str, metric: str) -> Path:
         raise missing_network(model, metric) from error
 
 
-def missing_network(model: str, metric: str) -> WeightsError:
-    """What is said of a model that is not here."""
+def missing_network(
+    model: str, metric: str, what: str = "the model is not on this machine"
+) -> WeightsError:
+    """What is said of a model that is not here, or not all of it."""
+    of_hub = _REPOSITORY.fullmatch(model) and not Path(model).is_dir()
     return WeightsError(
-        "the model is not on this machine",
+        what,
         where=f"{metric}: {model}",
-        remedy=f"Fetch it with: hf download {model}",
+        remedy=f"Fetch it with: hf download {model}"
+        if of_hub
+        else "Name the folder with the model's config.json, weights and tokenizer, or a hub id",
         kind="missing",
     )
 
@@ -84,7 +91,9 @@ def load_network(
                 remedy="Use a model that transformers has",
                 kind="foreign_code",
             ) from error
-        raise missing_network(model, metric) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"the model cannot be read ({cut(lines[0], 200).rstrip('.')})"
+        raise missing_network(model, metric, what) from error
     except Exception as error:  # pickle and safetensors readers raise what they like
         lines = str(error).strip().splitlines() or [type(error).__name__]
         unsafe = isinstance(error, pickle.UnpicklingError)

@@ -4,25 +4,30 @@ An LLM splits each report into phrases that state one finding each, then says fo
 one report whether the other report entails it. Precision is the share of the prediction's phrases
 that the reference entails, recall the share of the reference's phrases that the prediction entails.
 The aggregation is RadFact's: a report without phrases has no share and is left out of that mean;
-F1 is that of the two means. An answer that cannot be read counts as not entailed.
+F1 is that of the two means. An answer that is neither yes nor no counts as not entailed; how many
+there are is told, and how many lists of phrases are not in JSON, whose lines are taken instead.
 
 The judge is any local LLM or any endpoint of OpenAI's form. The prompts are this project's, without
 RadFact's examples: the numbers compare systems under one judge, not with those of the paper, whose
 judge was Llama-3-70B with RadFact's prompts. The output names the judge and the prompts' hash.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, WeightsError, shown
 from llava_rad.metrics.judge_llm import (
     EndpointJudge,
     Judge,
     LocalJudge,
     RememberingJudge,
+    check_address,
+    conclusion,
     hash_of,
 )
 from llava_rad.metrics.result import (
@@ -34,6 +39,7 @@ from llava_rad.metrics.result import (
     is_empty,
     ratio,
 )
+from llava_rad.wording import counted, verb
 
 SPLIT = """Rewrite a chest X-ray report as a list of short statements.
 Each statement names one finding, device or structure, and says that it is there, that it is not
@@ -55,6 +61,33 @@ Answer with one word: yes or no.
 """
 
 
+def check_judge(llm: str | None, endpoint: str | None, model: str | None) -> None:
+    """Refuse settings that name no judge, or two.
+
+    Raises:
+        ConfigError: an endpoint without its model or the reverse, two judges, or an address that is
+            none.
+    """
+    if (endpoint is None) != (not model):
+        raise ConfigError(
+            "an endpoint needs the name of a model"
+            if endpoint is not None
+            else f"the model {shown(model)} needs an endpoint",
+            where="radfact",
+            remedy="Give both --radfact-endpoint and --radfact-model",
+            kind="no_model",
+        )
+    if endpoint is not None and llm is not None:
+        raise ConfigError(
+            "an LLM and an endpoint are named as the judge",
+            where="radfact",
+            remedy="Give --radfact-llm, or --radfact-endpoint with --radfact-model",
+            kind="two_judges",
+        )
+    if endpoint is not None:
+        check_address(endpoint)
+
+
 def radfact_judge(
     llm: str | None, endpoint: str | None, model: str | None, *, device: str | None = None
 ) -> Judge:
@@ -62,16 +95,10 @@ def radfact_judge(
 
     Raises:
         WeightsError: none is named, or the LLM is not there (kind ``missing``).
-        MetricError: the endpoint's address or its model is missing.
+        ConfigError: see :func:`check_judge`.
     """
-    if endpoint is not None:
-        if not model:
-            raise MetricError(
-                "an endpoint needs the name of a model",
-                where="radfact",
-                remedy="Name it with --radfact-model",
-                kind="no_model",
-            )
+    check_judge(llm, endpoint, model)
+    if endpoint is not None and model:
         return EndpointJudge(endpoint, model)
     if llm is None:
         raise WeightsError(
@@ -119,11 +146,15 @@ def radfact(
         if premises
         for phrase in stated
     ]
-    said = iter(judge.answer(asked))
+    verdicts = [read_entailment(answer) for answer in judge.answer(asked)]
+    said = iter(verdicts)
     entailed = [
-        [read_entailment(next(said)) if premises else False for _ in stated]
-        for stated, premises in ways
+        [bool(next(said)) if premises else False for _ in stated] for stated, premises in ways
     ]
+    unread = {
+        "phrases": sum(_json_list(answer) is None for answer in answers),
+        "entailment": verdicts.count(None),
+    }
     count = len(predictions)
     return aggregate(
         entailed[:count],
@@ -132,7 +163,9 @@ def radfact(
             "scorer": "llava_rad (RadFact's aggregation, prompts of llava_rad)",
             **judge.facts(),
             "phrases": {"prediction": sum(map(len, mine)), "reference": sum(map(len, theirs))},
+            "answers_in_another_form": unread,
         },
+        notes=_notes(unread, len(texts), len(verdicts)),
         details=[
             {
                 "prediction": [
@@ -154,6 +187,7 @@ def aggregate(
     expected: Sequence[Sequence[bool]],
     *,
     facts: dict[str, object] | None = None,
+    notes: tuple[str, ...] = (),
     details: Sequence[dict[str, object]] = (),
 ) -> MetricResult:
     """RadFact's scores from what is entailed.
@@ -162,6 +196,7 @@ def aggregate(
         predicted: of each pair, whether the reference entails each phrase of the prediction.
         expected: of each pair, whether the prediction entails each phrase of the reference.
         facts: what the answers depend on.
+        notes: for the reader of the numbers.
         details: more about each pair.
     """
     columns = []
@@ -181,25 +216,86 @@ def aggregate(
         }
 
     facts = {**(facts or {}), "range": "0-1"}
-    return MetricResult("radfact", combine(sums), sums, combine, facts, (), Details(details))
+    return MetricResult("radfact", combine(sums), sums, combine, facts, notes, Details(details))
 
 
 def read_phrases(answer: str) -> list[str]:
-    """The phrases of an answer: a JSON list, else its lines without bullets and numbers."""
-    found = re.search(r"\[.*\]", answer, re.DOTALL)
-    if found:
+    """The phrases of an answer: a JSON list, else its lines without bullets and numbers.
+
+    Of a list that was cut off, what is whole counts; lines that introduce others are left out.
+    """
+    values = _json_list(answer)
+    if values is not None:
         try:
-            values = json.loads(found[0])
-            return [text for value in values if (text := str(value).strip())]
-        except ValueError:
-            pass
-    lines = (re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip() for line in answer.splitlines())
-    return [line.strip("\"',") for line in lines if line.strip("\"',[]")]
+            return _phrases_in(values)
+        except RecursionError:  # nested deeper than anybody writes
+            return []
+    said = conclusion(answer)
+    begun = re.search(r'\[\s*"', said)
+    if begun:
+        strings = re.findall(r'"(?:[^"\\]|\\.)*"', said[begun.start() :])
+        return _phrases_in([_decoded(string) for string in strings])
+    lines = (_BULLET.sub("", line).strip().strip("\"',") for line in said.splitlines())
+    return [line for line in lines if line.strip("[]`") and not line.rstrip("*").endswith(":")]
 
 
-def read_entailment(answer: str) -> bool:
-    """Whether an answer begins with yes; anything else is no."""
-    return bool(re.match(r"\W*(?:yes|entailment|true)\b", answer, re.IGNORECASE))
+def read_entailment(answer: str) -> bool | None:
+    """Whether an answer says yes or no; None where it is neither."""
+    found = _VERDICT.match(conclusion(answer))
+    return None if found is None else found[1].lower() in _ENTAILED
+
+
+_BULLET = re.compile(r"^\s*(?:[-*•‣]|\(?\d+[.)]|\[\d+\])\s+")
+_ENTAILED = ("yes", "true", "entailment", "entailed")
+_VERDICT = re.compile(
+    r"\W*(?:json\W+)?(?:(?:the\W+)?(?:final\W+)?(?:answer|verdict|status)\W+(?:is\W+)?)?"
+    rf"({'|'.join(_ENTAILED)}|no|not|not_entailment|false|contradiction|neutral)\b",
+    re.IGNORECASE,
+)
+_LISTS_LOOKED_AT = 20  # of an answer
+
+
+def _json_list(answer: str) -> list[Any] | None:
+    """The first JSON list of an answer that holds texts, or nothing at all."""
+    said = conclusion(answer)
+    for found in itertools.islice(re.finditer(r"\[", said), _LISTS_LOOKED_AT):
+        try:
+            values, _ = json.JSONDecoder().raw_decode(said, found.start())
+        except (ValueError, RecursionError):
+            continue
+        if not values or any(isinstance(value, str | dict | list) for value in values):
+            return list(values)
+    return None
+
+
+def _phrases_in(value: Any) -> list[str]:
+    """The texts of a list, of lists in it, and the longest one of each object in it."""
+    if isinstance(value, str):
+        return [value.strip()] if value.strip() else []
+    if isinstance(value, dict):
+        return max(
+            map(_phrases_in, value.values()), key=lambda some: sum(map(len, some)), default=[]
+        )
+    return [text for one in value for text in _phrases_in(one)] if isinstance(value, list) else []
+
+
+def _decoded(string: str) -> str:
+    try:
+        return str(json.loads(string, strict=False))
+    except ValueError:  # a backslash before another letter
+        return string[1:-1]
+
+
+def _notes(unread: dict[str, int], lists: int, verdicts: int) -> tuple[str, ...]:
+    return tuple(
+        f"{count} of the judge's {counted(of, 'answer')} about {what} {verb(count)} not in the "
+        f"form that was asked for; {then}"
+        for count, of, what, then in (
+            (unread["phrases"], lists, "phrases", "lines were taken instead"),
+            (unread["entailment"], verdicts, "entailment", "they count as no"),
+        )
+        if count
+    )
 
 
 def _listed(phrases: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_rad.errors import ConfigError, MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError, shown
 from llava_rad.metrics.annotator import RadGraphAnnotator
 from llava_rad.metrics.bertscore import DEFAULT_MODEL, BertScorer, bertscore
 from llava_rad.metrics.bleu import (
@@ -26,8 +26,9 @@ from llava_rad.metrics.judge_llm import Judge, RememberingJudge
 from llava_rad.metrics.label_f1 import GROUPS, POLICIES
 from llava_rad.metrics.language import is_english
 from llava_rad.metrics.meteor import meteor, meteor_wordnet, tokenize_words
-from llava_rad.metrics.radcliq import RadCliQParts, radcliq, radgraph_radcliq
-from llava_rad.metrics.radfact import radfact, radfact_judge, radfact_prompt_hash
+from llava_rad.metrics.networks import find_network
+from llava_rad.metrics.radcliq import BERTSCORE_MODEL, RadCliQParts, radcliq, radgraph_radcliq
+from llava_rad.metrics.radfact import check_judge, radfact, radfact_judge, radfact_prompt_hash
 from llava_rad.metrics.radgraph import radgraph_f1
 from llava_rad.metrics.ratescore import DEFAULT_ENCODER, DEFAULT_NER, RaTEScorer, ratescore
 from llava_rad.metrics.result import MetricResult, check_pairs, is_empty
@@ -176,13 +177,18 @@ class _Shared:
 
     @cached_property
     def radcliq(self) -> RadCliQParts:
-        scorer = BertScorer.load(DEFAULT_MODEL, rescale=True, device=self.settings.device)
+        named = self.settings.bertscore_model  # a folder of the model, perhaps
+        model = named if Path(named).name == BERTSCORE_MODEL else BERTSCORE_MODEL
+        scorer = BertScorer.load(model, rescale=True, device=self.settings.device)
         return RadCliQParts(self.radgraph_of_radcliq, scorer, self.chexbert)
 
     @cached_property
     def green(self) -> RememberingJudge:
+        # What is missing is told before gigabytes are loaded, the model first.
+        find_network(self.settings.green, "green")
+        wording = prompt_hash(self.green_prompt)
         judge = green_judge(self.settings.green, device=self.settings.device)
-        return RememberingJudge(judge, prompt_hash(self.green_prompt), self.settings.cache)
+        return RememberingJudge(judge, wording, self.settings.cache)
 
     @cached_property
     def green_prompt(self) -> str:
@@ -350,6 +356,8 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 JUDGED = frozenset(("green", "radfact"))
 """Metrics for which an LLM reads each pair."""
 
+_LEAVE_OUT = ("missing", "language", "endpoint")  # kinds of errors that others can do without
+
 LOWER_IS_BETTER = frozenset(("radcliq_v0", "radcliq_v1"))
 
 
@@ -360,7 +368,8 @@ class Scores:
     Attributes:
         results: the metrics that were computed, by name.
         left_out: why each of the others was not, by name: its weights are missing (with the
-            command that fetches them) or it does not know the reports' language.
+            command that fetches them), it does not know the reports' language, or the endpoint of
+            its judge does not answer.
     """
 
     results: dict[str, MetricResult]
@@ -380,7 +389,7 @@ class Scorer:
         require: raise where a metric cannot be computed, instead of leaving it out.
 
     Raises:
-        ConfigError: there is no metric of that name.
+        ConfigError: there is no metric of that name, or RadFact's judge is named wrongly.
     """
 
     def __init__(
@@ -390,6 +399,12 @@ class Scorer:
         *,
         require: bool = False,
     ) -> None:
+        if isinstance(metrics, str):
+            raise ConfigError(
+                f"metrics are a list of names, got the text {shown(metrics)}",
+                remedy="Put the names into a list",
+                kind="not_a_list",
+            )
         for name in metrics:
             if name not in METRICS:
                 raise ConfigError(
@@ -399,6 +414,9 @@ class Scorer:
                 )
         self.metrics = tuple(dict.fromkeys(metrics))
         self.settings = settings or MetricSettings()
+        if "radfact" in self.metrics:
+            s = self.settings  # told before hours of other metrics
+            check_judge(s.radfact_llm, s.radfact_endpoint, s.radfact_model)
         self.require = require
         self._shared = _Shared(self.settings)
 
@@ -436,7 +454,8 @@ class Scorer:
 
         Raises:
             MetricError: the pairs are not two equally long, non-empty lists of strings, all
-                references are blank, or a required metric does not know the language.
+                references are blank, or a required metric does not know the language or its
+                judge's endpoint does not answer.
             WeightsError: a required metric's weights are missing, or weights are damaged.
         """
         check_pairs(predictions, references)
@@ -463,7 +482,7 @@ class Scorer:
                     )
                 results[name] = METRICS[name](predictions, references, self._shared)
             except (MetricError, WeightsError) as error:
-                if self.require or error.kind not in ("missing", "language"):
+                if self.require or error.kind not in _LEAVE_OUT:
                     raise
                 left_out[name] = str(error).removeprefix(f"{name}: ")
         return Scores(results, left_out)

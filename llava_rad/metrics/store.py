@@ -30,16 +30,21 @@ class TextStore:
                 "CREATE TABLE IF NOT EXISTS annotations (key TEXT PRIMARY KEY, value TEXT)"
             )
         except (OSError, sqlite3.Error) as error:
-            raise MetricError(
-                f"the cache of what networks said cannot be used: {error}",
-                where=self.path,
-                remedy="Remove the file, or choose another cache folder",
-                kind="cache",
-            ) from error
+            raise self._unusable(error) from error
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.connection.close()
+        if isinstance(error, sqlite3.Error):  # damaged further on, or a full disk
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> MetricError:
+        return MetricError(
+            f"the cache of what networks said cannot be used: {error}",
+            where=self.path,
+            remedy="Remove the file, or choose another cache folder",
+            kind="cache",
+        )
 
     def read(self, texts: Sequence[str]) -> dict[str, Any]:
         """What is known of the texts."""

@@ -28,6 +28,8 @@ def read_json(
     remedy: str = "",
     kind: str = "bad_file",
     constants: Collection[str] = (),
+    unique_keys: bool = False,
+    replace_surrogates: Callable[[], None] | None = None,
 ) -> Any:
     """What a JSON file holds.
 
@@ -39,13 +41,24 @@ def read_json(
         remedy: what to do about a file that is absent or wrong.
         kind: of the errors.
         constants: which of :data:`CONSTANTS` are allowed.
+        unique_keys: see :func:`parse_json`.
+        replace_surrogates: see :func:`parse_json`.
 
     Raises:
         LlavaRadError: of the class ``error``: see :func:`parse_json`; or the file cannot be read,
             or holds something else than ``expect``.
     """
     text = read_text(path, error=error, failure=failure, remedy=remedy, kind=kind)
-    value = parse_json(text, where=path, error=error, remedy=remedy, kind=kind, constants=constants)
+    value = parse_json(
+        text,
+        where=path,
+        error=error,
+        remedy=remedy,
+        kind=kind,
+        constants=constants,
+        unique_keys=unique_keys,
+        replace_surrogates=replace_surrogates,
+    )
     if expect is not None and not isinstance(value, expect):
         wanted = "an object" if expect is dict else "a list"
         raise error(

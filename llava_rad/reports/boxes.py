@@ -27,7 +27,9 @@ def grounding(
     found = []
     for phrase in written.phrases:
         mapped = (processor.preprocessing.box_on_image(b, height, width) for b in phrase.boxes)
-        boxes = tuple(box.in_pixels(columns, rows) for box in mapped if box is not None)
+        placed = (box.in_pixels(columns, rows) for box in mapped if box is not None)
+        # What is left of a box beside the padding may be less than the pixels' rounding.
+        boxes = tuple(edges for edges in placed if edges[0] < edges[2] and edges[1] < edges[3])
         if boxes:
             found.append(GroundedSentence(phrase.start, phrase.end, place, boxes, columns, rows))
     return tuple(found)

@@ -91,6 +91,17 @@ def test_its_text_becomes_a_grounded_one_and_back(root: Path) -> None:
     assert [len(phrase.boxes) for phrase in written.phrases] == [2, 0]
 
 
+def test_what_is_no_label_and_no_box_is_left_out(root: Path) -> None:
+    edges = [[0, 0, 10**400, 1], ["a", 0, 1, 1], "abcd", [0.1, 0.1, 0.2]]
+    said = finding("Nodule.", "Nódulo.", edges, labels=["nodule", None, "", "N/A"])
+    content = [{"StudyID": "s1", "ImageID": "a.png", "findings": [said]}]
+    (root / "grounded_reports_20240819.json").write_text(json.dumps(content))
+    log = ConversionLog()
+    (study,) = read(root, log)
+    assert study.labels == {"nodule": 1.0} and study.images[0].boxes == ()
+    assert len(log.left_out["bad_box"]) == 4
+
+
 def test_wrong_options_and_files_are_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="language is 'fr'"):
         list(read(root, ConversionLog(), language="fr"))
@@ -99,6 +110,12 @@ def test_wrong_options_and_files_are_refused(root: Path) -> None:
     with pytest.raises(DataError, match="ImageID is 7") as error:
         list(read(root, ConversionLog()))
     assert str(error.value.where).endswith("study 1")
+    file.write_text('["s1"]')
+    with pytest.raises(DataError, match="study 1: it is 's1'"):
+        list(read(root, ConversionLog()))
+    file.write_text(json.dumps([{"StudyID": "s1", "ImageID": "a.png", "findings": ["Nodule"]}]))
+    with pytest.raises(DataError, match="study 1: a finding is 'Nodule'"):
+        list(read(root, ConversionLog()))
     file.unlink()
     with pytest.raises(DataError, match="no grounded_reports"):
         list(read(root, ConversionLog()))

@@ -1,6 +1,7 @@
 """ReXrank's and ReXGradient's files of studies."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,33 @@ def test_chexpert_plus_without_findings(tree):
     assert (study.age, study.sex, study.indication) == (77.0, "F", None)
     selection = select_targets([study], section="findings_and_impression", headed=True)
     assert selection.texts == ["Findings: None Impression: \n1. SINGLE VIEW."]
+
+
+@pytest.mark.parametrize(
+    "views",
+    [["Lateral"], ["Lateral", float("nan")], [None, None], ["left lateral", "Erect"], []],
+)
+def test_the_key_image_comes_first_where_its_view_is_not_known(tree, views):
+    row = {**IU["CXR1_IM-0001"], "frontal_lateral": views}
+    row |= {"image_path": ["side.png", "front.png"], "key_image_path": "front.png"}
+    files = {"side.png": "", "front.png": "", "a.json": json.dumps({"s": row})}
+    (study,) = read(tree(files), ConversionLog())
+    assert [Path(image.path).name for image in study.images] == ["front.png", "side.png"]
+    assert study.images[0].view == "frontal"
+
+
+def test_sections_without_words_are_no_targets(tree):
+    row = {**PLUS["patient64620_study1"], "section_findings": "N/A", "section_impression": ""}
+    root = tree(
+        {
+            "ReXRank_CheXpertPlus.json": json.dumps({"patient64620_study1": row}),
+            "PNG/valid/patient64620/study1/view1_frontal.png": "",
+        }
+    )
+    (study,) = read(root, ConversionLog())
+    assert (study.findings, study.impression) == (None, None)
+    with pytest.raises(DataError, match="no study has"):
+        select_targets([study], section="findings_and_impression", headed=True)
 
 
 def test_rexgradient(tree):

@@ -71,6 +71,17 @@ def test_without_texts_and_classes(root: Path) -> None:
     assert second.labels == {"Lung Opacity": 0.0}
 
 
+def test_an_opacity_whose_box_cannot_be_read_is_one(root: Path) -> None:
+    (root / "stage_2_train_labels.csv").write_text(
+        "patientId,x,y,width,height,Target\naa,,,,,1\naa,1,2,3,x,1\nbb,1,2,3,4,0\n"
+    )
+    log = ConversionLog()
+    first, second = read(root, log)
+    assert first.labels["Lung Opacity"] == 1.0 and "pacities" in (first.findings or "")
+    assert first.images[0].boxes == () and log.left_out == {"bad_box": ["aa", "aa"]}
+    assert second.labels["Lung Opacity"] == 0.0 and second.images[0].boxes == ()
+
+
 def test_another_target_is_refused_by_line(root: Path) -> None:
     (root / "stage_2_train_labels.csv").write_text("patientId,x,y,width,height,Target\naa,,,,,2\n")
     with pytest.raises(DataError, match="Target is '2'") as error:

@@ -44,6 +44,7 @@ def test_boxes_keep_their_readers(tree: Callable[..., Path], picture: Callable[.
             "annotations/annotations_train.csv": (
                 f"image_id,rad_id,class_name,{BOXES}\naa,R1,Mass,10,20,30,60\n"
                 "aa,R2,Mass,10,20,35,60\naa,R2,Mass,10,20,350,60\naa,R3,No finding,,,,\n"
+                "zz,R1,Mass,10,20,30,60\n"
             ),
             "annotations/annotations_test.csv": (
                 f"image_id,class_name,{BOXES}\ncc,Mass,0,0,100,80\ndd,Mass,0,0,9,9\n"
@@ -63,7 +64,11 @@ def test_boxes_keep_their_readers(tree: Callable[..., Path], picture: Callable[.
     assert of_one_reader(first.images[0].boxes) == [first.images[0].boxes[0]]
     assert second.images[0].boxes == (FindingBox("Mass", Box(0, 0, 1, 1)),)
     assert third.images[0].boxes == ()
-    assert log.left_out == {"bad_box": ["aa"], "boxes_without_size": ["dd"]}
+    assert log.left_out == {
+        "bad_box": ["aa"],
+        "boxes_without_size": ["dd"],
+        "box_of_unlabelled_image": ["zz"],
+    }
 
 
 def test_the_layout_of_the_challenge(

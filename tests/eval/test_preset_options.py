@@ -57,6 +57,26 @@ def test_compare_takes_it(predictions, tmp_path, run_program):
     assert list(values) == ["bleu_rexrank/bleu_2"]
 
 
+def test_compare_says_what_is_amiss_with_its_files(tmp_path, run_program):
+    for name in "ab":
+        rows = [{**row, "prediction": f"{name}\x07", "section": "findings"} for row in ROWS]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run_program("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--preset", "rexrank")
+    assert done.exit_code == 0, done.stderr
+    for name in "ab":
+        told = f"warning: {tmp_path / name}.jsonl: "
+        assert f"{told}control characters in 2 texts were read as spaces" in done.stderr
+        says = "the file says that its references are findings, not findings_and_impression"
+        assert told + says in done.stderr
+
+
+def test_a_file_is_compared_once_with_the_first(predictions, run_program):
+    once = run_program("compare", predictions, predictions, "--metrics", "rouge")
+    assert once.exit_code == 0, once.stderr
+    twice = run_program("compare", predictions, predictions, predictions, "--metrics", "rouge")
+    assert twice.exit_code == 2 and "it is given twice" in twice.stderr
+
+
 def test_evaluate_takes_it(seeing_model, manifest, tmp_path, run_program):
     done = run_program(
         *("run", "--model", seeing_model, "--manifest", manifest, "-o", tmp_path / "out"),

@@ -9,6 +9,7 @@ from llava_rad.data.conversion import ConversionLog
 from llava_rad.data.rexrank import read
 from llava_rad.errors import DataError
 from llava_rad.evaluation import read_predictions
+from llava_rad.evaluation.rexrank import is_submission
 
 
 @pytest.fixture
@@ -80,6 +81,71 @@ def test_a_file_of_predictions_is_read(tmp_path):
     path.write_text(json.dumps({"s1": row}))
     with pytest.raises(DataError, match="model_prediction"):
         read_predictions(path)
+
+
+SECTIONS = {"section_findings": "Clear.", "section_impression": "Normal."}
+
+
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [
+        ({"section_findings": float("nan")}, "Findings: None Impression: Normal."),
+        ({"section_impression": None}, "Findings: Clear. Impression: None"),
+        ({"section_findings": ""}, "Findings:  Impression: Normal."),
+        ({"section_findings": "N/A"}, "Findings: N/A Impression: Normal."),
+        ({"section_findings": "/"}, "Findings: / Impression: Normal."),
+    ],
+)
+def test_references_are_the_leaderboards_to_the_letter(tmp_path, row, reference):
+    path = tmp_path / "prediction.json"
+    path.write_text(json.dumps({"s1": {**SECTIONS, **row, "model_prediction": "x"}}))
+    assert read_predictions(path).rows[0].reference == reference
+
+
+@pytest.mark.parametrize(
+    ("study", "row", "patient"),
+    [
+        ("patient64545_study1", {}, "patient64545"),
+        ("50051329", {"subject_id": 10046166.0}, "10046166.0"),
+        ("pABC_aDEF_st1", {"ImagePath": []}, "pABC"),
+        ("CXR3030_IM-1405", {}, None),
+    ],
+)
+def test_patients_are_those_of_the_adapter(tmp_path, study, row, patient):
+    path = tmp_path / "prediction.json"
+    path.write_text(json.dumps({study: {**SECTIONS, **row, "model_prediction": "x"}}))
+    assert read_predictions(path).rows[0].patient == patient
+
+
+ROW = json.dumps({**SECTIONS, "model_prediction": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f'{{"s1": {ROW}, "s1": {ROW}}}', "the key 's1' is given twice"),
+        (f'{{"s1": {ROW}, "s2": 3}}', "study 's2' is 3, not an object"),
+        (ROW.replace('"Clear."', '["Clear."]').join(('{"s1": ', "}")), "study s1.*one text.*list"),
+        ('{"s1": {"report": "Clear.", "model_prediction": "x"}}', "study s1: there are no true"),
+        ('{"a":' * 100_000, "nested too deep"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, text, says):
+    path = tmp_path / "prediction.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_predictions(path)
+
+
+def test_only_its_own_file_is_overwritten(tmp_path):
+    path = tmp_path / "rexrank.json"
+    for text, own in (
+        (f'{{"s1": {ROW}}}', True),
+        (f'{{"s1": {ROW}, "s2": 3}}', False),
+        ("{}", False),
+    ):
+        path.write_text(text)
+        assert is_submission(path) is own
 
 
 def test_json_lines_under_the_name_json_are_still_read(tmp_path):

@@ -65,6 +65,8 @@ def test_texts_without_boxes_say_nothing_of_them(tmp_path: Path) -> None:
         read_predictions(written(tmp_path, [{}, {"boxes": [ONE]}])), Scorer(["rouge"]), resamples=20
     )
     assert evaluation.boxes is None and "boxes" not in to_json(evaluation)
+    told = "predictions have boxes and no reference has, so boxes are not judged"
+    assert told in evaluation.warnings
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,8 @@ def test_texts_without_boxes_say_nothing_of_them(tmp_path: Path) -> None:
         ({"x_min": 1}, "boxes are an object"),
         ([3], "a box is"),
         ([{**ONE, "x_max": 240}], "x_max of a box is 240"),
+        ([{**ONE, "x_max": 10**400}], "x_max of a box is 1000"),
+        ([{**ONE, "sentence": ["A."]}], "the sentence of a box is a list"),
     ],
 )
 def test_wrong_boxes_are_refused_by_line(tmp_path: Path, boxes: Any, said: str) -> None:

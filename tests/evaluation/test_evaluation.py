@@ -12,6 +12,7 @@ from llava_rad.evaluation import (
     render_page,
     to_json,
 )
+from llava_rad.evaluation.predictions import given_predictions
 from llava_rad.metrics import Scorer
 
 NORMAL = "No acute cardiopulmonary process."
@@ -111,6 +112,12 @@ def test_baselines_by_training_reports_and_features(tmp_path):
         evaluate(tmp_path, ["x"] * 3, references, training=training, features=features)
     with pytest.raises(MetricError, match="training report"):
         evaluate(tmp_path, ["x"] * 3, references, features={f"study{i}": [1.0] for i in range(3)})
+
+
+def test_marks_of_boxes_in_predictions_are_told(tmp_path):
+    texts = ["<obj>A nodule.<box><x1><y2><x3><y4></box></obj>", "No effusion, HR < 60."]
+    evaluation = evaluate_predictions(given_predictions(texts, texts), Scorer(["rouge"]))
+    assert [w for w in evaluation.warnings if "1 of 2 predictions holds marks of boxes" in w]
 
 
 def test_other_patients_respect_patient_ids(tmp_path):

@@ -88,6 +88,12 @@ def test_fewer_than_twenty_patients_are_few():
         assert edema["found_low"] < 1 == edema["found_high"]
 
 
+def test_a_view_written_as_not_known_is_the_group_of_those_that_are_not():
+    views = ["PA", "not known", None, "Not  known", "AP"]
+    found = groups_of([row(i, view=view) for i, view in enumerate(views)]).columns()["view"]
+    assert [(g.value, len(g.studies)) for g in found] == [("AP", 1), ("PA", 1), ("not known", 3)]
+
+
 def test_subgroups_are_those_that_the_file_tells():
     ages = [3, 19.9, 20, 59, 79.9, 80, 101, None]
     rows = [row(i, age=age, view="PA", source=f"set {i % 12}") for i, age in enumerate(ages * 3)]

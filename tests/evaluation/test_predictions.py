@@ -244,6 +244,31 @@ def test_harmful_lines_are_refused(tmp_path, line, says):
         read_predictions(write(tmp_path, line))
 
 
+def test_a_json_list_is_read_as_lines_are(tmp_path):
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ROW, {**ROW, "id": 2, "labels": {"edema": 1}}], indent=2))
+    first, second = read_predictions(path).rows
+    assert (first.reference, second.labels) == (ROW["reference"], {"Edema": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "no rows"),
+        (json.dumps([ROW, 3]), "'entry 2' should be an object, got 3"),
+        (json.dumps([ROW, {"id": 2}]), "entry 2: the field 'prediction' is missing"),
+        (json.dumps([ROW, ROW]), "comes more than once"),
+        ("[" * 100_000, "nested too deep"),
+        (json.dumps([ROW]) + "\n" + json.dumps([ROW]), "not JSON: Extra data"),
+    ],
+)
+def test_a_wrong_json_list_is_refused_with_its_place(tmp_path, text, says):
+    path = tmp_path / "predictions.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_predictions(path)
+
+
 def test_patients_without_a_name_are_none(tmp_path):
     rows = [{**ROW, "id": str(i), "patient_id": word} for i, word in enumerate(["nan", "N/A", "p"])]
     assert [row.patient for row in read_predictions(write(tmp_path, *rows)).rows] == [

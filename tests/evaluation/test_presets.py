@@ -11,7 +11,7 @@ from llava_rad.errors import ConfigError
 from llava_rad.evaluation import evaluate_predictions, presets, read_predictions, to_json
 from llava_rad.evaluation.output import evaluation_table
 from llava_rad.evaluation.page import render_page
-from llava_rad.evaluation.presets import PRESETS, AppliedPreset, load_preset
+from llava_rad.evaluation.presets import PRESETS, AppliedPreset, apply_preset, load_preset
 from llava_rad.metrics import HEADLINES, MetricSettings, Scorer
 from llava_rad.metrics.score import DEFINITIONS
 
@@ -78,6 +78,18 @@ def test_medians_are_those_of_studies_drawn(pairs):
     assert "hf download" in rows["Micro-F1-14"]["missing"]
 
 
+def test_one_study_has_no_median_and_it_is_said(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"id": 1, "prediction": "No effusion.", "reference": "Effusion."}))
+    evaluation = evaluated(path, "llava-rad", ["rouge", "bleu_sacrebleu"])
+    rows = {row["name"]: row for row in evaluation.published()}
+    assert rows["ROUGE-L"]["number"] == pytest.approx(100 * 2 / 3)
+    assert rows["ROUGE-L"]["printed"].startswith("the value (nothing")
+    assert rows["BLEU-4"]["printed"] == "the value"
+    assert rows["F1-RadGraph"]["printed"] == "the median of the resamples"
+    assert any("1 study (no patient ids) alone" in warning for warning in evaluation.warnings)
+
+
 def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     evaluation = evaluated(pairs, "rexrank", ["bleu_rexrank"], resamples=20)
     content = json.loads(json.dumps(to_json(evaluation), allow_nan=False))["preset"]
@@ -98,6 +110,22 @@ def test_json_table_and_page_say_the_preset_and_all_it_set(pairs):
     page = render_page(evaluation)
     assert "As ReXrank prints it" in page and "CXR-Report-Metric" in page
     assert "bertscore rescale" in page
+
+
+def test_the_order_of_metrics_is_no_other_convention():
+    mine = ", ".join(reversed(load_preset("rexrank").metrics))
+    assert apply_preset("rexrank", {"metrics": mine}).overridden == {}
+    assert apply_preset("rexrank", {"metrics": "green"}).overridden == {"metrics": "green"}
+
+
+def test_a_folder_of_its_model_is_no_other_model(tmp_path):
+    folder = tmp_path / "distilroberta-base"
+    given = {"bertscore_model": str(folder)}
+    assert apply_preset("rexrank", given).overridden == given  # there is no such folder
+    folder.mkdir()
+    applied = apply_preset("rexrank", given)
+    assert applied.overridden == {} and applied.chosen()["bertscore_model"] == str(folder)
+    assert apply_preset("radeval", given).overridden == given
 
 
 def test_texts_are_prepared_as_published(tmp_path):

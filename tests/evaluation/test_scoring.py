@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 
 import llava_rad
@@ -48,6 +49,11 @@ def test_it_is_the_table_of_a_file(table, tmp_path):
     assert table.warnings == evaluation.warnings
 
 
+def test_patients_that_are_not_known_are_no_patient():
+    found = given_predictions(WRITTEN, TRUE, patients=[None, float("nan"), "p"])
+    assert [row.patient for row in found.rows] == [None, None, "p"]
+
+
 def test_values_are_had_by_name_as_dictionary_and_as_frame(table):
     values = table.to_dict()
     json.dumps(values, allow_nan=False)
@@ -65,6 +71,15 @@ def test_reports_are_scored_by_their_findings(table):
     assert repr(again) == repr(table)
 
 
+def test_columns_of_a_frame_and_iterators_are_lists(table):
+    frame = pandas.DataFrame({"p": WRITTEN, "r": TRUE, "who": PATIENTS}, index=[7, 3, 5])
+    options = {"metrics": METRICS, "resamples": 50}
+    again = llava_rad.score(frame["p"], frame["r"], patients=frame["who"], **options)
+    assert repr(again) == repr(table)
+    again = llava_rad.score(iter(WRITTEN), iter(TRUE), patients=iter(PATIENTS), **options)
+    assert repr(again) == repr(table)
+
+
 def test_what_was_not_computed_is_said():
     table = llava_rad.score(
         WRITTEN, TRUE, metrics=["rouge", "chexpert_rules"], language="de", resamples=50
@@ -79,9 +94,36 @@ def test_lists_that_do_not_fit_are_refused():
         ([], [], None),
         (WRITTEN, TRUE, ["a"]),
         ([None] * 3, TRUE, None),
+        ("abc", TRUE, None),
+        (WRITTEN, "abc", None),
     ):
         with pytest.raises((MetricError, DataError)):
             llava_rad.score(written, true, patients=patients, metrics=METRICS)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"metrics": "rouge"}, "metrics are a list of names, got the text 'rouge'"),
+        ({"metrics": "rouge", "preset": "rexrank"}, "metrics are a list"),
+        ({"metrics": []}, "no metric is named"),
+        ({"metrics": [], "preset": "rexrank"}, "no metric is named"),
+        ({"resamples": 0}, "resamples are 0"),
+        ({"resamples": 1.5}, "resamples are 1.5"),
+        ({"resamples": -1, "preset": "llava-rad"}, "resamples are -1"),
+        ({"primary": "bleu"}, "there is no value 'bleu'"),
+        ({"preset": "rexrnk"}, "there is no preset 'rexrnk'"),
+    ],
+)
+def test_wrong_options_are_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        llava_rad.score(WRITTEN, TRUE, **{"metrics": METRICS, **options})
+
+
+def test_what_nothing_could_be_computed_of_is_one_sentence():
+    with pytest.raises(MetricError) as error:
+        llava_rad.score(WRITTEN, TRUE, preset="f1chexbert")
+    assert "hf download" in str(error.value) and ".." not in str(error.value)
 
 
 def test_a_preset_is_followed_as_for_a_file(metric_parity):

@@ -1,4 +1,5 @@
 import importlib
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +60,15 @@ def test_rescaling_moves_the_baseline_to_zero(bert_folder, tmp_path):
     assert result.per_pair["f1"][0] == pytest.approx(expected)
     assert result.per_pair["f1"][1] == 0.0
     assert result.facts["rescaled"] and not raw.facts["rescaled"]
+
+
+def test_a_folder_of_a_known_models_name_is_that_model(bert_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "distilroberta-base"
+    shutil.copytree(bert_folder, folder)
+    monkeypatch.setitem(module.LAYERS, "distilroberta-base", 1)
+    monkeypatch.setitem(module.BASELINES, ("distilroberta-base", 1), (0.1, 0.2, 0.3))
+    scorer = BertScorer.load(str(folder), rescale=True, device="cpu")
+    assert (scorer.layer, scorer.baseline) == (1, (0.1, 0.2, 0.3))
 
 
 def test_what_is_missing_is_named(bert_folder, tmp_path):

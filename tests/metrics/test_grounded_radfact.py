@@ -76,7 +76,17 @@ def test_the_place_counts_what_boxes_cover_once() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "numbers"),
-    [("1, 3", [1, 3]), ("None: 0", []), ("Statement 2 and 2.", [2]), ("99", []), ("", [])],
+    [
+        ("1, 3", [1, 3]),
+        ("None: 0", []),
+        ("Statement 2 and 2.", [2]),
+        ("99", []),
+        ("", []),
+        ("None of the 3.", []),
+        ("No; 3 says otherwise", []),
+        ("12345", []),
+        ("<think>3?</think> 1", [1]),
+    ],
 )
 def test_numbers_of_an_answer(answer: str, numbers: list[int]) -> None:
     assert read_evidence(answer, 3) == numbers

@@ -1,6 +1,8 @@
 """GREEN, RadFact, and the LLMs that judge for them."""
 
+import contextlib
 import json
+import sqlite3
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.tiny_models import byte_level_tokenizer, tiny_llm
 
-from llava_rad.errors import MetricError, WeightsError
+from llava_rad.errors import ConfigError, MetricError, WeightsError
 from llava_rad.evaluation import evaluate_predictions, evaluation_table, render_page
 from llava_rad.evaluation.predictions import given_predictions
 from llava_rad.metrics import (
@@ -19,6 +21,7 @@ from llava_rad.metrics import (
     RememberingJudge,
     Scorer,
     green,
+    judge_llm,
     radfact,
     score,
 )
@@ -71,6 +74,9 @@ def test_counts_are_read_off_an_answer():
     assert significant_errors(ANSWER) == significant_errors(NUMBERED) == [1, 2, 0, 0, 0, 0]
     assert matched_findings(ANSWER) == 3
     assert (significant_errors(NOTHING), matched_findings(NOTHING)) == ([0] * 6, 0)
+    endless = f"[Clinically Significant Errors]:\n(a) x: {'9' * 5000}. y\n\n[Matched Findings]:\n"
+    assert significant_errors(endless) == [0] * 6
+    assert matched_findings(f"{endless}{'9' * 400}. heart") == 0
     assert matched_findings("[Matched Findings]:\nThere are 3. heart") == 0
 
 
@@ -92,6 +98,7 @@ def test_green_by_hand(tmp_path):
     assert result.values["significant_errors"] == 6 / 4
     assert result.values["significant/missing_finding"] == 1
     assert result.facts["answers_without_matched_findings"] == 1
+    assert result.notes == ("1 of 4 answers does not say what matches, and score 0",)
     assert result.facts["version_sha256"] == "v1" and result.facts["prompt_sha256"] == "hash"
     assert result.details[0]["answer"] == ANSWER
 
@@ -105,6 +112,21 @@ def test_answers_are_asked_once_for_a_text_judge_and_prompt(tmp_path):
     green(["three"], ["x"], judge=RememberingJudge(judge, "other", tmp_path), prompt=PROMPT)
     assert len(judge.asked) == 2
     assert (tmp_path / "judges.sqlite").stat().st_mode & 0o077 == 0
+
+
+def test_an_empty_answer_is_not_kept(tmp_path):
+    silent, speaking = Written({"three": " \n"}), Written(ANSWERS)
+    assert RememberingJudge(silent, "hash", tmp_path).answer(["three"]) == [" \n"]
+    assert RememberingJudge(speaking, "hash", tmp_path).answer(["three"]) == [ANSWER]
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "judges.sqlite")) as made:
+        made.execute("CREATE TABLE annotations (other TEXT)")
+    with pytest.raises(
+        MetricError, match="the cache of what networks said cannot be used: no such"
+    ):
+        RememberingJudge(Written(ANSWERS), "hash", tmp_path).answer(["three"])
 
 
 def test_the_prompt_holds_both_reports_cut_at_300_words():
@@ -163,6 +185,13 @@ def test_judges_that_are_not_here_are_named_with_their_commands(tmp_path):
     assert list(scores.results) == ["bleu_coco"]
     assert all("hf download" in reason for reason in scores.left_out.values())
     assert "--radfact-endpoint" in scores.left_out["radfact"]
+
+
+def test_a_missing_prompt_is_told_before_the_model_is_loaded(llm_folder, monkeypatch):
+    monkeypatch.setattr(sys.modules["llava_rad.metrics.score"], "green_judge", None)
+    settings = MetricSettings(green=str(llm_folder))
+    scores = score(["a"], ["a"], ["bleu_coco", "green"], settings=settings)
+    assert "GREEN's prompt cannot be used" in scores.left_out["green"]
 
 
 class Reader:
@@ -233,37 +262,118 @@ def test_the_aggregation_is_means_without_what_has_none():
         ("[]", []),
         ("", []),
         ('["a", "b"', ["a", "b"]),
+        ('```json\n["a", "say \\"b\\"", "c', ["a", 'say "b"']),  # cut off
+        ('I see [x] there.\n["a"] and [y]', ["a"]),
+        ('{"statements": ["a", "b"]}', ["a", "b"]),
+        ('[{"statement": "a b", "kind": "x"}, {"statement": "c"}]', ["a b", "c"]),
+        ('[["a", null], [3, "b", true]]', ["a", "b"]),
+        ("Here they are:\n```\n(1) a\n[2] b\n```", ["a", "b"]),
+        ('<think>Is it ["x"]?</think>["a"]', ["a"]),
+        ('<think>It is ["x"] or', []),
+        ("[" * 100_000, []),
+        ("[" * 900 + '"a"' + "]" * 900, []),
     ],
 )
 def test_phrases_are_read_off_an_answer(answer, phrases):
-    if answer == '["a", "b"':
-        assert read_phrases(answer)  # cut off: something is read, nothing is raised
-    else:
-        assert read_phrases(answer) == phrases
+    assert read_phrases(answer) == phrases
 
 
 def test_entailment_is_read_off_an_answer():
-    assert all(map(read_entailment, ("yes", "**Yes**, it does", "Yes.", "entailment")))
-    assert not any(map(read_entailment, ("no", "No, yes", "", "yesterday", "not entailment")))
+    yes = ("yes", "**Yes**, it does", "Yes.", "entailment", "Answer: yes", "The answer is: *yes*")
+    assert all(map(read_entailment, (*yes, '```json\n{"answer": "yes"}', "<think>No.</think>Yes")))
+    no = ("no", "No, yes", "not entailment", "not_entailment", '{"status": "contradiction"}')
+    assert [read_entailment(answer) for answer in no] == [False] * len(no)
+    for answer in ("", "yesterday", "I cannot say yes", "<think>yes, for", "1"):
+        assert read_entailment(answer) is None
+
+
+def test_answers_in_another_form_are_counted_and_told(tmp_path):
+    judge = Written({"Report:\nlungs": "Clear lungs.", "Report:": '["large heart"]', "Does": "?"})
+    result = radfact(["lungs"], ["heart"], judge=RememberingJudge(judge, "hash", tmp_path))
+    assert result.facts["answers_in_another_form"] == {"phrases": 1, "entailment": 2}
+    assert [note.partition(";")[0] for note in result.notes] == [
+        "1 of the judge's 2 answers about phrases is not in the form that was asked for",
+        "2 of the judge's 2 answers about entailment are not in the form that was asked for",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"radfact_endpoint": "http://h/v1"}, "an endpoint needs the name of a model"),
+        ({"radfact_model": "m"}, "the model 'm' needs an endpoint"),
+        (
+            {"radfact_llm": "l", "radfact_endpoint": "http://h/v1", "radfact_model": "m"},
+            "an LLM and an endpoint",
+        ),
+        *(
+            ({"radfact_endpoint": url, "radfact_model": "m"}, "not the address of an API")
+            for url in ("file:///etc", "http://", "http://h:99999/v1", "http://[x/", "http://h/ö")
+        ),
+    ],
+)
+def test_a_judge_that_is_named_wrongly_is_told_before_anything_is_computed(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        Scorer(["bleu_coco", "radfact"], MetricSettings(**settings))
+
+
+# What a server does the first time that it is asked about the words, and then answers.
+TROUBLES = {
+    "busy": lambda handler: handler.fail(429, {"Retry-After": "7"}),
+    "down": lambda handler: handler.fail(500, {}),
+    "page": lambda handler: handler.say(b"<html>"),
+    "short": lambda handler: handler.say(b'{"choices": [{"mess', {"Content-Length": "999"}),
+    "cut": lambda handler: handler.say(b'{"choices": [{"mess'),
+    "gone": lambda handler: None,
+}
+# What it says each time.
+WRONG = {
+    "list": [1],
+    "none": {"choices": []},
+    "words": {"choices": [{"message": {"content": 3}}]},
+    "parts": {"choices": [{"message": {"content": ["a"]}}]},
+}
+SAID = {
+    "silence": {"choices": [{"message": {"content": None}}]},
+    "pieces": {"choices": [{"message": {"content": [{"text": "a"}, {"text": "b"}]}}]},
+    "half": {"choices": [{"message": {"content": "\ud800"}}]},
+}
 
 
 @pytest.fixture
 def endpoint():
-    """A server of chat completions that fails once before it answers."""
+    """A server of chat completions, with all that can go wrong at one."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            word = body["messages"][0]["content"]
+            again = any(asked["messages"][0]["content"] == word for _, asked, _ in seen)
             seen.append((self.path, body, self.headers.get("Authorization")))
-            if body["messages"][0]["content"] == "refuse":
-                self.send_response(401)
-                self.end_headers()
-                return
-            self.send_response(200)
+            if word == "refuse" or body["model"] == "refuse all":
+                self.fail(401, {})
+            elif word == "elsewhere":
+                self.fail(302, {"Location": "/v1/other"})
+            elif word in TROUBLES and not again:
+                TROUBLES[word](self)
+            else:
+                usual = {"choices": [{"message": {"content": word.upper()}}]}
+                self.say(json.dumps({**WRONG, **SAID}.get(word, usual)).encode())
+
+        def do_GET(self):
+            seen.append((self.path, None, self.headers.get("Authorization")))
+            self.fail(200, {})
+
+        def fail(self, code, headers):
+            self.send_response(code)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
-            said = body["messages"][0]["content"].upper()
-            self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+
+        def say(self, content, headers=None):
+            self.fail(200, headers or {})
+            self.wfile.write(content)
 
         def log_message(self, *_):
             pass
@@ -279,7 +389,7 @@ def endpoint():
 
 def test_an_endpoint_is_asked_as_openai_is(endpoint, monkeypatch):
     url, seen = endpoint
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
     judge = EndpointJudge(url + "/", "some-model")
     assert judge.answer(["a", "b"]) == ["A", "B"]
     path, body, key = seen[0]
@@ -288,5 +398,55 @@ def test_an_endpoint_is_asked_as_openai_is(endpoint, monkeypatch):
     with pytest.raises(MetricError, match="it answers 401") as raised:
         judge.answer(["refuse"])
     assert "secret" not in str(raised.value)
-    with pytest.raises(MetricError, match="not the address"):
+    with pytest.raises(ConfigError, match="not the address"):
         EndpointJudge("file:///etc/passwd", "m")
+
+
+def test_reports_and_key_go_nowhere_else(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with pytest.raises(MetricError, match="it answers 302"):
+        EndpointJudge(endpoint[0], "m").answer(["elsewhere"])
+    assert [path for path, _, _ in endpoint[1]] == ["/v1/chat/completions"]
+
+
+def test_an_endpoint_that_refuses_costs_its_metric_alone(endpoint, tmp_path):
+    settings = MetricSettings(
+        radfact_endpoint=endpoint[0], radfact_model="refuse all", cache=tmp_path
+    )
+    scores = score(["a"], ["a"], ["bleu_coco", "radfact"], settings=settings)
+    assert list(scores.results) == ["bleu_coco"]
+    assert "it answers 401" in scores.left_out["radfact"]
+    with pytest.raises(MetricError, match="it answers 401"):
+        score(["a"], ["a"], ["bleu_coco", "radfact"], settings=settings, require=True)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that were waited between two tries, without waiting."""
+    found = []
+    monkeypatch.setattr(judge_llm.time, "sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_passes_is_asked_again(endpoint, waits, trouble):
+    assert EndpointJudge(endpoint[0], "m").answer([trouble]) == [trouble.upper()]
+    assert waits == [7.0 if trouble == "busy" else 1.0] and len(endpoint[1]) == 2
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_answer_of_another_form_is_an_error(endpoint, waits, wrong):
+    with pytest.raises(MetricError, match="no chat completion"):
+        EndpointJudge(endpoint[0], "m").answer([wrong])
+    assert waits == []
+
+
+def test_what_an_endpoint_says_is_text(endpoint):
+    assert EndpointJudge(endpoint[0], "m").answer([*SAID]) == ["", "ab", "\\ud800"]
+
+
+def test_an_endpoint_that_is_not_there_is_named(waits):
+    judge = EndpointJudge("http://127.0.0.1:9/v1", "m")
+    with pytest.raises(MetricError, match=r"model m: the endpoint cannot be asked .*refused"):
+        judge.answer(["a"])
+    assert waits == [1.0, 2.0, 4.0]

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +128,17 @@ def test_other_networks_are_refused(bert_folder, labeler, tmp_path):
     scorer = BertScorer.load(str(bert_folder), layer=1, device="cpu")
     with pytest.raises(MetricError, match="distilroberta-base"):
         RadCliQParts(annotator, scorer, labeler)
+
+
+def test_a_folder_of_its_bertscore_model_is_taken(monkeypatch):
+    scoring = sys.modules["llava_rad.metrics.score"]  # a function of the package has its name
+    monkeypatch.setattr(scoring.BertScorer, "load", lambda model, **_: model)
+    monkeypatch.setattr(scoring.CheXbert, "load", lambda *_, **__: None)
+    monkeypatch.setattr(scoring, "RadGraphAnnotator", lambda *_, **__: None)
+    monkeypatch.setattr(scoring, "RadCliQParts", lambda annotator, scorer, labeler: scorer)
+    for named, taken in (
+        ("models/distilroberta-base", "models/distilroberta-base"),
+        ("roberta-large", "distilroberta-base"),
+    ):
+        settings = scoring.MetricSettings(bertscore_model=named, radgraph_model="radgraph")
+        assert scoring._Shared(settings).radcliq == taken
