@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_rad.metrics.ngrams import count_ngrams
+from llava_rad.metrics.ngrams import match_ngrams
 from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result
 from llava_rad.metrics.tokens import Numbers, Tokens
 
@@ -142,10 +142,7 @@ def split_rexrank(text: str) -> list[str]:
 
 def _statistics(predictions: list[Numbers], references: list[Numbers]) -> Floats:
     """Columns: 4 matches, 4 n-grams of the prediction, lengths of prediction and reference."""
-    matches, guesses = [], []
-    for predicted, expected in count_ngrams(predictions, references, ORDERS):
-        matches.append(predicted.matches(expected))
-        guesses.append(predicted.total)
+    matches, guesses, _ = zip(*match_ngrams(predictions, references, ORDERS), strict=True)
     lengths = [[len(text) for text in predictions], [len(text) for text in references]]
     return np.column_stack([*matches, *guesses, *lengths]).astype(np.float64)
 

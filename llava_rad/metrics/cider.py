@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llava_rad.metrics.ngrams import count_ngrams
-from llava_rad.metrics.result import MetricResult, check_pairs, mean_result, ratio
+from llava_rad.metrics.ngrams import NgramCounts, count_ngrams
+from llava_rad.metrics.result import Floats, MetricResult, check_pairs, mean_result, ratio
 from llava_rad.metrics.tokens import Tokens
 
 ORDERS = 4
@@ -38,17 +38,9 @@ def cider(
     predicted, expected = tokens(predictions), tokens(references)
 
     similarity = np.zeros(pairs)
-    for mine, theirs in count_ngrams(predicted, expected, ORDERS):
-        grams = 1 + max(mine.gram.max(initial=0), theirs.gram.max(initial=0))
-        holders = np.bincount(theirs.gram, minlength=grams)  # references that hold each n-gram
-        rarity = np.log(pairs) - np.log(np.maximum(holders, 1))
-        weight, true_weight = mine.count * rarity[mine.gram], theirs.count * rarity[theirs.gram]
-        norm = np.sqrt(np.bincount(mine.text, weights=weight**2, minlength=pairs))
-        true_norm = np.sqrt(np.bincount(theirs.text, weights=true_weight**2, minlength=pairs))
-        i, j = mine.shared_with(theirs)
-        products = np.minimum(weight[i], true_weight[j]) * true_weight[j]
-        dots = np.bincount(mine.text[i], weights=products, minlength=pairs)
-        similarity += ratio(dots, norm * true_norm)
+    for of_order in count_ngrams(predicted, expected, ORDERS):
+        similarity += _similarity(*of_order, pairs)
+        del of_order  # or it would stay while the next ones are counted
 
     # The published code measures length in bigrams.
     bigrams = [np.array([max(len(t) - 1, 0) for t in texts]) for texts in (predicted, expected)]
@@ -65,3 +57,17 @@ def cider(
         "range": "0-10",
     }
     return mean_result("cider", {"cider": values}, facts=facts, notes=notes)
+
+
+def _similarity(mine: NgramCounts, theirs: NgramCounts, pairs: int) -> Floats:
+    """Cosine of the two texts of each pair, over n-grams weighted by their rarity [pairs]."""
+    grams = 1 + max(mine.gram.max(initial=0), theirs.gram.max(initial=0))
+    holders = np.bincount(theirs.gram, minlength=grams)  # references that hold each n-gram
+    rarity = np.log(pairs) - np.log(np.maximum(holders, 1))
+    weight, true_weight = mine.count * rarity[mine.gram], theirs.count * rarity[theirs.gram]
+    norm = np.sqrt(np.bincount(mine.text, weights=weight**2, minlength=pairs))
+    true_norm = np.sqrt(np.bincount(theirs.text, weights=true_weight**2, minlength=pairs))
+    i, j = mine.shared_with(theirs)
+    products = np.minimum(weight[i], true_weight[j]) * true_weight[j]
+    dots = np.bincount(mine.text[i], weights=products, minlength=pairs)
+    return ratio(dots, norm * true_norm)

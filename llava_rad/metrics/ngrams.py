@@ -10,6 +10,8 @@ from llava_rad.metrics.tokens import Numbers
 
 Integers = NDArray[np.int64]
 
+_PAIRS_AT_ONCE = 2048  # bounds the memory where pairs are counted apart
+
 
 @dataclass(frozen=True)
 class NgramCounts:
@@ -23,9 +25,9 @@ class NgramCounts:
         key: text and n-gram as one sorted number [entries].
     """
 
-    text: Integers
-    gram: Integers
-    count: Integers
+    text: NDArray[np.int32]
+    gram: NDArray[np.int32]
+    count: NDArray[np.int32]
     total: Integers
     key: Integers
 
@@ -44,6 +46,32 @@ class NgramCounts:
         return matched.astype(np.int64)
 
 
+def match_ngrams(
+    first: Sequence[Numbers], second: Sequence[Numbers], orders: int
+) -> list[tuple[Integers, Integers, Integers]]:
+    """Compare the n-grams of the two texts of each pair.
+
+    Returns:
+        For each order 1, 2, ... ``orders``: clipped matches, n-grams of the first and of the
+        second text, [pairs] each.
+    """
+    parts = []
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        parts.append(
+            [
+                (mine.matches(theirs), mine.total, theirs.total)
+                for mine, theirs in count_ngrams(first[part], second[part], orders)
+            ]
+        )
+    found = []
+    for order in range(orders):
+        columns = zip(*(part[order] for part in parts), strict=True)
+        matches, in_first, in_second = map(np.concatenate, columns)
+        found.append((matches, in_first, in_second))
+    return found
+
+
 def count_ngrams(
     first: Sequence[Numbers], second: Sequence[Numbers], orders: int
 ) -> Iterator[tuple[NgramCounts, NgramCounts]]:
@@ -54,22 +82,23 @@ def count_ngrams(
     """
     texts = [*first, *second]
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    tokens = np.concatenate(texts).astype(np.int64)
+    tokens = np.concatenate(texts)
     vocabulary = int(tokens.max(initial=0)) + 1
-    text_of = np.repeat(np.arange(len(texts)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(tokens))  # tokens to the end
+    places = np.arange(len(tokens), dtype=np.int32)
+    text_of = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
+    left = np.repeat(np.cumsum(lengths, dtype=np.int32), lengths) - places  # tokens to the end
 
-    starts = np.arange(len(tokens))
-    grams = tokens
+    starts, grams, split = places, tokens, len(first)
     for order in range(1, orders + 1):
         if order > 1:
             longer = left[starts] >= order
             starts = starts[longer]
-            joined = grams[longer] * vocabulary + tokens[starts + order - 1]
-            _, grams = np.unique(joined, return_inverse=True)
+            joined = grams[longer] * np.int64(vocabulary) + tokens[starts + order - 1]
+            # np.unique's own inverse takes twice the memory.
+            grams = np.searchsorted(np.unique(joined), joined).astype(np.int32)
+            del joined, longer
         distinct = int(grams.max(initial=0)) + 1
         totals = np.maximum(lengths - order + 1, 0)
-        split = len(first)
         in_first = text_of[starts] < split
         yield (
             _count(text_of[starts][in_first], grams[in_first], distinct, totals[:split]),
@@ -77,6 +106,9 @@ def count_ngrams(
         )
 
 
-def _count(text: Integers, gram: Integers, distinct: int, totals: Integers) -> NgramCounts:
-    key, count = np.unique(text * distinct + gram, return_counts=True)
-    return NgramCounts(key // distinct, key % distinct, count, totals, key)
+def _count(
+    text: NDArray[np.int32], gram: NDArray[np.int32], distinct: int, totals: Integers
+) -> NgramCounts:
+    key, count = np.unique(text * np.int64(distinct) + gram, return_counts=True)
+    text, gram = (part.astype(np.int32) for part in np.divmod(key, distinct))
+    return NgramCounts(text, gram, count.astype(np.int32), totals, key)

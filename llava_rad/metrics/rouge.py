@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from llava_rad.metrics.ngrams import count_ngrams
+from llava_rad.metrics.ngrams import match_ngrams
 from llava_rad.metrics.result import (
     MetricResult,
     check_pairs,
@@ -61,9 +61,8 @@ def rouge(
     expected_length = np.array([len(text) for text in expected])
 
     values = {}
-    for n, (mine, theirs) in enumerate(count_ngrams(predicted, expected, 2), start=1):
-        matches = mine.matches(theirs)
-        values[f"rouge{n}"] = harmonic(ratio(matches, mine.total), ratio(matches, theirs.total))
+    for n, (matches, mine, theirs) in enumerate(match_ngrams(predicted, expected, 2), start=1):
+        values[f"rouge{n}"] = harmonic(ratio(matches, mine), ratio(matches, theirs))
     pairs = zip(predicted, expected, strict=True)
     common = np.array([lcs_length(p.tolist(), e.tolist()) for p, e in pairs])
     values["rougeL"] = harmonic(ratio(common, predicted_length), ratio(common, expected_length))
