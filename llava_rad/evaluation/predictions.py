@@ -268,10 +268,6 @@ def _records(
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Yield (file and line, fields, labels); of a table, labels are columns or JSON in one."""
     name = one_line(str(path))
-    if path.name.lower().endswith(".json") and holds_rexrank(path):
-        for where, record in rexrank_records(path):
-            yield where, record, None
-        return
     if path.name.lower().endswith(".json") and _begins_a_list(path):
         entries = read_json(
             path,
@@ -285,6 +281,10 @@ def _records(
             if not isinstance(entry, dict):
                 raise _wrong(f"entry {number}", entry, "an object", name)
             yield f"{name}: entry {number}", entry, entry.get("labels")
+        return
+    if path.name.lower().endswith(".json") and holds_rexrank(path):
+        for where, record in rexrank_records(path):
+            yield where, record, None
         return
     if not path.name.lower().endswith(TABLE_ENDINGS):
         lines = read_json_lines(path, remedy=_REMEDY, replace_surrogates=replace_surrogates)
