@@ -41,7 +41,7 @@ from llava_rad.config import save_config, to_dict
 from llava_rad.encoders import ImageEncoder, load_encoder
 from llava_rad.errors import TrainingError
 from llava_rad.features import FeatureStore
-from llava_rad.report_training.batches import TrainingBatches, load_batches
+from llava_rad.report_training.batches import TrainingBatches, batch_order, load_batches
 from llava_rad.report_training.building import (
     build_in_all,
     check_saved,
@@ -76,7 +76,6 @@ from llava_rad.runs.curves import Pace
 from llava_rad.runs.inputs import check_inputs, remember_inputs
 from llava_rad.runs.launch import run_program
 from llava_rad.runs.log import RunLog
-from llava_rad.runs.order import BatchOrder
 from llava_rad.runs.parts import Gathered
 from llava_rad.runs.stopping import Interrupted, StepBorder
 from llava_rad.runs.together import in_all, on_main, owned_folder
@@ -209,9 +208,7 @@ def train_stage(
     epoch_studies = sum(samples.weights)
     steps = steps_of(epoch_studies, settings.epochs, settings.batch_size)
     epoch_steps = steps_of(epoch_studies, 1, settings.batch_size)
-    # Reports of one length are of one kind: a batch of them would have rewards of one size.
-    length = samples.prompt_length if stage == "reinforce" else samples.length
-    order = BatchOrder(samples.weights, length, settings.batch_size, steps, seed)
+    order = batch_order(samples, stage, settings.batch_size, steps)
     say(f"length            {steps} steps of {settings.batch_size} studies, {epoch_steps} an epoch")
 
     # 3. Patch tokens: computed once, or images read and encoded in every step.

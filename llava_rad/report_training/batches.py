@@ -23,6 +23,16 @@ from llava_rad.runs.order import BatchOrder
 Images = Preprocessing | FeatureStore
 
 
+def batch_order(data: ReportSamples, stage: str, batch_size: int, steps: int) -> BatchOrder:
+    """The batches of a stage: of studies of similar length, which need little padding.
+
+    Reports of one length are of one kind, and a batch of them would have rewards of one size:
+    where reports are rewarded, the prompts alone count.
+    """
+    length = data.prompt_length if stage == "reinforce" else data.length
+    return BatchOrder(data.weights, length, batch_size, steps, data.seed)
+
+
 @dataclass
 class MicroBatch:
     """What one forward pass of one process learns from.

@@ -12,12 +12,12 @@ from llava_rad.encoders import load_encoder
 from llava_rad.features import FeatureStore
 from llava_rad.model import IGNORE
 from llava_rad.report_training import ReportSamples, ReportTrainingConfig, TrainingBatches
+from llava_rad.report_training.batches import batch_order
 from llava_rad.report_training.building import build_stage_model
 from llava_rad.report_training.reinforcement import Reinforcement
 from llava_rad.report_training.reward_workers import Scored
 from llava_rad.report_training.state import trained_parameters
 from llava_rad.report_training.studies import load_studies
-from llava_rad.runs import BatchOrder
 
 STEPS = 3
 
@@ -73,9 +73,7 @@ def make(parts, encoder, tmp_path):
         ]
         accumulate = settings.accumulate(1)
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
-        order = BatchOrder(
-            data[0].weights, data[0].prompt_length, settings.batch_size, STEPS, (0, 2)
-        )
+        order = batch_order(data[0], "reinforce", settings.batch_size, STEPS)
         images = FeatureStore(parts / "features", encoder)
         images.fill([path for split in data for path in split.images()])
         passes = TrainingBatches(data[0], order, settings.micro_batch, accumulate, 0, 1, images)

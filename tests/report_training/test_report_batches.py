@@ -16,7 +16,7 @@ from llava_rad.report_training import (
     collate,
     samples,
 )
-from llava_rad.report_training.batches import count_tokens
+from llava_rad.report_training.batches import batch_order, count_tokens
 from llava_rad.report_training.samples import restricted_template
 from llava_rad.report_training.studies import Split
 from llava_rad.runs import BatchOrder
@@ -156,6 +156,24 @@ def test_a_batch_without_a_target_names_its_studies(split, processor):
         sample.tokens.labels[:] = [IGNORE] * len(sample.tokens.labels)
     with pytest.raises(DataError, match="s0, s1: the batch has no token to learn"):
         collate(drawn, data, None)
+
+
+def test_batches_are_of_like_length_and_of_like_prompts_where_reports_are_rewarded(
+    split, processor
+):
+    data = samples_of(split, processor)
+
+    def lengths(stage, length):
+        order = batch_order(data, stage, 8, 4)
+        return [[length(*pair) for pair in order.batch(step)] for step in range(4)]
+
+    def descending(rows):
+        return all(row == sorted(row, reverse=True) for row in rows)
+
+    for stage in ("align", "finetune"):
+        assert descending(lengths(stage, data.length))
+    assert descending(lengths("reinforce", data.prompt_length))
+    assert not descending(lengths("reinforce", data.length))
 
 
 def test_processes_and_accumulation_share_the_same_batch(split, processor):
